@@ -1,0 +1,27 @@
+"""The training environment as one hash: which exact packages a model was made with."""
+
+import hashlib
+import os
+import shutil
+import subprocess
+
+from credit_risk.errors import CreditRiskError
+from credit_risk.paths import root
+
+_EXPORT = ["export", "--frozen", "--all-groups", "--no-emit-project", "--no-header", "--no-annotate", "--quiet"]
+
+
+def environment_sha256() -> str:
+    """SHA-256 of the exact versions and hashes of all packages, as `uv export` lists them: no addresses in it.
+
+    Raises:
+        CreditRiskError: uv or its lock is missing.
+    """
+    uv = os.environ.get("UV") or shutil.which("uv")
+    if uv is None:
+        raise CreditRiskError("uv is not on the PATH; install it with `pip install uv`, and run with `uv run`")
+    # The lock belongs to the code that runs; CREDIT_RISK_ROOT may point to a folder with data alone.
+    result = subprocess.run([uv, *_EXPORT], cwd=root(), capture_output=True, check=False)
+    if result.returncode:
+        raise CreditRiskError(f"the environment can't be listed: {result.stderr.decode().strip().splitlines()[-1]}")
+    return hashlib.sha256(result.stdout).hexdigest()

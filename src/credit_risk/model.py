@@ -1,0 +1,153 @@
+"""The model: one scikit-learn pipeline from float32 features to a probability, everything fitted inside it.
+
+Steps: `encode` (category codes and missing numbers, as the classifier wants them), `select` (feature selection) and
+`classify` (the classifier, with sigmoid calibration around it if asked for).
+"""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow.parquet as pq
+from pydantic import Field
+from sklearn.base import BaseEstimator
+from sklearn.calibration import CalibratedClassifierCV
+from sklearn.compose import ColumnTransformer
+from sklearn.ensemble import HistGradientBoostingClassifier, RandomForestClassifier
+from sklearn.feature_selection import SelectFromModel
+from sklearn.impute import SimpleImputer
+from sklearn.linear_model import LogisticRegression
+from sklearn.pipeline import Pipeline, make_pipeline
+from sklearn.preprocessing import OneHotEncoder, StandardScaler
+from threadpoolctl import threadpool_limits
+
+from credit_risk.contract import DEFAULT
+from credit_risk.features import CATEGORICAL, FEATURE_NAMES
+from credit_risk.params import Params
+
+Floats = npt.NDArray[np.floating[Any]]
+Labels = npt.NDArray[np.int8]
+ModelName = Literal["logistic_regression", "random_forest", "hist_gradient_boosting"]
+
+
+class SelectionParams(Params):
+    """How features are selected: by their importance in a small random forest."""
+
+    trees: int = Field(ge=1)
+    rows: int = Field(ge=1)
+    min_importance: float = Field(ge=0)
+
+
+class TrainParams(Params):
+    """Section `train` of params.yaml."""
+
+    model: ModelName
+    seed: int = Field(ge=0)
+    threads: int = Field(ge=1)
+    calibration: Literal["none", "sigmoid"]
+    cost_false_approval: float = Field(gt=0)
+    cost_false_refusal: float = Field(gt=0)
+    threshold_folds: int = Field(ge=2)
+    selection: SelectionParams
+    logistic_regression: dict[str, Any]
+    random_forest: dict[str, Any]
+    hist_gradient_boosting: dict[str, Any]
+
+
+def build_pipeline(
+    train: TrainParams,
+    names: Sequence[str] = FEATURE_NAMES,
+    categorical: Sequence[str] = CATEGORICAL,
+    rows: int | None = None,
+) -> Pipeline:
+    """The unfitted pipeline.
+
+    Args:
+        train: which classifier, and its parameters.
+        names: the feature columns, in order.
+        categorical: those of them that hold category codes.
+        rows: how many rows it will be fitted on, when known: bounds the sample of each of the selection's trees.
+    """
+    codes = [index for index, name in enumerate(names) if name in categorical]
+    numbers = [index for index, name in enumerate(names) if name not in categorical]
+    classifier = _classifier(train)
+    if train.calibration == "sigmoid":
+        classifier = CalibratedClassifierCV(classifier, method="sigmoid", cv=5, ensemble=False)
+    return Pipeline(
+        [
+            ("encode", _encoder(train.model, codes, numbers)),
+            ("select", _selector(train, rows)),
+            ("classify", classifier),
+        ]
+    )
+
+
+def logistic_baseline(train: TrainParams) -> TrainParams:
+    """The same parameters with plain logistic regression: what a better model must beat."""
+    return train.model_copy(update={"model": "logistic_regression", "calibration": "none"})
+
+
+def fit(train: TrainParams, features: Floats, labels: Labels) -> Pipeline:
+    """Fits the pipeline; the same input gives the same bits.
+
+    Args:
+        train: parameters.
+        features: shape (n, len(FEATURES)), float32.
+        labels: shape (n,), 1 for default.
+    """
+    with threadpool_limits(train.threads):
+        return build_pipeline(train, rows=len(labels)).fit(features, labels)
+
+
+def default_probability(model: Any, rows: Any) -> npt.NDArray[np.float64]:
+    """Probability of default of each row, shape (n,): the column of class 1, wherever the model has it."""
+    column = list(model.classes_).index(1)
+    probabilities: npt.NDArray[np.float64] = model.predict_proba(rows)[:, column]
+    return probabilities
+
+
+def read_side(path: Path, names: Sequence[str] = FEATURE_NAMES) -> tuple[npt.NDArray[np.float32], Labels]:
+    """Features, shape (n, len(names)) in float32, and labels, shape (n,), of a file of stage 4."""
+    table = pq.read_table(path, columns=[*names, DEFAULT])
+    features = np.empty((table.num_rows, len(names)), np.float32)
+    for index, name in enumerate(names):
+        features[:, index] = table[name].to_numpy()
+    return features, table[DEFAULT].to_numpy().astype(np.int8)
+
+
+def _classifier(train: TrainParams) -> BaseEstimator:
+    if train.model == "logistic_regression":
+        return LogisticRegression(**train.logistic_regression, random_state=train.seed)
+    if train.model == "random_forest":
+        return RandomForestClassifier(**train.random_forest, random_state=train.seed, n_jobs=train.threads)
+    return HistGradientBoostingClassifier(
+        **train.hist_gradient_boosting, early_stopping=False, random_state=train.seed
+    )
+
+
+def _encoder(model: ModelName, codes: list[int], numbers: list[int]) -> ColumnTransformer:
+    """Trees take category codes as they are, boosting also missing numbers; a linear model needs more."""
+    steps: dict[ModelName, tuple[Any, Any]] = {
+        "hist_gradient_boosting": ("passthrough", "passthrough"),
+        "random_forest": ("passthrough", SimpleImputer(strategy="median")),
+        "logistic_regression": (
+            OneHotEncoder(handle_unknown="ignore", min_frequency=100, sparse_output=False, dtype=np.float32),
+            make_pipeline(SimpleImputer(strategy="median"), StandardScaler()),
+        ),
+    }
+    encode_codes, encode_numbers = steps[model]
+    return ColumnTransformer([("codes", encode_codes, codes), ("numbers", encode_numbers, numbers)])
+
+
+def _selector(train: TrainParams, rows: int | None) -> SelectFromModel:
+    selection = train.selection
+    forest = RandomForestClassifier(
+        n_estimators=selection.trees,
+        max_depth=8,
+        max_samples=min(selection.rows, rows) if rows else None,
+        random_state=train.seed,
+        n_jobs=train.threads,
+    )
+    return SelectFromModel(forest, threshold=f"{selection.min_importance}*mean")

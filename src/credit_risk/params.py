@@ -1,0 +1,60 @@
+"""Loading one section of params.yaml into its model. Each section's model stands in the script that uses it."""
+
+from pathlib import Path
+from typing import Any, TypeVar
+
+import yaml
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from credit_risk.errors import CreditRiskError
+from credit_risk.paths import relative, root
+
+
+class Params(BaseModel):
+    """Base of every section: frozen, and a misspelt key fails by name."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+Section = TypeVar("Section", bound=Params)
+
+
+def path() -> Path:
+    """Where params.yaml is."""
+    return root() / "4.dvc_pipeline" / "params.yaml"
+
+
+def load(section: str, model: type[Section]) -> Section:
+    """Loads and checks one section of params.yaml.
+
+    Raises:
+        CreditRiskError: the file or section is missing, or a key is unknown, missing or out of range; names it.
+    """
+    where = relative(path())
+    content = read(path())
+    if section not in content:
+        raise CreditRiskError(f"section '{section}' is missing from {where}; add it")
+    try:
+        return model.model_validate(content[section] or {})
+    except ValidationError as error:
+        first = error.errors(include_url=False)[0]
+        key = ".".join([section, *map(str, first["loc"])])
+        hint = "unknown key, check its spelling" if first["type"] == "extra_forbidden" else first["msg"]
+        raise CreditRiskError(f"{where}: {key}: {hint}") from error
+
+
+def read(file: Path) -> dict[str, Any]:
+    """All sections, unchecked.
+
+    Raises:
+        CreditRiskError: the file is missing or is not YAML with sections.
+    """
+    try:
+        content = yaml.safe_load(file.read_text(encoding="utf-8"))
+    except FileNotFoundError as error:
+        raise CreditRiskError(f"{relative(file)} is missing") from error
+    except yaml.YAMLError as error:
+        raise CreditRiskError(f"{relative(file)} is not valid YAML: {' '.join(str(error).split())}") from error
+    if not isinstance(content, dict):
+        raise CreditRiskError(f"{relative(file)} has no sections")
+    return content

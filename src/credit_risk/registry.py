@@ -1,0 +1,170 @@
+"""The model registry: MLflow, wherever MLFLOW_TRACKING_URI points. Needs no more of MLflow than its client.
+
+Aliases: `challenger` is the version to be gated, `champion` the one that serves, `previous_champion` the one before.
+"""
+
+import os
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+from mlflow import MlflowClient
+from mlflow.artifacts import download_artifacts
+from mlflow.entities.model_registry import ModelVersion
+from mlflow.exceptions import MlflowException
+from mlflow.store.artifact.artifact_repository_registry import get_artifact_repository
+
+from credit_risk.errors import CreditRiskError
+from credit_risk.paths import root
+from credit_risk.settings import Settings
+
+MODEL = "CreditRiskModel"
+EXPERIMENT = "credit-risk"
+CHALLENGER, CHAMPION, PREVIOUS_CHAMPION = "challenger", "champion", "previous_champion"
+LINEAGE_KEY, ONNX_SHA256 = "lineage_key", "onnx_sha256"  # tags of a version
+ONNX_PATH = "extra_files/model.onnx"  # within a version's artifacts
+
+
+class Registry:
+    """A connection to the registry.
+
+    Every method raises CreditRiskError, with one sentence, when the registry does not answer or refuses.
+    """
+
+    def __init__(self, settings: Settings | None = None) -> None:
+        """Connects; creates the embedded database on first use."""
+        settings = settings or Settings()
+        self.uri = settings.mlflow_tracking_uri
+        os.environ["MLFLOW_TRACKING_URI"] = self.uri  # MLflow's own functions and child processes see the same
+        os.environ["MLFLOW_HTTP_REQUEST_TIMEOUT"] = str(settings.mlflow_http_request_timeout)
+        os.environ["MLFLOW_HTTP_REQUEST_MAX_RETRIES"] = str(settings.mlflow_http_request_max_retries)
+        os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
+        if self.embedded:
+            Path(urlsplit(self.uri).path[1:]).parent.mkdir(parents=True, exist_ok=True)
+        with self.plain_errors():
+            self.client = MlflowClient(self.uri)
+
+    @property
+    def embedded(self) -> bool:
+        """Whether it is a SQLite file on this machine."""
+        return self.uri.startswith("sqlite:")
+
+    @property
+    def address(self) -> str:
+        """The URI without user and password."""
+        parts = urlsplit(self.uri)
+        return f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}{parts.path}"
+
+    @contextmanager
+    def plain_errors(self) -> Iterator[None]:
+        """Turns what MLflow and its stores raise into one sentence."""
+        try:
+            yield
+        except CreditRiskError:
+            raise
+        except Exception as error:  # MLflow, SQLAlchemy, requests and boto3 each raise their own kinds
+            text = " ".join(str(error).split())[:300] or type(error).__name__
+            raise CreditRiskError(
+                f"the registry at {self.address} does not answer or refuses: {text}; check MLFLOW_TRACKING_URI"
+            ) from error
+
+    def experiment_id(self) -> str:
+        """The experiment that holds the runs; made on first use."""
+        with self.plain_errors():
+            experiment = self.client.get_experiment_by_name(EXPERIMENT)
+            if experiment:
+                return str(experiment.experiment_id)
+            # MLflow's default for SQLite is ./mlruns of whatever folder it is called from.
+            location = (root() / "3.experiments" / "artifacts").as_uri() if self.embedded else None
+            return str(self.client.create_experiment(EXPERIMENT, artifact_location=location))
+
+    def preflight(self) -> None:
+        """Checks that the registry answers and that its artifact store can be written to.
+
+        Raises:
+            CreditRiskError: says which of them fails, and why.
+        """
+        experiment_id = self.experiment_id()
+        location = self.client.get_experiment(experiment_id).artifact_location
+        try:
+            with tempfile.NamedTemporaryFile("w", prefix="probe-") as probe:
+                probe.write("probe")
+                probe.flush()
+                repository = get_artifact_repository(location)
+                repository.log_artifact(probe.name, "probes")
+                repository.delete_artifacts(f"probes/{Path(probe.name).name}")
+        except Exception as error:  # each artifact store raises its own kinds
+            text = " ".join(str(error).split())[:300] or type(error).__name__
+            raise CreditRiskError(
+                f"the artifact store {location} of {self.address} can't be written to: {text}; "
+                "check its address, its credentials and its free space"
+            ) from error
+
+    def version_of(self, alias: str) -> ModelVersion | None:
+        """The version that has an alias, or None."""
+        with self.plain_errors():
+            try:
+                return self.client.get_model_version_by_alias(MODEL, alias)
+            except MlflowException as error:
+                if error.error_code in ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE"):
+                    return None
+                raise
+
+    def version(self, number: str) -> ModelVersion:
+        """A version by its number.
+
+        Raises:
+            CreditRiskError: there is none.
+        """
+        with self.plain_errors():
+            try:
+                return self.client.get_model_version(MODEL, number)
+            except MlflowException as error:
+                if error.error_code == "RESOURCE_DOES_NOT_EXIST":
+                    raise CreditRiskError(f"{MODEL} has no version {number}; see `uv run main.py history`") from error
+                raise
+
+    def versions(self) -> list[ModelVersion]:
+        """All versions, oldest first."""
+        with self.plain_errors():
+            found: list[ModelVersion] = []
+            token: str | None = None
+            while token is None or token:
+                page = self.client.search_model_versions(f"name = '{MODEL}'", page_token=token)
+                found += page
+                token = page.token or ""
+            return sorted(found, key=lambda version: int(version.version))
+
+    def with_lineage(self, key: str) -> ModelVersion | None:
+        """The version that was made from just this lineage, or None."""
+        return next((version for version in self.versions() if version.tags.get(LINEAGE_KEY) == key), None)
+
+    def create_version(self, model_uri: str, run_id: str, model_id: str, tags: dict[str, str]) -> ModelVersion:
+        """Makes a logged model a version; its tags are there from its first moment on."""
+        with self.plain_errors():
+            if not self.client.search_registered_models(f"name = '{MODEL}'"):
+                self.client.create_registered_model(MODEL, description="Probability that an SBA loan is charged off")
+            return self.client.create_model_version(MODEL, model_uri, run_id, tags=tags, model_id=model_id)
+
+    def point(self, alias: str, number: str) -> None:
+        """Gives an alias to a version."""
+        with self.plain_errors():
+            self.client.set_registered_model_alias(MODEL, alias, number)
+
+    def unpoint(self, alias: str) -> None:
+        """Takes an alias away."""
+        with self.plain_errors():
+            self.client.delete_registered_model_alias(MODEL, alias)
+
+    def tag(self, number: str, key: str, value: Any) -> None:
+        """Writes a tag on a version."""
+        with self.plain_errors():
+            self.client.set_model_version_tag(MODEL, number, key, str(value))
+
+    def download(self, number: str, path: str = "") -> Path:
+        """Downloads a version's artifacts (or one of them) and returns where it is."""
+        with self.plain_errors():
+            return Path(download_artifacts(artifact_uri=f"models:/{MODEL}/{number}/{path}".rstrip("/")))

@@ -1,0 +1,89 @@
+"""Scoring with the model's serving form: ONNX Runtime and NumPy, nothing else."""
+
+import hashlib
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Self
+
+import numpy as np
+import numpy.typing as npt
+import onnxruntime as ort
+
+from credit_risk.errors import CreditRiskError
+from credit_risk.features import FEATURE_NAMES
+
+GRAPH_NAME = "credit_risk"
+INPUT_NAME = "features"
+
+
+@dataclass(frozen=True, slots=True)
+class Facts:
+    """What the file says of itself: its features, the decision threshold, and which output column is the default."""
+
+    features: tuple[str, ...]
+    threshold: float
+    default_column: int
+
+    def to_props(self) -> dict[str, str]:
+        """As ONNX metadata."""
+        return {
+            "features": json.dumps(self.features),
+            "threshold": repr(self.threshold),
+            "default_column": str(self.default_column),
+        }
+
+    @classmethod
+    def from_props(cls, props: dict[str, str]) -> Self:
+        """From ONNX metadata.
+
+        Raises:
+            KeyError, ValueError: an entry is missing or no value of its kind.
+        """
+        features = tuple(json.loads(props["features"]))
+        return cls(features, float(props["threshold"]), int(props["default_column"]))
+
+
+class Scorer:
+    """A loaded serving form. Thread-safe; uses one thread a call and never spins."""
+
+    def __init__(self, content: bytes, expected_features: tuple[str, ...] = FEATURE_NAMES) -> None:
+        """Loads the bytes of an ONNX model.
+
+        Raises:
+            CreditRiskError: they are no such model, or it wants other features than this code computes.
+        """
+        options = ort.SessionOptions()
+        options.intra_op_num_threads = options.inter_op_num_threads = 1
+        options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+        options.log_severity_level = 3
+        try:
+            self._session = ort.InferenceSession(content, options, providers=["CPUExecutionProvider"])
+            self.facts = Facts.from_props(self._session.get_modelmeta().custom_metadata_map)
+        except Exception as error:  # ONNX Runtime raises its own kinds, without a common base
+            raise CreditRiskError(f"the ONNX model can't be loaded: {' '.join(str(error).split())[:200]}") from error
+        if self.facts.features != expected_features:
+            raise CreditRiskError(
+                f"the ONNX model wants features {', '.join(self.facts.features)}, but this code computes "
+                f"{', '.join(expected_features)}; serve it with the code it was made with, or retrain"
+            )
+        self.digest = hashlib.sha256(content).hexdigest()
+        self._outputs = [self._session.get_outputs()[1].name]
+
+    @classmethod
+    def load(cls, path: Path) -> Self:
+        """Loads a file.
+
+        Raises:
+            CreditRiskError: as for the bytes, or the file can't be read.
+        """
+        try:
+            return cls(path.read_bytes())
+        except OSError as error:
+            raise CreditRiskError(f"the ONNX model can't be read: {error}") from error
+
+    def score(self, features: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
+        """Probability of default, shape (n,), of features of shape (n, len(FEATURES)) in float32."""
+        (probabilities,) = self._session.run(self._outputs, {INPUT_NAME: features})
+        scores: npt.NDArray[np.float32] = probabilities[:, self.facts.default_column]
+        return scores
