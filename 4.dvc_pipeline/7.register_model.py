@@ -1,6 +1,7 @@
 """Stage 7: registers the model, as the challenger.
 
-Reads:  1.data/5.model/*, 1.data/6.reports/*, 1.data/1.raw/manifest.json
+Reads:  1.data/5.model/*, 1.data/6.reports/*, 1.data/1.raw/manifest.json; 1.data/2.clean/loans.parquet and
+        1.data/4.split/test.parquet for the golden rows
 Writes: 1.data/7.registered/model.json   lineage key and digest of the serving form: the same for the same model
         in the registry at MLFLOW_TRACKING_URI: one run with everything, and one version, alias `challenger`
 Params: all that shaped the model: data, clean, split, train, evaluate
@@ -33,12 +34,16 @@ from mlflow.entities import RunStatus
 from credit_risk import params
 from credit_risk.contract import FIELDS
 from credit_risk.files import read_json, sha256, write_json
+from credit_risk.golden import FILE_NAME, write_golden
+from credit_risk.holdout import read_holdout
+from credit_risk.model import default_probability
 from credit_risk.paths import data, root
 from credit_risk.registered_form import CODE, TRUSTED, registered_form
 from credit_risk.registry import CHALLENGER, LINEAGE_KEY, ONNX_SHA256, Registry
 from credit_risk.script import run
 from credit_risk.signature import contract_signature
 
+GOLDEN_ROWS = 50
 SECTIONS = ("data", "clean", "split", "train", "evaluate")
 REQUIREMENTS = ("numpy", "pandas", "scikit-learn", "skops")  # to load and run the registry's form
 
@@ -56,10 +61,10 @@ def main() -> None:
             model = log_everything(lineage)
             tags = {LINEAGE_KEY: key, ONNX_SHA256: onnx_sha256, "lineage": json.dumps(lineage | record())}
             version = registry.create_version(model.model_uri, run_id, model.model_id, tags)
-        print(f"registered version {version.version}")
+        print(f"registered version {version.number}")
     else:
-        print(f"version {version.version} has this lineage already")
-    registry.point(CHALLENGER, version.version)
+        print(f"version {version.number} has this lineage already")
+    registry.point(CHALLENGER, version.number)
     write_json(data("7.registered", "model.json"), {LINEAGE_KEY: key, ONNX_SHA256: onnx_sha256})
 
 
@@ -130,9 +135,12 @@ def log_everything(lineage: dict[str, Any]) -> Any:
 
 
 def log_model(folder: Path) -> Any:
-    """Logs the registry's form, with the serving form as an extra file."""
+    """Logs the registry's form, with the serving form and the golden rows as extra files."""
+    pipeline = registered_form(joblib.load(data("5.model", "model.joblib")))  # made here by stage 5: safe to unpickle
+    golden = read_holdout("test").applications.head(GOLDEN_ROWS)
+    write_golden(folder / FILE_NAME, golden.to_dict("records"), default_probability(pipeline, golden))
     return mlflow.sklearn.log_model(
-        registered_form(joblib.load(data("5.model", "model.joblib"))),
+        pipeline,
         name="model",
         serialization_format="skops",
         skops_trusted_types=TRUSTED,
@@ -141,7 +149,7 @@ def log_model(folder: Path) -> Any:
         input_example=pd.DataFrame([{field.name: field.example for field in FIELDS}]),
         code_paths=[model_code(folder)],
         pip_requirements=[f"{name}=={installed(name)}" for name in REQUIREMENTS],
-        extra_files=[str(data("5.model", "model.onnx"))],
+        extra_files=[str(data("5.model", "model.onnx")), str(folder / FILE_NAME)],
     )
 
 

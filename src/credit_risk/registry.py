@@ -3,10 +3,12 @@
 Aliases: `challenger` is the version to be gated, `champion` the one that serves, `previous_champion` the one before.
 """
 
+import logging
 import os
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -26,6 +28,17 @@ EXPERIMENT = "credit-risk"
 CHALLENGER, CHAMPION, PREVIOUS_CHAMPION = "challenger", "champion", "previous_champion"
 LINEAGE_KEY, ONNX_SHA256 = "lineage_key", "onnx_sha256"  # tags of a version
 ONNX_PATH = "extra_files/model.onnx"  # within a version's artifacts
+GOLDEN_PATH = "extra_files/golden.json"
+
+
+@dataclass(frozen=True, slots=True)
+class Version:
+    """A version of the model, as the registry had it when asked."""
+
+    number: str
+    tags: dict[str, str]
+    aliases: tuple[str, ...]
+    run_id: str
 
 
 class Registry:
@@ -41,6 +54,7 @@ class Registry:
         os.environ["MLFLOW_TRACKING_URI"] = self.uri  # MLflow's own functions and child processes see the same
         os.environ["MLFLOW_HTTP_REQUEST_TIMEOUT"] = str(settings.mlflow_http_request_timeout)
         os.environ["MLFLOW_HTTP_REQUEST_MAX_RETRIES"] = str(settings.mlflow_http_request_max_retries)
+        logging.getLogger("mlflow").setLevel(logging.ERROR)  # it tells of tables and packages that nobody asked about
         os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
         if self.embedded:
             Path(urlsplit(self.uri).path[1:]).parent.mkdir(parents=True, exist_ok=True)
@@ -103,17 +117,17 @@ class Registry:
                 "check its address, its credentials and its free space"
             ) from error
 
-    def version_of(self, alias: str) -> ModelVersion | None:
+    def version_of(self, alias: str) -> Version | None:
         """The version that has an alias, or None."""
         with self.plain_errors():
             try:
-                return self.client.get_model_version_by_alias(MODEL, alias)
+                return _version(self.client.get_model_version_by_alias(MODEL, alias))
             except MlflowException as error:
                 if error.error_code in ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE"):
                     return None
                 raise
 
-    def version(self, number: str) -> ModelVersion:
+    def version(self, number: str) -> Version:
         """A version by its number.
 
         Raises:
@@ -121,33 +135,33 @@ class Registry:
         """
         with self.plain_errors():
             try:
-                return self.client.get_model_version(MODEL, number)
+                return _version(self.client.get_model_version(MODEL, number))
             except MlflowException as error:
                 if error.error_code == "RESOURCE_DOES_NOT_EXIST":
                     raise CreditRiskError(f"{MODEL} has no version {number}; see `uv run main.py history`") from error
                 raise
 
-    def versions(self) -> list[ModelVersion]:
+    def versions(self) -> list[Version]:
         """All versions, oldest first."""
         with self.plain_errors():
-            found: list[ModelVersion] = []
+            found: list[Version] = []
             token: str | None = None
             while token is None or token:
                 page = self.client.search_model_versions(f"name = '{MODEL}'", page_token=token)
-                found += page
+                found += map(_version, page)
                 token = page.token or ""
-            return sorted(found, key=lambda version: int(version.version))
+            return sorted(found, key=lambda version: int(version.number))
 
-    def with_lineage(self, key: str) -> ModelVersion | None:
+    def with_lineage(self, key: str) -> Version | None:
         """The version that was made from just this lineage, or None."""
         return next((version for version in self.versions() if version.tags.get(LINEAGE_KEY) == key), None)
 
-    def create_version(self, model_uri: str, run_id: str, model_id: str, tags: dict[str, str]) -> ModelVersion:
+    def create_version(self, model_uri: str, run_id: str, model_id: str, tags: dict[str, str]) -> Version:
         """Makes a logged model a version; its tags are there from its first moment on."""
         with self.plain_errors():
             if not self.client.search_registered_models(f"name = '{MODEL}'"):
                 self.client.create_registered_model(MODEL, description="Probability that an SBA loan is charged off")
-            return self.client.create_model_version(MODEL, model_uri, run_id, tags=tags, model_id=model_id)
+            return _version(self.client.create_model_version(MODEL, model_uri, run_id, tags=tags, model_id=model_id))
 
     def point(self, alias: str, number: str) -> None:
         """Gives an alias to a version."""
@@ -168,3 +182,8 @@ class Registry:
         """Downloads a version's artifacts (or one of them) and returns where it is."""
         with self.plain_errors():
             return Path(download_artifacts(artifact_uri=f"models:/{MODEL}/{number}/{path}".rstrip("/")))
+
+
+def _version(found: ModelVersion) -> Version:
+    # Stores differ in whether a version is a number or text.
+    return Version(str(found.version), dict(found.tags), tuple(found.aliases), str(found.run_id))

@@ -47,8 +47,12 @@ class Facts:
 class Scorer:
     """A loaded serving form. Thread-safe; uses one thread a call and never spins."""
 
-    def __init__(self, content: bytes, expected_features: tuple[str, ...] = FEATURE_NAMES) -> None:
+    def __init__(self, content: bytes, expected_features: tuple[str, ...] | None = FEATURE_NAMES) -> None:
         """Loads the bytes of an ONNX model.
+
+        Args:
+            content: the file's bytes.
+            expected_features: what it must want; None to only look at what it says of itself.
 
         Raises:
             CreditRiskError: they are no such model, or it wants other features than this code computes.
@@ -62,7 +66,7 @@ class Scorer:
             self.facts = Facts.from_props(self._session.get_modelmeta().custom_metadata_map)
         except Exception as error:  # ONNX Runtime raises its own kinds, without a common base
             raise CreditRiskError(f"the ONNX model can't be loaded: {' '.join(str(error).split())[:200]}") from error
-        if self.facts.features != expected_features:
+        if expected_features is not None and self.facts.features != expected_features:
             raise CreditRiskError(
                 f"the ONNX model wants features {', '.join(self.facts.features)}, but this code computes "
                 f"{', '.join(expected_features)}; serve it with the code it was made with, or retrain"

@@ -1,0 +1,136 @@
+"""Gate 1: can the registered model be loaded, and is it the model it says it is?
+
+Loads the version from the registry in a fresh process, as a server would, without unpickling anything, and holds its two
+forms against each other on every held-out loan. If this gate fails, nothing further runs.
+Exit code: 0 passed, 3 refused, 1 error.
+
+Usage: uv run 5.testing/loading.py [--version N]      default: the challenger
+"""
+
+import argparse
+import sys
+from functools import cached_property
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import pandas as pd
+from mlflow.models import Model
+from sklearn.pipeline import Pipeline
+
+from credit_risk import registered_form
+from credit_risk.features import from_application
+from credit_risk.files import sha256
+from credit_risk.gates import EXIT_REFUSED, Check, Measured, Verdict, check, gate_key, publish, version_to_gate
+from credit_risk.golden import TOLERANCE, largest_difference
+from credit_risk.holdout import read_holdout
+from credit_risk.model import default_probability
+from credit_risk.promotion import record
+from credit_risk.registry import CHAMPION, GOLDEN_PATH, ONNX_PATH, ONNX_SHA256, Registry
+from credit_risk.scorer import Scorer
+from credit_risk.script import run
+from credit_risk.signature import contract_signature
+
+
+def main() -> None:
+    """Runs the gate."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--version", metavar="N", help="version to check (default: the challenger)")
+    arguments = parser.parse_args()
+    registry = Registry()
+    version = version_to_gate(registry, arguments.version)
+    champion = registry.version_of(CHAMPION)
+    against = champion.number if champion else None
+    candidate = Candidate(registry.download(version.number), version.tags.get(ONNX_SHA256, ""))
+    verdict = Verdict("loading", version.number, against, gate_key(against), candidate.checks())
+    publish(registry, verdict)
+    if not verdict.passed:
+        record(registry, "refused", version.number, against, f"loading: {', '.join(verdict.failures)}")
+        sys.exit(EXIT_REFUSED)
+
+
+class Candidate:
+    """A downloaded version; each of its parts is loaded once, when the first check needs it."""
+
+    def __init__(self, folder: Path, digest: str) -> None:
+        """Takes the folder of the version's files, and the SHA-256 of its ONNX form as the registry has it."""
+        self.folder = folder
+        self.digest = digest
+        self.sides = [read_holdout("test"), read_holdout("out_of_time")]
+        self.applications = pd.concat([side.applications for side in self.sides], ignore_index=True)
+
+    @cached_property
+    def pipeline(self) -> Pipeline:
+        """The scikit-learn form, from applicant fields."""
+        return registered_form.load(self.folder)
+
+    @cached_property
+    def scorer(self) -> Scorer:
+        """The serving form, from features."""
+        return Scorer.load(self.folder / ONNX_PATH)
+
+    @cached_property
+    def scores(self) -> npt.NDArray[np.float64]:
+        """The scikit-learn form's probability of default of every held-out loan."""
+        return default_probability(self.pipeline, self.applications)
+
+    def checks(self) -> tuple[Check, ...]:
+        """All checks, each on its own: one that fails does not hide the others."""
+        return (
+            check("format", "skops, nothing pickled", self.format),
+            check("loads", "only trusted types", self.loads),
+            check("signature", "the contract's", self.signature),
+            check("digest", "the ONNX form is the one registered", self.onnx_digest),
+            check("valid_scores", "a probability for every loan", self.valid_scores),
+            check("agreement", f"both forms within {TOLERANCE:.0e}", self.agreement),
+            check("golden", f"scores as registered, within {TOLERANCE:.0e}", self.golden),
+        )
+
+    def format(self) -> Measured:
+        """No file in it is of a kind that runs code when it is loaded."""
+        pickles = sorted(p.name for p in self.folder.rglob("*") if p.suffix in {".pkl", ".pickle", ".joblib"})
+        declared = Model.load(str(self.folder)).flavors["sklearn"]["serialization_format"]
+        return declared == "skops" and not pickles, ", ".join([declared, *pickles])
+
+    def loads(self) -> Measured:
+        """Both forms can be loaded."""
+        steps = [name for name, _ in self.pipeline.steps]
+        return bool(steps) and bool(self.scorer), ", ".join(steps)
+
+    def signature(self) -> Measured:
+        """What the version takes and gives is what the contract says."""
+        signature, expected = Model.load(str(self.folder)).signature, contract_signature()
+        if signature is None:
+            return False, "none"
+        given, wanted = set(signature.inputs.input_names()), set(expected.inputs.input_names())
+        differences = [f"+{name}" for name in sorted(given - wanted)] + [f"-{name}" for name in sorted(wanted - given)]
+        same = signature.inputs == expected.inputs and signature.outputs == expected.outputs
+        return same, "the contract's" if same else ", ".join(differences) or "other types"
+
+    def onnx_digest(self) -> Measured:
+        """The ONNX file has the digest that the registry holds."""
+        found = sha256(self.folder / ONNX_PATH)
+        return found == self.digest, found[:12]
+
+    def valid_scores(self) -> Measured:
+        """Every held-out loan gets a number from 0 to 1."""
+        valid = np.isfinite(self.scores) & (self.scores >= 0) & (self.scores <= 1)
+        return len(valid) > 0 and bool(valid.all()), f"{valid.sum():,} of {len(valid):,}"
+
+    def agreement(self) -> Measured:
+        """The serving form gives what the scikit-learn form gives, on every held-out loan."""
+        served = np.concatenate([self.scorer.score(side.features) for side in self.sides])
+        largest = float(np.max(np.abs(served - self.scores)))
+        return largest <= TOLERANCE, f"{largest:.1e} on {len(served):,} loans"
+
+    def golden(self) -> Measured:
+        """The golden rows get the scores they had when the version was registered."""
+        largest = largest_difference(
+            self.folder / GOLDEN_PATH,
+            lambda rows: np.concatenate([self.scorer.score(from_application(row)) for row in rows]),
+        )
+        return largest <= TOLERANCE, f"{largest:.1e}"
+
+
+if __name__ == "__main__":
+    run("loading gate", main)

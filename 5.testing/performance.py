@@ -1,0 +1,232 @@
+"""Gate 2: is the registered model good enough to serve, and no worse than the champion?
+
+Measures the version anew, on the held-out loans. With `gates.mode: threshold` it must reach the thresholds; with
+`champion` (the default) it must also be no worse than the champion on the same loans. If it passes, it becomes the
+champion: the alias moves only here. Exit code: 0 passed, 3 refused, 1 error.
+
+Usage: uv run 5.testing/performance.py [--version N]              gates it and, if it passes, promotes it
+       uv run 5.testing/performance.py [--version N] --against M  compares the two and promotes neither
+"""
+
+import argparse
+import json
+import sys
+from functools import cached_property
+from typing import Any, Literal
+
+import numpy as np
+import numpy.typing as npt
+from pydantic import Field
+
+from credit_risk import params, registered_form
+from credit_risk.gates import (
+    EXIT_REFUSED,
+    Check,
+    Measured,
+    Verdict,
+    check,
+    gate_key,
+    publish,
+    read_verdict,
+    version_to_gate,
+)
+from credit_risk.golden import TOLERANCE, largest_difference
+from credit_risk.holdout import Holdout, as_frame, read_holdout
+from credit_risk.leak import single_feature_aucs
+from credit_risk.metrics import auc_difference_interval, measure
+from credit_risk.model import TrainParams, default_probability, fit, logistic_baseline, read_side
+from credit_risk.paths import data
+from credit_risk.promotion import promote, record, rolled_back
+from credit_risk.registry import CHAMPION, GOLDEN_PATH, ONNX_PATH, Registry, Version
+from credit_risk.scorer import Scorer
+from credit_risk.script import run
+
+
+class GateParams(params.Params):
+    """Section `gates` of params.yaml."""
+
+    mode: Literal["threshold", "champion"]
+    min_auc: float = Field(ge=0.5, le=1)
+    min_out_of_time_auc: float = Field(ge=0.5, le=1)
+    max_calibration_error: float = Field(ge=0, le=1)
+    calibration_bins: int = Field(ge=2)
+    min_brier_skill: float = Field(ge=0, le=1)
+    min_auc_over_logistic: float = Field(ge=0, le=1)
+    min_accuracy: float | None = Field(None, ge=0, le=1)
+    leak_auc: float = Field(gt=0.5, le=1)
+    margin: float = Field(ge=0)
+    bootstrap_resamples: int = Field(ge=100)
+    seed: int = Field(ge=0)
+
+
+def main() -> None:
+    """Runs the gate."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--version", metavar="N", help="version to gate (default: the challenger)")
+    parser.add_argument("--against", metavar="M", help="compare with this version and promote neither")
+    arguments = parser.parse_args()
+    section = params.load("gates", GateParams)
+    registry = Registry()
+    version = version_to_gate(registry, arguments.version)
+    champion = registry.version_of(CHAMPION)
+    other = registry.version(arguments.against) if arguments.against else champion
+    sides = {name: read_holdout(name) for name in ("test", "out_of_time")}
+    key = gate_key(champion.number if champion else None)
+
+    contender = Contender(registry, version, sides)
+    checks = threshold_checks(contender, section)
+    if other and other.number != version.number and (section.mode == "champion" or arguments.against):
+        checks += champion_checks(contender, Contender(registry, other, sides), section)
+    gate = "comparison" if arguments.against else "performance"
+    verdict = Verdict(gate, version.number, other.number if other else None, key, checks)
+    publish(registry, verdict)
+    if not arguments.against:
+        decide(registry, verdict, contender)
+    if not verdict.passed:
+        sys.exit(EXIT_REFUSED)
+
+
+def decide(registry: Registry, verdict: Verdict, contender: "Contender") -> None:
+    """Moves the alias if every check has passed; writes the refusal on the version if not."""
+    if verdict.passed:
+        why = f"ROC AUC {contender.figures('test')['roc_auc']:.3f} in time, "
+        why += f"{contender.figures('out_of_time')['roc_auc']:.3f} out of time"
+        promote(registry, verdict.version, verdict.against, why)
+        print(f"version {verdict.version} is the champion")
+    else:
+        why = f"performance: {', '.join(verdict.failures)}"
+        record(registry, "refused", verdict.version, verdict.against, why)
+
+
+class Contender:
+    """A version and its scores on the held-out loans; each part is loaded or computed once, when first needed."""
+
+    def __init__(self, registry: Registry, version: Version, sides: dict[str, Holdout]) -> None:
+        """Downloads the version."""
+        self.version = version
+        self.sides = sides
+        self.folder = registry.download(version.number)
+        self._scores: dict[str, npt.NDArray[np.float64]] = {}
+
+    @cached_property
+    def scorer(self) -> Scorer:
+        """The serving form; which features it wants is not checked here but by the loading gate."""
+        return Scorer((self.folder / ONNX_PATH).read_bytes(), expected_features=None)
+
+    def scores(self, side: str) -> npt.NDArray[np.float64]:
+        """Probability of default of each held-out loan, from applicant fields."""
+        if side not in self._scores:
+            pipeline = registered_form.load(self.folder)
+            self._scores[side] = default_probability(pipeline, self.sides[side].applications)
+        return self._scores[side]
+
+    def figures(self, side: str, bins: int = 10) -> dict[str, float]:
+        """All figures on the held-out loans."""
+        return measure(self.sides[side].labels, self.scores(side), self.scorer.facts.threshold, bins)
+
+    @property
+    def split(self) -> Any:
+        """The parameters of the split it was trained on."""
+        return json.loads(self.version.tags["lineage"])["params"]["split"]
+
+
+def threshold_checks(contender: Contender, section: GateParams) -> tuple[Check, ...]:
+    """What every version must reach, whatever the champion is."""
+
+    def at_least(name: str, figure: str, side: str, least: float) -> Check:
+        def measured() -> Measured:
+            value = contender.figures(side)[figure]
+            return value >= least, f"{value:.3f}"
+
+        return check(name, f"≥ {least:.3f}", measured)
+
+    def loading() -> Measured:
+        verdict = read_verdict(contender.version, "loading")
+        passed = verdict is not None and verdict["passed"]
+        return passed, "passed" if passed else "not passed"
+
+    def not_rolled_back() -> Measured:
+        event = rolled_back(contender.version)
+        return event is None, f"on {event.time[:10]}: {event.why}" if event else "never"
+
+    def calibration() -> Measured:
+        error = contender.figures("test", section.calibration_bins)["ece"]
+        return error <= section.max_calibration_error, f"{error:.3f}"
+
+    def skill_over_logistic() -> Measured:
+        train = params.load("train", TrainParams)
+        baseline = fit(logistic_baseline(train), *read_side(data("4.split", "train.parquet")))
+        test = contender.sides["test"]
+        difference, (low, high) = auc_difference_interval(
+            test.labels,
+            contender.scores("test"),
+            default_probability(baseline, test.features),
+            section.bootstrap_resamples,
+            section.seed,
+        )
+        return difference >= section.min_auc_over_logistic, f"{difference:+.3f} ({low:+.3f} to {high:+.3f})"
+
+    def leak() -> Measured:
+        names = contender.scorer.facts.features
+        features, labels = read_side(data("4.split", "test.parquet"), names)
+        name, auc = next(iter(single_feature_aucs(features, labels, names, section.seed).items()))
+        return auc < section.leak_auc, f"{auc:.3f} ({name})"
+
+    checks = (
+        check("loading", "the loading gate has passed", loading),
+        check("not_rolled_back", "never, or promoted since", not_rolled_back),
+        at_least("auc", "roc_auc", "test", section.min_auc),
+        at_least("out_of_time_auc", "roc_auc", "out_of_time", section.min_out_of_time_auc),
+        check("calibration", f"≤ {section.max_calibration_error:.3f}", calibration),
+        at_least("skill_over_majority", "brier_skill", "test", section.min_brier_skill),
+        check("skill_over_logistic", f"≥ {section.min_auc_over_logistic:+.3f}", skill_over_logistic),
+        check("leak", f"no single feature ≥ {section.leak_auc:.3f}", leak),
+    )
+    if section.min_accuracy is not None:
+        checks += (at_least("accuracy", "accuracy", "test", section.min_accuracy),)
+    return checks
+
+
+def champion_checks(contender: Contender, champion: Contender, section: GateParams) -> tuple[Check, ...]:
+    """Whether the contender is no worse than the champion, both on the same loans."""
+
+    def same_split() -> Measured:
+        now = params.read(params.path())["split"]
+        return contender.split == champion.split == now, f"{contender.split} and {champion.split}, now {now}"
+
+    def champion_scores() -> Measured:
+        # A champion from other feature code would be measured wrong, and lose for it.
+        def score(rows: Any) -> npt.NDArray[np.float64]:
+            return default_probability(registered_form.load(champion.folder), as_frame(rows))
+
+        largest = largest_difference(champion.folder / GOLDEN_PATH, score)
+        return largest <= TOLERANCE, f"{largest:.1e}"
+
+    def difference(side: str) -> tuple[float, float, float]:
+        value, (low, high) = auc_difference_interval(
+            contender.sides[side].labels,
+            contender.scores(side),
+            champion.scores(side),
+            section.bootstrap_resamples,
+            section.seed,
+        )
+        return value, low, high
+
+    def in_time() -> Measured:
+        value, low, high = difference("test")
+        return low > -section.margin, f"{value:+.4f} ({low:+.4f} to {high:+.4f})"
+
+    def out_of_time() -> Measured:
+        value, low, high = difference("out_of_time")
+        return high >= 0, f"{value:+.4f} ({low:+.4f} to {high:+.4f})"
+
+    return (
+        check("same_split", "all three split parameters alike", same_split),
+        check("champion_scores", "as registered; else use gates.mode: threshold", champion_scores),
+        check("champion_in_time", f"AUC difference, lower end > {-section.margin:+.4f}", in_time),
+        check("champion_out_of_time", "AUC difference, upper end ≥ 0", out_of_time),
+    )
+
+
+if __name__ == "__main__":
+    run("performance gate", main)

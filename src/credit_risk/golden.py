@@ -1,0 +1,36 @@
+"""Golden rows: a few applications with the scores the model gave them when it was registered, kept with the version.
+
+Whoever loads the version later scores them again: another result means that the model is not computed as it was, be it
+by other code, other libraries or a damaged file.
+"""
+
+import json
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+FILE_NAME = "golden.json"
+TOLERANCE = 1e-6  # what float32 leaves open between two ways to compute one score
+
+Score = Callable[[Sequence[dict[str, Any]]], npt.ArrayLike]
+
+
+def write_golden(path: Path, applications: Sequence[dict[str, Any]], scores: npt.ArrayLike) -> None:
+    """Writes applications and their scores as JSON; missing values become null."""
+    rows = [{name: None if value != value else value for name, value in row.items()} for row in applications]
+    content = {"applications": rows, "scores": np.asarray(scores, np.float64).tolist()}
+    path.write_text(json.dumps(content, indent=1, allow_nan=False), encoding="utf-8")
+
+
+def largest_difference(path: Path, score: Score) -> float:
+    """How far the scores of the golden rows are from what they were.
+
+    Args:
+        path: a file of `write_golden`.
+        score: gives the probability of default of each of a list of applications.
+    """
+    golden = json.loads(path.read_text(encoding="utf-8"))
+    return float(np.max(np.abs(np.asarray(score(golden["applications"])) - np.asarray(golden["scores"]))))

@@ -1,0 +1,124 @@
+"""Moving the champion: promotion, rollback and their history, kept as tags on the versions.
+
+MLflow's aliases have no compare-and-swap, so on one machine a file lock keeps promotions apart, and the alias is read
+again after each move. Between machines, let one job at a time promote (a concurrency group in CI).
+"""
+
+import hashlib
+import json
+import tempfile
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Literal
+
+from filelock import FileLock, Timeout
+
+from credit_risk.errors import CreditRiskError
+from credit_risk.registry import CHAMPION, PREVIOUS_CHAMPION, Registry, Version
+
+LOCK_SECONDS = 60
+_EVENT = "event."  # prefix of a tag: event.<time in UTC>
+
+Kind = Literal["promoted", "refused", "rolled back"]
+
+
+@dataclass(frozen=True, slots=True, order=True)
+class Event:
+    """What happened to a version: `other` is the champion before a promotion or refusal, or after a rollback."""
+
+    time: str
+    kind: Kind
+    version: str
+    other: str | None
+    why: str
+
+
+def promote(registry: Registry, version: str, instead_of: str | None, why: str) -> None:
+    """Makes a version the champion, and the champion the previous one.
+
+    Args:
+        registry: where.
+        version: the new champion.
+        instead_of: the champion it was compared with, None if there was none.
+        why: for the history.
+
+    Raises:
+        CreditRiskError: another version has become champion meanwhile, or took the alias during the move.
+    """
+    with _locked(registry):
+        champion = _number(registry.version_of(CHAMPION))
+        if champion == version:
+            return
+        if champion != instead_of:
+            raise CreditRiskError(
+                f"champion is now version {champion}, not {instead_of} that {version} was compared with; run the gates again"
+            )
+        if champion:
+            registry.point(PREVIOUS_CHAMPION, champion)
+        _move(registry, version)
+        record(registry, "promoted", version, champion, why)
+
+
+def rollback(registry: Registry, why: str) -> tuple[str, str]:
+    """Makes the previous champion the champion again; returns the versions it moved from and to.
+
+    Raises:
+        CreditRiskError: there is no champion or no previous one, or another promotion took the alias.
+    """
+    with _locked(registry):
+        champion, previous = (_number(registry.version_of(alias)) for alias in (CHAMPION, PREVIOUS_CHAMPION))
+        if champion is None or previous is None or champion == previous:
+            raise CreditRiskError("there is no previous champion to go back to; see `uv run main.py history`")
+        _move(registry, previous)
+        registry.unpoint(PREVIOUS_CHAMPION)
+        record(registry, "rolled back", champion, previous, why)
+    return champion, previous
+
+
+def record(registry: Registry, kind: Kind, version: str, other: str | None, why: str) -> None:
+    """Writes an event on a version."""
+    time = datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%S.%fZ")
+    registry.tag(version, _EVENT + time, json.dumps({"kind": kind, "other": other, "why": why}))
+
+
+def history(registry: Registry) -> list[Event]:
+    """All promotions, refusals and rollbacks, oldest first."""
+    return sorted(event for version in registry.versions() for event in events(version))
+
+
+def events(version: Version) -> list[Event]:
+    """What happened to one version, oldest first."""
+    return sorted(
+        Event(time=key.removeprefix(_EVENT), version=version.number, **json.loads(value))
+        for key, value in version.tags.items()
+        if key.startswith(_EVENT)
+    )
+
+
+def rolled_back(version: Version) -> Event | None:
+    """The rollback that ended a version's time as champion, unless it has been promoted again since."""
+    moves = [event for event in events(version) if event.kind != "refused"]
+    return moves[-1] if moves and moves[-1].kind == "rolled back" else None
+
+
+def _move(registry: Registry, version: str) -> None:
+    registry.point(CHAMPION, version)
+    now = _number(registry.version_of(CHAMPION))
+    if now != version:
+        raise CreditRiskError(f"the alias went to version {now} while it was moved to {version}; see who else promotes")
+
+
+def _number(version: Version | None) -> str | None:
+    return version.number if version else None
+
+
+def _locked(registry: Registry) -> FileLock:
+    name = hashlib.sha256(registry.uri.encode()).hexdigest()[:16]
+    path = Path(tempfile.gettempdir()) / f"credit-risk-promotion-{name}.lock"
+    lock = FileLock(path, timeout=LOCK_SECONDS, mode=0o666)
+    try:
+        lock.acquire()
+    except Timeout as error:
+        raise CreditRiskError(f"another promotion has held {path} for {LOCK_SECONDS} s; try again later") from error
+    return lock
