@@ -114,7 +114,8 @@ def check_raw_columns(names: list[str]) -> None:
 def repeated(raw: pq.ParquetFile) -> npt.NDArray[np.bool_]:
     """Which rows have a loan number that stands again further down, shape (rows,)."""
     numbers = raw.read(["LoanNr_ChkDgt"])["LoanNr_ChkDgt"].to_pandas()
-    return numbers.duplicated(keep="last").to_numpy()
+    duplicated: npt.NDArray[np.bool_] = numbers.duplicated(keep="last").to_numpy()
+    return duplicated
 
 
 def check_rejected_share(reasons: Counter[str], rows: int, most: float) -> None:

@@ -6,8 +6,8 @@ Writes: 1.data/7.registered/model.json   lineage key and digest of the serving f
         in the registry at MLFLOW_TRACKING_URI: one run with everything, and one version, alias `challenger`
 Params: all that shaped the model: data, clean, split, train, evaluate
 
-The lineage key is made of the data, the parameters, the environment and the serving form's bytes. If a version with this
-key is there already, it only gets the alias: registering twice, or after a kill half-way, makes no second version.
+The lineage key is made of the data, the parameters, the environment and the serving form's bytes. If a version with
+this key is there already, it only gets the alias: registering twice, or after a kill half-way, makes no second version.
 Git commit and dvc.lock are recorded, not part of the key.
 """
 
@@ -35,7 +35,7 @@ from credit_risk import params
 from credit_risk.contract import FIELDS
 from credit_risk.files import read_json, sha256, write_json
 from credit_risk.golden import FILE_NAME, write_golden
-from credit_risk.holdout import read_holdout
+from credit_risk.holdout import as_records, read_holdout
 from credit_risk.model import default_probability
 from credit_risk.paths import data, root
 from credit_risk.registered_form import CODE, TRUSTED, registered_form
@@ -123,11 +123,11 @@ def logged_run(registry: Registry, key: str) -> Iterator[str]:
 def log_everything(lineage: dict[str, Any]) -> Any:
     """Logs params, metrics, dataset, reports and both forms of the model; returns the logged model."""
     mlflow.log_params(flat(lineage["params"]))
-    mlflow.log_metrics(
-        {name: value for name, value in flat(read_json(data("6.reports", "metrics.json"))).items() if value != str(value)}
-    )
+    figures = flat(read_json(data("6.reports", "metrics.json")))
+    mlflow.log_metrics({name: value for name, value in figures.items() if isinstance(value, (int, float))})
     digest = hashlib.sha256(json.dumps(lineage["data"], sort_keys=True).encode()).hexdigest()
-    mlflow.log_input(MetaDataset(HTTPDatasetSource(", ".join(lineage["data"])), "loans", digest[:32]), "training")
+    source: Any = HTTPDatasetSource(", ".join(lineage["data"]))  # type: ignore[no-untyped-call]
+    mlflow.log_input(MetaDataset(source, "loans", digest[:32]), "training")  # type: ignore[abstract]
     mlflow.log_dict(lineage | record(), "lineage.json")
     mlflow.log_artifacts(str(data("6.reports")), "reports")
     with tempfile.TemporaryDirectory() as folder:
@@ -138,7 +138,7 @@ def log_model(folder: Path) -> Any:
     """Logs the registry's form, with the serving form and the golden rows as extra files."""
     pipeline = registered_form(joblib.load(data("5.model", "model.joblib")))  # made here by stage 5: safe to unpickle
     golden = read_holdout("test").applications.head(GOLDEN_ROWS)
-    write_golden(folder / FILE_NAME, golden.to_dict("records"), default_probability(pipeline, golden))
+    write_golden(folder / FILE_NAME, as_records(golden), default_probability(pipeline, golden))
     return mlflow.sklearn.log_model(
         pipeline,
         name="model",

@@ -1,7 +1,7 @@
 """Gate 1: can the registered model be loaded, and is it the model it says it is?
 
-Loads the version from the registry in a fresh process, as a server would, without unpickling anything, and holds its two
-forms against each other on every held-out loan. If this gate fails, nothing further runs.
+Loads the version from the registry in a fresh process, as a server would, without unpickling anything, and holds its
+two forms against each other on every held-out loan. If this gate fails, nothing further runs.
 Exit code: 0 passed, 3 refused, 1 error.
 
 Usage: uv run 5.testing/loading.py [--version N]      default: the challenger

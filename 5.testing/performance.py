@@ -172,7 +172,7 @@ def threshold_checks(contender: Contender, section: GateParams) -> tuple[Check, 
         name, auc = next(iter(single_feature_aucs(features, labels, names, section.seed).items()))
         return auc < section.leak_auc, f"{auc:.3f} ({name})"
 
-    checks = (
+    checks: tuple[Check, ...] = (
         check("loading", "the loading gate has passed", loading),
         check("not_rolled_back", "never, or promoted since", not_rolled_back),
         at_least("auc", "roc_auc", "test", section.min_auc),

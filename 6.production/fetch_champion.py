@@ -37,7 +37,7 @@ def main() -> None:
     )
     if not difference <= TOLERANCE:
         raise CreditRiskError(
-            f"version {champion.number} is refused: its golden rows score {difference:.1e} away from what was registered"
+            f"version {champion.number} is refused: its golden rows score {difference:.1e} off what was registered"
         )
     files = {champion_cache.ONNX: onnx, champion_cache.GOLDEN: golden}
     champion_cache.install(settings.model_cache, files, about(champion, scorer))

@@ -41,7 +41,9 @@ def load(cache: Path) -> ServedModel:
         raise CreditRiskError(f"the model cache is damaged; delete {cache.name} and fetch again") from error
     scorer = Scorer.load(folder / ONNX)
     if scorer.digest != about["onnx_sha256"]:
-        raise CreditRiskError(f"the cached model of version {about['version']} is damaged; delete {cache.name} and fetch again")
+        raise CreditRiskError(
+            f"the cached model of version {about['version']} is damaged; delete {cache.name} and fetch again"
+        )
     return ServedModel(about["version"], scorer, about)
 
 

@@ -10,6 +10,8 @@ from dataclasses import dataclass
 
 from credit_risk.errors import CreditRiskError
 
+SHOWN = 3  # choices that an error message lists
+
 
 @dataclass(frozen=True, slots=True)
 class Number:
@@ -68,19 +70,20 @@ class Choice:
     @property
     def rule(self) -> str:
         """What a value must be, as the end of a sentence; both the frame check and the API say just this."""
-        shown = ", ".join(self.choices[:3]) + (", …" if len(self.choices) > 3 else "")
+        shown = ", ".join(self.choices[:SHOWN]) + (", …" if len(self.choices) > SHOWN else "")
         null = "" if self.required else " or null"
         return f"must be one of {shown}{null}"
 
 
 NO_YES = ("no", "yes")
 # USPS codes: the 50 states, the District of Columbia and the five inhabited territories.
-STATES = tuple(
-    "AL AK AZ AR CA CO CT DE DC FL GA HI ID IL IN IA KS KY LA ME MD MA MI MN MS MO MT NE NV NH NJ NM NY NC ND OH OK OR "
-    "PA RI SC SD TN TX UT VT VA WA WV WI WY AS GU MP PR VI".split()
-)
+STATES = (
+    "AL", "AK", "AZ", "AR", "CA", "CO", "CT", "DE", "DC", "FL", "GA", "HI", "ID", "IL", "IN", "IA", "KS", "KY", "LA",
+    "ME", "MD", "MA", "MI", "MN", "MS", "MO", "MT", "NE", "NV", "NH", "NJ", "NM", "NY", "NC", "ND", "OH", "OK", "OR",
+    "PA", "RI", "SC", "SD", "TN", "TX", "UT", "VT", "VA", "WA", "WV", "WI", "WY", "AS", "GU", "MP", "PR", "VI",
+)  # fmt: skip
 # First two digits of the North American Industry Classification System.
-SECTORS = tuple(int(s) for s in "11 21 22 23 31 32 33 42 44 45 48 49 51 52 53 54 55 56 61 62 71 72 81 92".split())
+SECTORS = (11, 21, 22, 23, 31, 32, 33, 42, 44, 45, 48, 49, 51, 52, 53, 54, 55, 56, 61, 62, 71, 72, 81, 92)
 
 FIELDS: tuple[Number | Choice, ...] = (
     Number(

@@ -99,7 +99,7 @@ def from_columns(columns: Mapping[str, Any]) -> Features:
         else:
             get[field.name] = np.asarray(columns[field.name], np.float64)
     digits = get["naics"] // 10_000.0
-    known = (digits >= 0.0) & (digits < 100.0)
+    known = (digits >= 0.0) & (digits < len(_SECTOR_CODES))
     sector = np.where(np.isnan(digits), MISSING, UNSEEN)
     sector[known] = np.array(_SECTOR_CODES)[digits[known].astype(np.intp)]
     with np.errstate(divide="ignore", invalid="ignore"):

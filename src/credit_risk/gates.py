@@ -16,6 +16,7 @@ from credit_risk import params
 from credit_risk.errors import CreditRiskError
 from credit_risk.files import sha256, write_json
 from credit_risk.paths import root
+from credit_risk.promotion import rolled_back
 from credit_risk.registry import CHALLENGER, Registry, Version
 
 EXIT_REFUSED = 3  # the gates worked, and the model may not serve; 1 is an error
@@ -60,7 +61,7 @@ def check(name: str, required: str, measure: Callable[[], Measured]) -> Check:
     """Makes one check; an error in it is a failure that says what went wrong."""
     try:
         passed, measured = measure()
-    except Exception as error:  # fail closed, whatever a damaged model raises
+    except Exception as error:  # noqa: BLE001 (fail closed, whatever a damaged model raises)
         passed, measured = False, " ".join(str(error).split())[:300] or type(error).__name__
     return Check(name, bool(passed), measured, required)
 
@@ -89,6 +90,20 @@ def read_verdict(version: Version, gate: str) -> dict[str, Any] | None:
     """The last verdict of a gate on a version, as `publish` wrote it."""
     text = version.tags.get(VERDICT + gate)
     return json.loads(text) if text else None
+
+
+def last_refusal(version: Version, champion: str | None) -> str | None:
+    """Why the gates as they are now have refused a version against this champion already; None if they have not."""
+    if event := rolled_back(version):
+        return f"rolled back on {event.time[:10]} ({event.why})"
+    for gate in ("performance", "loading"):
+        verdict = read_verdict(version, gate)
+        if verdict and not verdict["passed"] and verdict["key"] == gate_key(champion):
+            failed = [
+                f"{c['name']} ({c['measured']}, required {c['required']})" for c in verdict["checks"] if not c["passed"]
+            ]
+            return f"{gate} gate: {'; '.join(failed)}"
+    return None
 
 
 def version_to_gate(registry: Registry, number: str | None) -> Version:

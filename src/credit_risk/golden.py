@@ -19,9 +19,8 @@ Score = Callable[[Sequence[dict[str, Any]]], npt.ArrayLike]
 
 
 def write_golden(path: Path, applications: Sequence[dict[str, Any]], scores: npt.ArrayLike) -> None:
-    """Writes applications and their scores as JSON; missing values become null."""
-    rows = [{name: None if value != value else value for name, value in row.items()} for row in applications]
-    content = {"applications": rows, "scores": np.asarray(scores, np.float64).tolist()}
+    """Writes applications (a missing value is None) and their scores as JSON."""
+    content = {"applications": list(applications), "scores": np.asarray(scores, np.float64).tolist()}
     path.write_text(json.dumps(content, indent=1, allow_nan=False), encoding="utf-8")
 
 

@@ -50,3 +50,11 @@ def as_frame(applications: Sequence[dict[str, Any]]) -> pd.DataFrame:
     """Applications as a frame of the contract: float64 for numbers (NaN when missing), words or None otherwise."""
     frame = pd.DataFrame(list(applications), columns=list(FIELD_NAMES))
     return frame.astype({field.name: "float64" for field in FIELDS if isinstance(field, Number)})
+
+
+def as_records(frame: pd.DataFrame) -> list[dict[str, Any]]:
+    """The rows of a frame of the contract as applications; missing values are None, as in JSON."""
+    return [
+        {str(name): None if pd.isna(value) else value for name, value in row.items()}
+        for row in frame.to_dict("records")
+    ]

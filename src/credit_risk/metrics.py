@@ -80,8 +80,7 @@ def auc_difference_interval(
 ) -> tuple[float, Interval]:
     """ROC AUC of `scores` minus that of `other` on the same loans, with its 95 % paired bootstrap interval."""
     differences = [
-        auc(counts) - auc(other_counts)
-        for counts, other_counts in _resampled(labels, [scores, other], resamples, seed)
+        auc(counts) - auc(other_counts) for counts, other_counts in _resampled(labels, [scores, other], resamples, seed)
     ]
     return float(roc_auc_score(labels, scores) - roc_auc_score(labels, other)), _interval(differences)
 

@@ -122,9 +122,7 @@ def _classifier(train: TrainParams) -> BaseEstimator:
         return LogisticRegression(**train.logistic_regression, random_state=train.seed)
     if train.model == "random_forest":
         return RandomForestClassifier(**train.random_forest, random_state=train.seed, n_jobs=train.threads)
-    return HistGradientBoostingClassifier(
-        **train.hist_gradient_boosting, early_stopping=False, random_state=train.seed
-    )
+    return HistGradientBoostingClassifier(**train.hist_gradient_boosting, early_stopping=False, random_state=train.seed)
 
 
 def _encoder(model: ModelName, codes: list[int], numbers: list[int]) -> ColumnTransformer:

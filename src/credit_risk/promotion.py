@@ -52,7 +52,8 @@ def promote(registry: Registry, version: str, instead_of: str | None, why: str) 
             return
         if champion != instead_of:
             raise CreditRiskError(
-                f"champion is now version {champion}, not {instead_of} that {version} was compared with; run the gates again"
+                f"champion is now version {champion}, not {instead_of} that {version} was gated against; "
+                "run the gates again"
             )
         if champion:
             registry.point(PREVIOUS_CHAMPION, champion)

@@ -32,7 +32,7 @@ TRUSTED = [
 ]
 
 
-class ApplicantFeatures(TransformerMixin, BaseEstimator):
+class ApplicantFeatures(TransformerMixin, BaseEstimator):  # type: ignore[misc]  # scikit-learn has no types
     """The first step: applicant fields to features. Nothing is fitted."""
 
     def fit(self, applications: Any, labels: Any = None) -> Self:  # noqa: ARG002 (scikit-learn's interface)

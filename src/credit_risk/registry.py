@@ -107,7 +107,7 @@ class Registry:
             with tempfile.NamedTemporaryFile("w", prefix="probe-") as probe:
                 probe.write("probe")
                 probe.flush()
-                repository = get_artifact_repository(location)
+                repository: Any = get_artifact_repository(location)
                 repository.log_artifact(probe.name, "probes")
                 repository.delete_artifacts(f"probes/{Path(probe.name).name}")
         except Exception as error:  # each artifact store raises its own kinds

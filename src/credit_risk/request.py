@@ -42,17 +42,15 @@ def _annotation(field: Number | Choice) -> Any:
     return kind if field.required else kind | None
 
 
+_fields: dict[str, Any] = {
+    field.name: (
+        _annotation(field),
+        Field(... if field.required else None, description=field.description, examples=[field.example]),
+    )
+    for field in FIELDS
+}
 LoanApplication: Any = create_model(
-    "LoanApplication",
-    __base__=_Rules,
-    __doc__="What a lender knows when a loan is approved.",
-    **{
-        field.name: (
-            _annotation(field),
-            Field(... if field.required else None, description=field.description, examples=[field.example]),
-        )
-        for field in FIELDS
-    },
+    "LoanApplication", __base__=_Rules, __doc__="What a lender knows when a loan is approved.", **_fields
 )
 
 
@@ -65,7 +63,7 @@ def explain(error: ValidationError | Any) -> list[dict[str, str]]:
     Returns:
         For each broken field `{"field": …, "reason": …}`; field is empty when the body as a whole is wrong.
     """
-    details = error.errors() if isinstance(error, ValidationError) else error
+    details: Any = error.errors() if isinstance(error, ValidationError) else error
     problems: dict[str, str] = {}
     for detail in details:
         named = [part for part in detail["loc"] if isinstance(part, str) and part != "body"]

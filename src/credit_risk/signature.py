@@ -13,7 +13,7 @@ def contract_signature() -> ModelSignature:
     Numbers are doubles, also the whole ones: integers can't be missing. Output: shape (n, 2), probability of class 0
     (paid in full) and 1 (default).
     """
-    inputs = [
+    inputs: list[ColSpec | TensorSpec] = [
         ColSpec(DataType.double if isinstance(field, Number) else DataType.string, field.name, required=field.required)
         for field in FIELDS
     ]

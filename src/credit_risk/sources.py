@@ -61,9 +61,9 @@ def expand(patterns: list[str]) -> list[Source]:
 
 
 def changed(source: Source, known: dict[str, Any]) -> bool:
-    """Whether a source's content may differ from its entry in the manifest; a store that tells nothing counts as yes."""
+    """Whether a source may differ from its entry in the manifest; a store that tells nothing counts as yes."""
     if source.local:
-        return sha256(Path(source.path)) != known["sha256"]
+        return bool(sha256(Path(source.path)) != known["sha256"])
     tag = source.tag()
     return tag is None or tag != known.get("tag")
 

@@ -1,0 +1,302 @@
+"""The whole journey in one command: pipeline, gates, promotion; then serve.
+
+uv run main.py             runs what has changed, gates the model and promotes it if it passes
+uv run main.py --refresh   the same, and looks first whether remote sources have changed
+uv run main.py serve       serves the champion over HTTP
+uv run main.py history     lists promotions, refusals and rollbacks
+uv run main.py rollback    makes the previous champion the champion again
+"""
+
+import argparse
+import os
+import re
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import IO, TYPE_CHECKING, Any, Self
+
+from rich.console import Console
+from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
+from rich.table import Table
+
+from credit_risk import champion_cache, params, runner
+from credit_risk.errors import CreditRiskError
+from credit_risk.files import read_json
+from credit_risk.paths import data, root
+from credit_risk.settings import Settings
+
+# MLflow takes seconds to import, so what needs it is imported where it is used.
+if TYPE_CHECKING:
+    from credit_risk.registry import Version
+
+PIPELINE = "4.dvc_pipeline/dvc.yaml"
+REGISTER = "4.dvc_pipeline/7.register_model.py"
+GATES = ("5.testing/loading.py", "5.testing/performance.py")
+LOG = "4.dvc_pipeline/last_run.log"  # everything that the children print
+EXIT_REFUSED = 3  # of a gate script
+RUNNING = re.compile(r"^> python (?P<script>\S+)\.py$")  # how `dvc repro` announces a stage
+CHATTER = re.compile(
+    r"^(Running stage|Stage '|Updating|Generating|To track|To enable|Use `dvc|Data and pipe|[ \t│┃┏┡└])"
+)
+SENTENCE = re.compile(r"^(stage \d|[a-z]+ gate|ERROR): ")  # an expected error, in one sentence
+NEXT = """next:
+  uv run main.py serve                  serve the champion on http://127.0.0.1:8000 (docs at /docs), then
+  curl -s localhost:8000/predict -H 'content-type: application/json' -d @6.production/example.json
+  uv run main.py history                promotions, refusals and rollbacks
+  uv run mlflow ui --backend-store-uri sqlite:///3.experiments/mlflow.db     runs and versions in a browser"""
+console = Console(highlight=False)
+
+
+def main() -> None:
+    """Parses the command line and runs the command."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--refresh", action="store_true", help="look first whether remote sources have changed")
+    commands = parser.add_subparsers(dest="command", metavar="command")
+    serving = commands.add_parser("serve", help="serve the champion over HTTP")
+    serving.add_argument("--host", default="127.0.0.1", help="address to listen on (default: %(default)s)")
+    serving.add_argument("--port", type=int, default=8000, help="port to listen on (default: %(default)s)")
+    serving.add_argument("--workers", type=int, default=1, help="processes that answer (default: %(default)s)")
+    commands.add_parser("history", help="list promotions, refusals and rollbacks")
+    rolling = commands.add_parser("rollback", help="make the previous champion the champion again")
+    rolling.add_argument("--why", default="by hand", help="reason, for the history")
+    arguments = parser.parse_args()
+    try:
+        match arguments.command:
+            case "serve":
+                serve(arguments.host, arguments.port, arguments.workers)
+            case "history":
+                show_history()
+            case "rollback":
+                rollback(arguments.why)
+            case _:
+                sys.exit(journey(arguments.refresh))
+    except CreditRiskError as error:
+        Console(stderr=True, highlight=False).print(f"[bold red]error:[/] {error}", soft_wrap=True)
+        sys.exit(1)
+    except KeyboardInterrupt:
+        console.print("interrupted; the next run goes on from here")
+        sys.exit(130)
+
+
+def journey(refresh: bool) -> int:
+    """Pipeline, registration, gates and summary; returns the exit code."""
+    start = time.monotonic()
+    # Opening MLflow's store takes seconds, and the first stages don't need it.
+    threading.Thread(target=open_registry_early, daemon=True).start()
+    with (root() / LOG).open("w", encoding="utf-8") as log, Steps() as steps:
+        if refresh and sources_changed():
+            repro(["--force", "--single-item", f"{PIPELINE}:get_data"], steps, log)
+        repro([PIPELINE], steps, log)
+        outcome = register_and_gate(steps, log)
+    return summary(outcome, bool(steps.done), time.monotonic() - start)
+
+
+def open_registry_early() -> None:
+    """Opens the registry ahead of its use; what is wrong with it is told when it is used."""
+    from credit_risk.registry import Registry
+
+    try:
+        Registry().experiment_id()
+    except CreditRiskError:
+        return
+
+
+def sources_changed() -> bool:
+    """Whether a source that DVC does not watch differs from what stage 1 has read; says which."""
+    from credit_risk.sources import changed, expand
+
+    manifest = data("1.raw", "manifest.json")
+    if not manifest.exists():
+        return False  # stage 1 runs anyway
+    known = {entry["source"]: entry for entry in read_json(manifest)}
+    sources = {source.name: source for source in expand(params.read(params.path())["data"]["sources"])}
+    names = [name for name, source in sources.items() if name not in known or changed(source, known[name])]
+    names += [name for name in known if name not in sources]
+    for name in names:
+        console.print(f"source {name} has changed")
+    return bool(names)
+
+
+class Steps:
+    """What is running and for how long, as a live line; each finished step stays as a line of its own."""
+
+    def __init__(self) -> None:
+        self.done: list[str] = []
+        self.sentence = ""  # the last that a step said, or its error
+        self._name = ""
+        self._failed = False
+        self._progress = Progress(
+            SpinnerColumn(), TextColumn("{task.description}"), TimeElapsedColumn(), console=console, transient=True
+        )
+        self._task = self._progress.add_task("starting")
+
+    def __enter__(self) -> Self:
+        """Shows the live line."""
+        self._progress.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """Takes it away."""
+        self._progress.stop()
+
+    def begin(self, name: str) -> None:
+        """Ends the running step, if any, and begins another."""
+        self.end()
+        self._name, self._started = name, time.monotonic()
+        self._progress.reset(self._task, description=name)
+
+    def heard(self, line: str) -> None:
+        """Takes note of a line that the step has printed."""
+        if self._failed or not line.strip() or CHATTER.match(line):
+            return
+        self.sentence = line.removeprefix("ERROR: ")
+        self._failed = SENTENCE.match(line) is not None
+
+    def end(self, result: str = "") -> None:
+        """Ends the running step."""
+        if self._name:
+            seconds = time.monotonic() - self._started
+            console.print(f"  {self._name:<18} {seconds:5.1f} s  {result or self.sentence}", soft_wrap=True)
+            self.done.append(self._name)
+        self._name = self.sentence = ""
+        self._progress.reset(self._task, description="waiting")
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """How it ended: what became of the challenger, and the champion that stands."""
+
+    challenger: "Version"
+    champion: "Version | None"
+    verdict: str
+
+
+def repro(arguments: list[str], steps: Steps, log: IO[str]) -> None:
+    """Runs `dvc repro`, showing each stage that it runs.
+
+    Raises:
+        CreditRiskError: a stage has failed, with its own sentence, or DVC has, with its.
+    """
+    try:
+        for line in runner.lines([sys.executable, "-m", "dvc", "repro", *arguments], log):
+            if match := RUNNING.match(line):
+                steps.begin(match["script"])
+            else:
+                steps.heard(line)
+    except subprocess.CalledProcessError as error:
+        raise CreditRiskError(f"{steps.sentence or 'dvc repro failed'} (all output: {LOG})") from error
+    steps.end()
+
+
+def run_script(path: str, steps: Steps, log: IO[str]) -> bool:
+    """Runs a script of a room; returns False if it is a gate that has refused.
+
+    Raises:
+        CreditRiskError: it has failed, with its own sentence.
+    """
+    steps.begin(path.rpartition("/")[2].removesuffix(".py"))
+    try:
+        for line in runner.lines([sys.executable, path], log):
+            steps.heard(line)
+    except subprocess.CalledProcessError as error:
+        if error.returncode != EXIT_REFUSED:
+            raise CreditRiskError(f"{steps.sentence or path + ' failed'} (all output: {LOG})") from error
+        steps.end("refused")
+        return False
+    steps.end()
+    return True
+
+
+def register_and_gate(steps: Steps, log: IO[str]) -> Outcome:
+    """Sees to it that the current registry has this model as its challenger, and that it has been gated."""
+    from credit_risk.gates import last_refusal
+    from credit_risk.registry import CHALLENGER, CHAMPION, LINEAGE_KEY, Registry
+
+    registry = Registry()
+    key = read_json(data("7.registered", "model.json"))[LINEAGE_KEY]
+    challenger, champion = registry.version_of(CHALLENGER), registry.version_of(CHAMPION)
+    if challenger is None or challenger.tags.get(LINEAGE_KEY) != key:
+        # DVC does not see the environment: another registry, or an older model of which DVC has kept the files.
+        run_script(REGISTER, steps, log)
+        challenger = registry.version_of(CHALLENGER)
+    if challenger is None:
+        raise CreditRiskError(f"{registry.address} lost the challenger that was just registered; run again")
+    if champion and champion.number == challenger.number:
+        return Outcome(challenger, champion, "is the champion already")
+    if refusal := last_refusal(challenger, champion.number if champion else None):
+        return Outcome(challenger, champion, f"was refused already: {refusal}")
+    if all(run_script(path, steps, log) for path in GATES):
+        return Outcome(challenger, registry.version_of(CHAMPION), "passed all gates and was promoted")
+    refused = registry.version(challenger.number)
+    refusal = last_refusal(refused, champion.number if champion else None)
+    return Outcome(challenger, registry.version_of(CHAMPION), f"refused: {refusal}")
+
+
+def summary(outcome: Outcome, ran: bool, seconds: float) -> int:
+    """Prints the closing table and the next commands; returns the exit code: 0 when a champion stands."""
+    if not ran:
+        console.print("nothing has changed since the last run")
+    test, late = (read_json(data("6.reports", "metrics.json"))[side] for side in ("test", "out_of_time"))
+    rows: dict[str, Callable[[Any], str]] = {
+        "ROC AUC": lambda m: f"{m['roc_auc']:.3f} ({m['roc_auc_low']:.3f} to {m['roc_auc_high']:.3f})",
+        "… of logistic regression": lambda m: f"{m['logistic_baseline']['roc_auc']:.3f}",
+        "calibration error": lambda m: f"{m['ece']:.3f}",
+        "default rate": lambda m: f"{m['default_rate']:.3f}",
+        "accuracy (always “paid”)": lambda m: f"{m['accuracy']:.3f} ({m['majority_accuracy']:.3f})",
+    }
+    champion = outcome.champion
+    table = Table("loans held out", "in time (test)", "out of time")
+    for name, shown in rows.items():
+        table.add_row(name, shown(test), shown(late))
+    console.print(table)
+    console.print(f"version {outcome.challenger.number} (challenger) {outcome.verdict}", soft_wrap=True)
+    if champion is None:
+        console.print(f"[bold red]no champion stands:[/] nothing can be served; the gates' tables are in {LOG}")
+        return 1
+    console.print(f"version {champion.number} is the champion; took {seconds:.0f} s\n{NEXT}", soft_wrap=True)
+    return 0
+
+
+def serve(host: str, port: int, workers: int) -> None:
+    """Fetches the champion and becomes the API's server; with the registry down, serves the last good model."""
+    command = [sys.executable, "6.production/fetch_champion.py"]
+    fetched = subprocess.run(command, cwd=root(), capture_output=True, text=True, check=False)
+    if fetched.returncode:
+        sentence = (fetched.stderr.strip().splitlines() or ["the champion can't be fetched"])[-1]
+        try:
+            cached = champion_cache.load(Settings().model_cache)
+        except CreditRiskError:
+            raise CreditRiskError(sentence) from None
+        console.print(
+            f"[bold red]warning:[/] {sentence}; serving version {cached.version} from the cache", soft_wrap=True
+        )
+    os.chdir(root())
+    listen = ["--host", host, "--port", str(port), "--workers", str(workers), "--no-server-header"]
+    os.execv(sys.executable, [sys.executable, "-m", "uvicorn", "--app-dir", "6.production", "app:app", *listen])
+
+
+def show_history() -> None:
+    """Prints promotions, refusals and rollbacks, oldest first."""
+    from credit_risk.promotion import history
+    from credit_risk.registry import Registry
+
+    table = Table("time (UTC)", "what", "version", "champion before, or after a rollback", "why")
+    for event in history(Registry()):
+        table.add_row(event.time[:19].replace("T", " "), event.kind, event.version, event.other or "none", event.why)
+    console.print(table if table.row_count else "nothing has been promoted or refused yet")
+
+
+def rollback(why: str) -> None:
+    """Makes the previous champion the champion again."""
+    from credit_risk import promotion
+    from credit_risk.registry import Registry
+
+    old, new = promotion.rollback(Registry(), why)
+    console.print(f"champion is version {new} again, instead of {old}; servers started from now on serve it")
+
+
+if __name__ == "__main__":
+    main()
