@@ -1,116 +1,14 @@
-"""A small copy of the project that tests may run, break and change, with a registry of its own."""
+"""Fixtures: projects in the states that tests start from."""
 
-import gzip
 import os
-import re
-import runpy
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import pytest
-
-REPOSITORY = Path(__file__).resolve().parents[1]
-EVERY = 12  # loan of the committed ones: about 4,000 in all
-
-# What makes a run on 4,000 loans quick, and gates that a sound model passes in spite of the small sample.
-SMALL_PARAMS = {
-    "max_iter: 250": "max_iter: 60",
-    "trees: 50": "trees: 10",
-    "threshold_folds: 5": "threshold_folds: 3",
-    "bootstrap_resamples: 1000": "bootstrap_resamples: 100",
-    "min_auc: 0.72": "min_auc: 0.60",
-    "min_out_of_time_auc: 0.65": "min_out_of_time_auc: 0.55",
-    "max_calibration_error: 0.03": "max_calibration_error: 0.06",
-    "min_brier_skill: 0.05": "min_brier_skill: 0.005",
-    "min_auc_over_logistic: 0.02": "min_auc_over_logistic: 0.0",
-    "margin: 0.005": "margin: 0.05",
-}
-
-
-@dataclass(frozen=True)
-class Project:
-    """A copy of the project."""
-
-    root: Path
-
-    @property
-    def environment(self) -> dict[str, str]:
-        keep = {name: value for name, value in os.environ.items() if not name.startswith("MLFLOW_")}
-        return keep | {"CREDIT_RISK_ROOT": str(self.root), "COLUMNS": "160"}
-
-    def path(self, *parts: str) -> Path:
-        return self.root.joinpath(*parts)
-
-    def command(self, *arguments: str) -> list[str]:
-        return [sys.executable, *arguments]
-
-    def run(self, *arguments: str, check: bool = True, **environment: str) -> "subprocess.CompletedProcess[str]":
-        """Runs Python in the project, as `uv run` does; fails with its output unless told otherwise."""
-        result = subprocess.run(
-            self.command(*arguments),
-            cwd=self.root,
-            env=self.environment | environment,
-            capture_output=True,
-            text=True,
-            check=False,
-        )
-        assert not check or result.returncode == 0, result.stdout + result.stderr
-        return result
-
-    def set_param(self, old: str, new: str) -> None:
-        """Replaces a text of params.yaml that must be there."""
-        params = self.path("4.dvc_pipeline", "params.yaml")
-        text = params.read_text()
-        assert old in text
-        params.write_text(text.replace(old, new))
-
-
-def copy_project(target: Path) -> Project:
-    """The files that git has or would have, with fewer loans and quicker parameters, as a git repository."""
-    listed = subprocess.run(
-        ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"],
-        cwd=REPOSITORY,
-        capture_output=True,
-        check=True,
-    ).stdout.decode()
-    for name in [*filter(None, listed.split("\0")), "uv.lock"]:
-        if (REPOSITORY / name).is_file():
-            (target / name).parent.mkdir(parents=True, exist_ok=True)
-            shutil.copy(REPOSITORY / name, target / name)
-    project = Project(target)
-    for half in sorted(project.path("1.data", "later").glob("*.csv.gz")):
-        thin(half, half, every=3)
-    thin(
-        project.path("1.data", "source", "sba_loans.csv.gz"),
-        project.path("1.data", "source", "sba_loans.csv.gz"),
-        EVERY,
-    )
-    project.path("4.dvc_pipeline", "dvc.lock").unlink(missing_ok=True)
-    for old, new in SMALL_PARAMS.items():
-        project.set_param(old, new)
-    commit_all(target)
-    return project
-
-
-def thin(source: Path, target: Path, every: int) -> None:
-    """Keeps the header and every n-th row."""
-    with gzip.open(source, "rt", encoding="utf-8", newline="") as file:
-        header, *rows = file.read().splitlines(keepends=True)
-    with gzip.GzipFile(target, "wb", mtime=0) as file:
-        file.write("".join([header, *rows[::every]]).encode())
-
-
-def commit_all(folder: Path) -> None:
-    """Makes the folder a git repository with everything committed."""
-    identity = ["-c", "user.name=test", "-c", "user.email=test"]
-    subprocess.run(["git", "init", "-q"], cwd=folder, check=True)
-    subprocess.run(["git", "add", "-A"], cwd=folder, check=True)
-    subprocess.run(["git", *identity, "commit", "-q", "-m", "Start"], cwd=folder, check=True)
+from projects import Project, copy_finished, copy_project
 
 
 @pytest.fixture(scope="session")
@@ -146,30 +44,8 @@ def project(tmp_path: Path, finished: Project) -> Project:
     return copy_finished(finished, tmp_path / "project")
 
 
-def copy_finished(finished: Project, target: Path) -> Project:
-    """Copies a finished project; the paths in its registry are moved along."""
-    shutil.copytree(finished.root, target, symlinks=True)
-    move_registry(target / "3.experiments" / "mlflow.db", str(finished.root), str(target))
-    return Project(target)
-
-
-def move_registry(database: Path, old: str, new: str) -> None:
-    """Replaces a folder in all addresses of an embedded registry: MLflow keeps them absolute."""
-    import sqlite3
-
-    with sqlite3.connect(database) as connection:
-        for (table,) in connection.execute("select name from sqlite_master where type = 'table'").fetchall():
-            for _, column, kind, *_ in connection.execute(f"pragma table_info({table})").fetchall():
-                if re.match("VARCHAR|TEXT", kind):
-                    connection.execute(
-                        f"update {table} set {column} = replace({column}, ?, ?) where {column} like ?",
-                        (old, new, f"%{old}%"),
-                    )
-    connection.close()
-
-
 @pytest.fixture
-def inside(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[Project], None]]:
+def inside(monkeypatch: pytest.MonkeyPatch) -> Callable[[Project], None]:
     """Lets this process work inside a project, as a script that runs there does."""
 
     def enter(project: Project) -> None:
@@ -178,21 +54,4 @@ def inside(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[Project], None
         monkeypatch.setenv("CREDIT_RISK_ROOT", str(project.root))
         monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{project.path('3.experiments', 'mlflow.db')}")
 
-    yield enter
-
-
-def script(project: Project, path: str) -> dict[str, Any]:
-    """The names that a script of the rooms defines, without running it."""
-    return runpy.run_path(str(project.path(path)))
-
-
-def run_script(project: Project, path: str, *arguments: str) -> int:
-    """Runs a script in this process; returns its exit code."""
-    saved, sys.argv = sys.argv, [path, *arguments]
-    try:
-        runpy.run_path(str(project.path(path)), run_name="__main__")
-    except SystemExit as exit_:
-        return int(exit_.code or 0)
-    finally:
-        sys.argv = saved
-    return 0
+    return enter
