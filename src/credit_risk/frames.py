@@ -40,7 +40,8 @@ def failures(applications: pd.DataFrame) -> "pd.Series[str]":
         SCHEMA.validate(applications, lazy=True)
     except pa.errors.SchemaErrors as error:
         cases = error.failure_cases
-        whole_column = cases[cases["index"].isna()]
+        # A column of another type also breaks the rules that compare it, without a row.
+        whole_column = cases[cases["index"].isna() & (cases["schema_context"] == "Column")]
         if len(whole_column):
             case = whole_column.iloc[0]
             rule = next(field.rule for field in FIELDS if field.name == case["column"])
