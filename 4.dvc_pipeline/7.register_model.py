@@ -114,10 +114,9 @@ def end_interrupted_runs(registry: Registry, key: str) -> None:
 @contextmanager
 def logged_run(registry: Registry, key: str) -> Iterator[str]:
     """An MLflow run; gives its id."""
-    with registry.plain_errors():
-        mlflow.set_tracking_uri(registry.uri)
-        with mlflow.start_run(experiment_id=registry.experiment_id(), tags={LINEAGE_KEY: key}) as active:
-            yield active.info.run_id
+    experiment_id = registry.experiment_id()
+    with registry.plain_errors(), mlflow.start_run(experiment_id=experiment_id, tags={LINEAGE_KEY: key}) as active:
+        yield active.info.run_id
 
 
 def log_everything(lineage: dict[str, Any]) -> Any:

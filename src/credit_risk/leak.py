@@ -29,6 +29,9 @@ def single_feature_aucs(
     folds = StratifiedKFold(FOLDS, shuffle=True, random_state=seed)
     aucs = {}
     for index, name in enumerate(names):
+        if len(np.unique(features[:, index])) < 2:  # noqa: PLR2004 (one value, or none at all, tells nothing)
+            aucs[name] = 0.5
+            continue
         model = HistGradientBoostingClassifier(max_iter=20, max_leaf_nodes=8, early_stopping=False, random_state=seed)
         scores = cross_val_predict(model, features[:, [index]], labels, cv=folds, method="predict_proba")[:, 1]
         aucs[name] = float(roc_auc_score(labels, scores))

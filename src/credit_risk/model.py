@@ -131,7 +131,7 @@ def _encoder(model: ModelName, codes: list[int], numbers: list[int]) -> ColumnTr
         "hist_gradient_boosting": ("passthrough", "passthrough"),
         "random_forest": ("passthrough", SimpleImputer(strategy="median")),
         "logistic_regression": (
-            OneHotEncoder(handle_unknown="ignore", min_frequency=100, sparse_output=False, dtype=np.float32),
+            OneHotEncoder(handle_unknown="ignore", sparse_output=False, dtype=np.float32),
             make_pipeline(SimpleImputer(strategy="median"), StandardScaler()),
         ),
     }

@@ -29,6 +29,10 @@ def compile_onnx(pipeline: Any, facts: Facts) -> bytes:
         options={"zipmap": False},
         target_opset={"": OPSET, "ai.onnx.ml": 3},
     )
+    # The converter lists them in the order of a set, which differs from process to process.
+    opsets = sorted(model.opset_import, key=lambda opset: opset.domain)
+    del model.opset_import[:]
+    model.opset_import.extend(opsets)
     set_model_props(model, facts.to_props())
     onnx.checker.check_model(model)
     content: bytes = model.SerializeToString(deterministic=True)

@@ -37,10 +37,13 @@ def load(section: str, model: type[Section]) -> Section:
     try:
         return model.model_validate(content[section] or {})
     except ValidationError as error:
-        first = error.errors(include_url=False)[0]
-        key = ".".join([section, *map(str, first["loc"])])
-        hint = "unknown key, check its spelling" if first["type"] == "extra_forbidden" else first["msg"]
-        raise CreditRiskError(f"{where}: {key}: {hint}") from error
+        # A misspelt key also leaves the right one missing: say the misspelling first.
+        details = sorted(error.errors(include_url=False), key=lambda detail: detail["type"] != "extra_forbidden")
+        problems = []
+        for detail in details:
+            hint = "unknown key, check its spelling" if detail["type"] == "extra_forbidden" else detail["msg"]
+            problems.append(f"{'.'.join([section, *map(str, detail['loc'])])}: {hint}")
+        raise CreditRiskError(f"{where}: {'; '.join(problems)}") from error
 
 
 def read(file: Path) -> dict[str, Any]:

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
+import mlflow
 from mlflow import MlflowClient
 from mlflow.artifacts import download_artifacts
 from mlflow.entities.model_registry import ModelVersion
@@ -51,14 +52,14 @@ class Registry:
         """Connects; creates the embedded database on first use."""
         settings = settings or Settings()
         self.uri = settings.mlflow_tracking_uri
-        os.environ["MLFLOW_TRACKING_URI"] = self.uri  # MLflow's own functions and child processes see the same
         os.environ["MLFLOW_HTTP_REQUEST_TIMEOUT"] = str(settings.mlflow_http_request_timeout)
         os.environ["MLFLOW_HTTP_REQUEST_MAX_RETRIES"] = str(settings.mlflow_http_request_max_retries)
         logging.getLogger("mlflow").setLevel(logging.ERROR)  # it tells of tables and packages that nobody asked about
         os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
-        if self.embedded:
-            Path(urlsplit(self.uri).path[1:]).parent.mkdir(parents=True, exist_ok=True)
         with self.plain_errors():
+            if self.embedded:
+                Path(urlsplit(self.uri).path[1:]).parent.mkdir(parents=True, exist_ok=True)
+            mlflow.set_tracking_uri(self.uri)  # for MLflow's own functions, and for child processes
             self.client = MlflowClient(self.uri)
 
     @property

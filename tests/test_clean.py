@@ -1,0 +1,234 @@
+"""Stage 2: parsing by hand-made rows, and what happens to rows that can't be used."""
+
+import json
+from collections.abc import Callable
+from datetime import date
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import pytest
+from projects import Project, run_script, script
+
+STAGE = "4.dvc_pipeline/2.prep_clean_data.py"
+GOOD = {
+    "LoanNr_ChkDgt": "1000014003", "Name": "ABC", "City": "EVANSVILLE", "State": "IN", "Zip": "47711", "Bank": "FIFTH",
+    "BankState": "OH", "NAICS": "451120", "ApprovalDate": "28-Feb-97", "ApprovalFY": "1997", "Term": "84", "NoEmp": "4",
+    "NewExist": "2", "CreateJob": "1", "RetainedJob": "3", "FranchiseCode": "1", "UrbanRural": "0", "RevLineCr": "N",
+    "LowDoc": "Y", "ChgOffDate": "", "DisbursementDate": "28-Feb-99", "DisbursementGross": "$60,000.00 ",
+    "BalanceGross": "$0.00 ", "MIS_Status": "P I F", "ChgOffPrinGr": "$0.00 ", "GrAppv": "$60,000.00 ",
+    "SBA_Appv": "$48,000.00 ",
+}  # fmt: skip
+
+
+@pytest.fixture
+def root(tmp_path: Path, inside: Callable[[Project], None]) -> Project:
+    """A folder with raw rows and parameters, for the stage alone."""
+    project = Project(tmp_path)
+    project.path("4.dvc_pipeline").mkdir()
+    project.path("1.data", "1.raw").mkdir(parents=True)
+    project.path("4.dvc_pipeline", "params.yaml").write_text("clean: {max_rejected_share: 1.0}")
+    project.path(STAGE).symlink_to(Path(__file__).parents[1] / STAGE)
+    inside(project)
+    return project
+
+
+def clean(project: Project, *changes: dict[str, str]) -> int:
+    """Runs the stage on one row a change; each has a loan number of its own unless the change says otherwise."""
+    raw = pd.DataFrame([GOOD | {"LoanNr_ChkDgt": str(10**9 + i)} | change for i, change in enumerate(changes)])
+    raw.to_parquet(project.path("1.data", "1.raw", "loans.parquet"))
+    return run_script(project, STAGE)
+
+
+def read(project: Project, name: str) -> pd.DataFrame:
+    return pd.read_parquet(project.path("1.data", "2.clean", f"{name}.parquet"))
+
+
+def metrics(project: Project) -> Any:
+    return json.loads(project.path("1.data", "2.clean", "metrics.json").read_text())
+
+
+def test_a_row_by_hand(root: Project) -> None:
+    assert clean(root, {}) == 0
+    row = read(root, "loans").iloc[0]
+    assert row.to_dict() | {"urban_rural": None} == {
+        "loan_number": "1000000000",
+        "approval_date": date(1997, 2, 28),
+        "default": 0,
+        "gross_approved": 60_000.0,
+        "sba_guaranteed": 48_000.0,
+        "naics": 451_120.0,
+        "state": "IN",
+        "bank_state": "OH",
+        "employees": 4.0,
+        "jobs_created": 1.0,
+        "jobs_retained": 3.0,
+        "new_business": "yes",
+        "franchise": "no",
+        "urban_rural": None,
+        "revolving_credit": "no",
+        "low_doc": "yes",
+    }
+    assert pd.isna(row["urban_rural"])
+
+
+@pytest.mark.parametrize(
+    ("text", "fiscal_year", "expected"),
+    [
+        ("28-Feb-97", "1997", date(1997, 2, 28)),
+        ("7-Feb-06", "2006", date(2006, 2, 7)),
+        ("1-Oct-99", "2000", date(1999, 10, 1)),  # the fiscal year begins in October
+        ("7-Dec-61", "1962", date(1961, 12, 7)),  # the usual pivot says 2061
+        ("3-Jun-76", "1976A", date(1976, 6, 3)),
+        ("31-Dec-69", "1970", date(1969, 12, 31)),
+        ("29-Feb-99", "1999", None),
+        ("28-Feb-97", "2005", None),
+        ("28-Feb-97", "", None),
+        ("", "1997", None),
+        ("1997-02-28", "1997", None),
+    ],
+)
+def test_dates_get_the_century_of_their_fiscal_year(
+    root: Project, text: str, fiscal_year: str, expected: date | None
+) -> None:
+    dates = script(root, STAGE)["approval_dates"](pd.Series([text]), pd.Series([fiscal_year]))
+    assert (None if pd.isna(dates[0]) else dates[0].date()) == expected
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("$60,000.00 ", 60_000.0),
+        ("$1,234,567.89", 1_234_567.89),
+        ("0", 0.0),
+        ("-5", -5.0),
+        ("$", None),
+        ("", None),
+        ("1e5", None),
+        ("inf", None),
+        ("nan", None),
+        ("$1,2", None),
+        ("USD 5", None),
+    ],
+)
+def test_money(root: Project, text: str, expected: float | None) -> None:
+    (value,) = script(root, STAGE)["money"](pd.Series([text.strip()]))
+    assert (None if pd.isna(value) else value) == expected
+
+
+@pytest.mark.parametrize(
+    ("raw", "field", "words"),
+    [
+        ("RevLineCr", "revolving_credit", {"Y": "yes", "N": "no"} | dict.fromkeys("0T1R C`,.2")),
+        ("LowDoc", "low_doc", {"Y": "yes", "N": "no"} | dict.fromkeys("01ACRS")),
+        ("NewExist", "new_business", {"1": "no", "2": "yes", "0": None, "": None}),
+        ("UrbanRural", "urban_rural", {"1": "urban", "2": "rural", "0": None}),
+        ("FranchiseCode", "franchise", {"0": "no", "1": "no", "00001": "no", "78760": "yes"}),
+        ("BankState", "bank_state", {"TX": "TX", "": None}),
+    ],
+)
+def test_codes(root: Project, raw: str, field: str, words: dict[str, str | None]) -> None:
+    assert clean(root, *({raw: code} for code in words)) == 0
+    found = read(root, "loans")[field]
+    assert [None if pd.isna(word) else word for word in found] == list(words.values())
+
+
+def test_fillers_are_missing(root: Project) -> None:
+    assert clean(root, {"NAICS": "0", "CreateJob": "8800", "RetainedJob": "8800"}) == 0
+    assert read(root, "loans")[["naics", "jobs_created", "jobs_retained"]].isna().all(axis=None)
+
+
+@pytest.mark.parametrize(
+    ("change", "reason"),
+    [
+        ({"LoanNr_ChkDgt": ""}, "LoanNr_ChkDgt is empty"),
+        ({"ApprovalDate": "soon"}, "ApprovalDate is no date near its ApprovalFY"),
+        ({"MIS_Status": "LATE"}, "MIS_Status is none of CHGOFF, P I F"),
+        ({"GrAppv": "a lot"}, "GrAppv is no number"),
+        ({"NoEmp": "few"}, "NoEmp is no number"),
+        ({"NoEmp": ""}, "employees must be a whole number from 0 to 9,999"),
+        ({"NoEmp": "2.5"}, "employees must be a whole number from 0 to 9,999"),
+        ({"NAICS": "72"}, "naics must be a whole number from 110,000 to 999,999 or null"),
+        ({"State": "XX"}, "state must be one of AL, AK, AZ, … or null"),
+        ({"SBA_Appv": "$60,000.01"}, "sba_guaranteed must not be above gross_approved"),
+    ],
+    ids=str,
+)
+def test_rows_that_cant_be_used_are_kept_with_their_reason(root: Project, change: dict[str, str], reason: str) -> None:
+    assert clean(root, {}, change, {}) == 0
+    assert len(read(root, "loans")) == 2
+    (rejected,) = read(root, "rejected").to_dict("records")
+    assert rejected.pop("reason") == reason
+    assert rejected == GOOD | {"LoanNr_ChkDgt": "1000000001"} | change
+    assert metrics(root) == {
+        "rows": 3, "clean": 2, "rejected": 1, "duplicates": 0, "without_outcome": 0, "reasons": {reason: 1}
+    }  # fmt: skip
+
+
+def test_a_loan_that_stands_twice_is_kept_where_it_stands_last(root: Project) -> None:
+    same = {"LoanNr_ChkDgt": "7"}
+    assert clean(root, same | {"MIS_Status": ""}, {}, same | {"MIS_Status": "CHGOFF"}) == 0
+    assert read(root, "loans")[["loan_number", "default"]].to_numpy().tolist() == [["1000000001", 0], ["7", 1]]
+    assert metrics(root)["duplicates"] == 1
+    assert metrics(root)["rejected"] == 0
+    assert read(root, "rejected")["reason"].tolist() == ["loan number stands again further down"]
+
+
+def test_loans_without_an_outcome_stay_and_are_counted(root: Project) -> None:
+    assert clean(root, {}, {"MIS_Status": ""}, {"MIS_Status": "CHGOFF"}) == 0
+    assert read(root, "loans")["default"].isna().tolist() == [False, True, False]
+    assert metrics(root)["without_outcome"] == 1
+
+
+def test_too_many_rejected_rows_fail_and_leave_the_last_good_files(
+    root: Project, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert clean(root, {}) == 0
+    before = read(root, "loans")
+    root.path("4.dvc_pipeline", "params.yaml").write_text("clean: {max_rejected_share: 0.5}")
+    assert clean(root, {}, {"GrAppv": "x"}) == 0  # just the share
+    before = read(root, "loans")
+    assert clean(root, {}, {"GrAppv": "x"}, {"GrAppv": "x"}) == 1
+    assert "2 of 3 rows are rejected, more than clean.max_rejected_share (50.00%)" in capsys.readouterr().err
+    pd.testing.assert_frame_equal(read(root, "loans"), before)
+    assert not list(root.path("1.data", "2.clean").glob(".*"))
+
+
+def test_new_and_missing_columns_are_named(root: Project, capsys: pytest.CaptureFixture[str]) -> None:
+    assert clean(root, {"Mood": "good"}) == 1
+    assert "column Mood is not in the contract; say in src/credit_risk/contract.py" in capsys.readouterr().err
+    raw = pd.DataFrame([GOOD]).drop(columns=["GrAppv", "Term"])
+    raw.to_parquet(root.path("1.data", "1.raw", "loans.parquet"))
+    assert run_script(root, STAGE) == 1
+    assert "stage 2: column GrAppv, Term is missing from 1.data/1.raw/loans.parquet" in capsys.readouterr().err
+
+
+def test_batches_make_no_difference(root: Project, monkeypatch: pytest.MonkeyPatch) -> None:
+    names = script(root, STAGE)
+    changes = [{"NoEmp": str(i)} | ({"LoanNr_ChkDgt": "7"} if i % 3 == 0 else {}) for i in range(10)]
+    assert clean(root, *changes) == 0
+    whole = read(root, "loans"), read(root, "rejected")
+    main = names["main"]
+    monkeypatch.setitem(main.__globals__, "BATCH_ROWS", 3)
+    main()
+    pd.testing.assert_frame_equal(read(root, "loans"), whole[0])
+    pd.testing.assert_frame_equal(read(root, "rejected"), whole[1])
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("clean: {max_rejected_shar: 0.5}", "clean.max_rejected_shar: unknown key, check its spelling"),
+        ("clean: {max_rejected_share: 2}", "clean.max_rejected_share: Input should be less than or equal to 1"),
+        ("clean: {}", "clean.max_rejected_share: Field required"),
+        ("split: {}", "section 'clean' is missing from 4.dvc_pipeline/params.yaml"),
+        ("clean: [", "4.dvc_pipeline/params.yaml is not valid YAML"),
+        ("just text", "4.dvc_pipeline/params.yaml has no sections"),
+    ],
+)
+def test_bad_parameters_are_named(root: Project, text: str, message: str, capsys: pytest.CaptureFixture[str]) -> None:
+    root.path("4.dvc_pipeline", "params.yaml").write_text(text)
+    assert clean(root, {}) == 1
+    error = capsys.readouterr().err
+    assert message in error
+    assert error.count("\n") == 1

@@ -1,0 +1,385 @@
+"""The gates stop bad models: each by the check that names what is wrong with it, and the champion stays."""
+
+import hashlib
+import json
+import pickle
+import shutil
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import joblib
+import mlflow.sklearn
+import numpy as np
+import onnx
+import pandas as pd
+import pytest
+import yaml
+from mlflow.models import ModelSignature
+from mlflow.types import ColSpec, DataType, Schema
+from projects import Project, run_script
+from sklearn.ensemble import HistGradientBoostingClassifier
+from sklearn.pipeline import Pipeline
+
+from credit_risk import gates, registered_form
+from credit_risk.contract import FIELD_NAMES, LOAN_NUMBER
+from credit_risk.features import CATEGORICAL, FEATURE_NAMES, from_columns
+from credit_risk.model import TrainParams, build_pipeline, fit, read_side
+from credit_risk.onnx_form import compile_onnx
+from credit_risk.promotion import history, promote, rollback
+from credit_risk.registry import CHALLENGER, CHAMPION, ONNX_PATH, ONNX_SHA256, Registry, Version
+from credit_risk.scorer import Facts
+from credit_risk.signature import contract_signature
+
+LOADING, PERFORMANCE = "5.testing/loading.py", "5.testing/performance.py"
+REGISTER = "4.dvc_pipeline/7.register_model.py"
+
+
+@pytest.fixture
+def gated(project: Project, inside: Callable[[Project], None]) -> Iterator[Project]:
+    """A project with a champion, version 1; afterwards it must still be the champion."""
+    inside(project)
+    yield project
+    champion = Registry().version_of(CHAMPION)
+    assert champion is not None
+    assert champion.number == "1"
+
+
+def train_params(project: Project) -> TrainParams:
+    sections = yaml.safe_load(project.path("4.dvc_pipeline", "params.yaml").read_text())
+    return TrainParams.model_validate(sections["train"])
+
+
+def train_side(project: Project) -> tuple[Any, Any]:
+    return read_side(project.path("1.data", "4.split", "train.parquet"))
+
+
+def register(project: Project, pipeline: Pipeline, threshold: float = 0.2) -> Version:
+    """Registers a pipeline as stage 7 does; it is the challenger then."""
+    folder = project.path("1.data", "5.model")
+    joblib.dump(pipeline, folder / "model.joblib")
+    (folder / "model.onnx").write_bytes(compile_onnx(pipeline, Facts(FEATURE_NAMES, threshold, 1)))
+    assert run_script(project, REGISTER) == 0
+    challenger = Registry().version_of(CHALLENGER)
+    assert challenger is not None
+    assert challenger.number != "1"
+    return challenger
+
+
+def failures(project: Project, gate: str) -> set[str]:
+    """Runs a gate on the challenger and returns the names of the failed checks; the exit code must fit."""
+    name = Path(gate).stem
+    code = run_script(project, gate)
+    verdict = json.loads(project.path("5.testing", "reports", f"{name}.json").read_text())
+    failed = {check["name"] for check in verdict["checks"] if not check["passed"]}
+    assert code == (gates.EXIT_REFUSED if failed else 0)
+    assert verdict["passed"] == (not failed)
+    challenger = Registry().version_of(CHALLENGER)
+    assert challenger is not None
+    assert gates.read_verdict(challenger, name) == verdict
+    if failed:
+        refusals = [event for event in history(Registry()) if event.version == challenger.number]
+        assert all(check in refusals[-1].why for check in failed)
+    return failed
+
+
+def test_a_sound_model_is_promoted(finished: Project, inside: Callable[[Project], None]) -> None:
+    inside(finished)
+    champion = Registry().version_of(CHAMPION)
+    assert champion is not None
+    for name in ("loading", "performance"):
+        verdict = gates.read_verdict(champion, name)
+        assert verdict is not None
+        assert verdict["passed"]
+    assert [(event.kind, event.version) for event in history(Registry())] == [("promoted", "1")]
+    assert "passed all gates and was promoted" in finished.path("output.txt").read_text()
+
+
+def test_constant_model(gated: Project) -> None:
+    train = train_params(gated)
+    train.hist_gradient_boosting.update(min_samples_leaf=10**6)  # no tree splits
+    register(gated, fit(train, *train_side(gated)))
+    assert failures(gated, LOADING) == set()
+    assert failures(gated, PERFORMANCE) >= {"auc", "out_of_time_auc", "skill_over_majority", "skill_over_logistic"}
+
+
+def test_shuffled_labels(gated: Project) -> None:
+    features, labels = train_side(gated)
+    np.random.default_rng(0).shuffle(labels)
+    register(gated, fit(train_params(gated), features, labels))
+    assert failures(gated, LOADING) == set()
+    assert failures(gated, PERFORMANCE) >= {"auc", "skill_over_majority", "champion_in_time"}
+
+
+def test_badly_calibrated_model(gated: Project) -> None:
+    train = train_params(gated)
+    train.hist_gradient_boosting["class_weight"] = "balanced"  # ranks as well, but its scores are no rates
+    register(gated, fit(train, *train_side(gated)))
+    assert failures(gated, LOADING) == set()
+    failed = failures(gated, PERFORMANCE)
+    assert failed >= {"calibration", "skill_over_majority"}
+    assert not failed & {"auc", "out_of_time_auc", "champion_in_time"}
+
+
+def test_model_worse_than_logistic_regression(gated: Project) -> None:
+    gated.set_param("min_auc: 0.60", "min_auc: 0.50")
+    gated.set_param("min_auc_over_logistic: 0.0", "min_auc_over_logistic: 0.01")
+    features, labels = train_side(gated)
+    register(gated, fit(train_params(gated), features[:150], labels[:150]))
+    assert failures(gated, LOADING) == set()
+    assert "skill_over_logistic" in failures(gated, PERFORMANCE)
+
+
+def test_model_worse_than_the_champion(gated: Project) -> None:
+    for old, new in {"min_auc: 0.60": "min_auc: 0.5", "margin: 0.05": "margin: 0.0"}.items():
+        gated.set_param(old, new)
+    features, labels = train_side(gated)
+    register(gated, fit(train_params(gated), features[:150], labels[:150]))
+    assert failures(gated, LOADING) == set()
+    assert "champion_in_time" in failures(gated, PERFORMANCE)
+
+
+def test_accuracy_can_be_asked_for(gated: Project) -> None:
+    gated.set_param("min_accuracy: null", "min_accuracy: 0.99")
+    register(gated, fit(train_params(gated), *train_side(gated)), threshold=0.21)
+    assert failures(gated, LOADING) == set()
+    assert failures(gated, PERFORMANCE) == {"accuracy"}
+
+
+def test_model_with_term(gated: Project, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Somebody has built Term into the features past the contract, and trained, registered and gated with it."""
+    names = (*FEATURE_NAMES, "term")
+    raw = pd.read_parquet(gated.path("1.data", "1.raw", "loans.parquet")).set_index("LoanNr_ChkDgt")
+    for side in ("train", "test", "out_of_time"):
+        path = gated.path("1.data", "4.split", f"{side}.parquet")
+        loans = pd.read_parquet(path)
+        loans["term"] = raw["Term"].loc[loans[LOAN_NUMBER]].to_numpy().astype("float32")
+        loans.to_parquet(path)
+    features, labels = read_side(gated.path("1.data", "4.split", "train.parquet"), names)
+    pipeline = build_pipeline(train_params(gated), names, CATEGORICAL, len(labels)).fit(features, labels)
+    clean = pd.read_parquet(gated.path("1.data", "2.clean", "loans.parquet")).set_index(LOAN_NUMBER)
+    scores = pipeline.predict_proba(features)[:, 1]
+    assert pd.Series(scores).corr(pd.Series(labels.astype(float))) > 0.5  # it has learnt the leak
+
+    def with_term(columns: Any) -> Any:
+        return np.column_stack([from_columns(columns), np.asarray(columns["term"], np.float32)])
+
+    monkeypatch.setattr(registered_form, "from_columns", with_term)
+    signature = ModelSignature(
+        Schema([*contract_signature().inputs, ColSpec(DataType.double, "term")]), contract_signature().outputs
+    )
+    example = clean[list(FIELD_NAMES)].head(1).assign(term=60.0)
+    content = compile_onnx(pipeline, Facts(names, 0.2, 1))
+    register_by_hand(gated, registered_form.registered_form(pipeline), content, signature, example)
+    monkeypatch.undo()
+    monkeypatch.setenv("CREDIT_RISK_ROOT", str(gated.root))
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{gated.path('3.experiments', 'mlflow.db')}")
+    assert "signature" in failures(gated, LOADING)
+    assert failures(gated, PERFORMANCE) >= {"leak", "loading"}
+
+
+def register_by_hand(
+    project: Project, pipeline: Any, content: bytes, signature: ModelSignature, example: Any, **how: Any
+) -> Version:
+    """Registers past stage 7."""
+    registry = Registry()
+    model = project.path("model.onnx")
+    model.write_bytes(content)
+    golden = next(project.path("3.experiments", "artifacts").rglob("golden.json"))
+    form = {"serialization_format": "skops", "skops_trusted_types": registered_form.TRUSTED} | how
+    with mlflow.start_run(experiment_id=registry.experiment_id()) as run:
+        logged = mlflow.sklearn.log_model(
+            pipeline,
+            name="model",
+            signature=signature,
+            input_example=example,
+            pyfunc_predict_fn="predict_proba",
+            pip_requirements=[],
+            extra_files=[str(model), str(golden)],
+            **form,
+        )
+    digest = hashlib.sha256(content).hexdigest()
+    tags = {ONNX_SHA256: digest, "lineage": registry.version("1").tags["lineage"]}
+    version = registry.create_version(logged.model_uri, run.info.run_id, logged.model_id, tags)
+    registry.point(CHALLENGER, version.number)
+    return version
+
+
+def sound(project: Project) -> tuple[Any, bytes, ModelSignature, Any]:
+    """The parts of a model with which nothing is wrong: pipeline, ONNX bytes, signature and example."""
+    pipeline = joblib.load(project.path("1.data", "5.model", "model.joblib"))
+    content = project.path("1.data", "5.model", "model.onnx").read_bytes()
+    example = pd.read_parquet(project.path("1.data", "2.clean", "loans.parquet"))[list(FIELD_NAMES)].head(1)
+    return registered_form.registered_form(pipeline), content, contract_signature(), example
+
+
+def test_registering_by_hand_is_no_fault_by_itself(project: Project, inside: Callable[[Project], None]) -> None:
+    inside(project)
+    version = register_by_hand(project, *sound(project))
+    assert failures(project, LOADING) == set()
+    assert failures(project, PERFORMANCE) == set()
+    champion = Registry().version_of(CHAMPION)
+    assert champion is not None
+    assert champion.number == version.number  # as good as the champion is good enough
+
+
+def test_wrong_signature(gated: Project) -> None:
+    pipeline, content, signature, example = sound(gated)
+    signature = ModelSignature(Schema(list(signature.inputs)[:-1]), signature.outputs)
+    register_by_hand(gated, pipeline, content, signature, example)
+    assert failures(gated, LOADING) == {"signature"}
+    assert failures(gated, PERFORMANCE) == {"loading"}
+
+
+def test_pickle_instead_of_skops(gated: Project) -> None:
+    register_by_hand(gated, *sound(gated), serialization_format="cloudpickle", skops_trusted_types=None)
+    assert failures(gated, LOADING) >= {"format", "loads"}
+    assert failures(gated, PERFORMANCE) >= {"loading", "auc"}
+
+
+def test_pickle_under_the_name_of_skops_is_not_unpickled(gated: Project, tmp_path: Path) -> None:
+    version = register_by_hand(gated, *sound(gated))
+    target = tmp_path / "unpickled"
+
+    class Bomb:
+        def __reduce__(self) -> tuple[Any, ...]:
+            return Path.touch, (target,)
+
+    (Registry().download(version.number) / "model.skops").write_bytes(pickle.dumps(Bomb()))
+    assert failures(gated, LOADING) >= {"loads"}
+    assert not target.exists()
+
+
+def test_types_that_the_project_does_not_trust_are_not_loaded(gated: Project) -> None:
+    pipeline, *rest = sound(gated)
+    strange = Pipeline([*pipeline.steps[:-1], ("classify", Strange())])
+    register_by_hand(gated, strange, *rest, skops_trusted_types=[*registered_form.TRUSTED, f"{__name__}.Strange"])
+    assert failures(gated, LOADING) >= {"loads", "valid_scores", "agreement"}
+
+
+class Strange(HistGradientBoostingClassifier):  # type: ignore[misc]
+    """A class that an artifact's own list of trusted types names, and the project's does not."""
+
+
+def test_truncated_artifact(gated: Project) -> None:
+    version = register_by_hand(gated, *sound(gated))
+    path = Registry().download(version.number) / "model.skops"
+    path.write_bytes(path.read_bytes()[:-1000])
+    assert failures(gated, LOADING) >= {"loads"}
+
+
+def test_missing_artifact_is_an_error_and_no_promotion(gated: Project, capsys: pytest.CaptureFixture[str]) -> None:
+    version = register_by_hand(gated, *sound(gated))
+    shutil.rmtree(Registry().download(version.number))
+    capsys.readouterr()
+    assert run_script(gated, LOADING) == 1
+    assert run_script(gated, PERFORMANCE) == 1
+    assert capsys.readouterr().err.count("\n") == 2
+
+
+def edited(content: bytes) -> bytes:
+    """The ONNX model with another threshold."""
+    model = onnx.load_from_string(content)
+    for entry in model.metadata_props:
+        if entry.key == "threshold":
+            entry.value = "0.99"
+    return bytes(model.SerializeToString())
+
+
+def test_edited_onnx(gated: Project) -> None:
+    version = register_by_hand(gated, *sound(gated))
+    path = Registry().download(version.number) / ONNX_PATH
+    path.write_bytes(edited(path.read_bytes()))
+    assert failures(gated, LOADING) == {"digest"}
+
+
+def test_onnx_of_another_model(gated: Project) -> None:
+    pipeline, content, *rest = sound(gated)
+    features, labels = train_side(gated)
+    other = compile_onnx(fit(train_params(gated), features[::2], labels[::2]), Facts(FEATURE_NAMES, 0.2, 1))
+    assert other != content
+    register_by_hand(gated, pipeline, other, *rest)
+    assert failures(gated, LOADING) >= {"agreement", "golden"}
+
+
+def test_refused_at_loading_is_refused_at_performance(gated: Project) -> None:
+    register_by_hand(gated, *sound(gated))  # not yet gated
+    assert failures(gated, PERFORMANCE) == {"loading"}
+
+
+def test_versions_from_different_splits_are_not_compared(gated: Project) -> None:
+    gated.set_param("test_share: 0.2", "test_share: 0.3")
+    register(gated, fit(train_params(gated), *train_side(gated)), threshold=0.3)
+    assert failures(gated, LOADING) == set()
+    assert failures(gated, PERFORMANCE) == {"same_split"}
+
+
+def test_threshold_mode_does_not_look_at_the_champion(project: Project, inside: Callable[[Project], None]) -> None:
+    inside(project)
+    project.set_param("test_share: 0.2", "test_share: 0.3")
+    project.set_param("mode: champion", "mode: threshold")
+    version = register(project, fit(train_params(project), *train_side(project)), threshold=0.3)
+    assert failures(project, LOADING) == set()
+    assert failures(project, PERFORMANCE) == set()
+    champion = Registry().version_of(CHAMPION)
+    assert champion is not None
+    assert champion.number == version.number
+
+
+def test_comparison_promotes_neither(gated: Project) -> None:
+    version = register_by_hand(gated, *sound(gated))
+    assert failures(gated, LOADING) == set()
+    assert run_script(gated, PERFORMANCE, "--version", version.number, "--against", "1") == 0
+    report = json.loads(gated.path("5.testing", "reports", "comparison.json").read_text())
+    assert (report["version"], report["against"], report["passed"]) == (version.number, "1", True)
+    assert [check["name"] for check in report["checks"]][-2:] == ["champion_in_time", "champion_out_of_time"]
+
+
+def test_rolled_back_version_is_not_promoted_again_by_itself(gated: Project) -> None:
+    version = register_by_hand(gated, *sound(gated))
+    registry = Registry()
+    promote(registry, version.number, "1", "good")
+    rollback(registry, "complaints")
+    assert failures(gated, LOADING) == set()
+    assert failures(gated, PERFORMANCE) == {"not_rolled_back"}
+    refusal = gates.last_refusal(registry.version(version.number), "1")
+    assert refusal is not None
+    assert "complaints" in refusal
+
+
+def test_refusal_is_remembered_until_what_it_depends_on_changes(gated: Project) -> None:
+    gated.set_param("min_accuracy: null", "min_accuracy: 0.99")
+    version = register_by_hand(gated, *sound(gated))
+    assert failures(gated, LOADING) == set()
+    assert failures(gated, PERFORMANCE) == {"accuracy"}
+    version = Registry().version(version.number)
+    refusal = gates.last_refusal(version, "1")
+    assert refusal is not None
+    assert refusal.startswith("performance gate: accuracy")
+    assert gates.last_refusal(version, "7") is None  # another champion
+    gated.set_param("min_accuracy: 0.99", "min_accuracy: 0.98")
+    assert gates.last_refusal(version, "1") is None  # other gates
+
+
+def test_without_a_challenger(
+    fresh: Project, inside: Callable[[Project], None], capsys: pytest.CaptureFixture[str]
+) -> None:
+    inside(fresh)
+    for gate in (LOADING, PERFORMANCE):
+        assert run_script(fresh, gate) == 1
+        assert "there is no challenger; run the pipeline first" in capsys.readouterr().err
+
+
+def test_without_the_held_out_loans(gated: Project, capsys: pytest.CaptureFixture[str]) -> None:
+    register_by_hand(gated, *sound(gated))
+    gated.path("1.data", "4.split", "test.parquet").unlink()
+    assert run_script(gated, LOADING) == 1
+    assert "1.data/4.split/test.parquet is missing; run the pipeline first" in capsys.readouterr().err
+
+
+def test_a_check_that_cant_be_made_has_failed() -> None:
+    def broken() -> gates.Measured:
+        raise ValueError("no\nsuch thing")
+
+    assert gates.check("name", "something", broken) == gates.Check("name", False, "no such thing", "something")
+    assert not gates.Verdict("gate", "1", None, "", ()).passed

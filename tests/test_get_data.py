@@ -1,0 +1,201 @@
+"""Stage 1: sources of every kind, unchanged, as text; and errors that name file and columns."""
+
+import functools
+import gzip
+import http.server
+import json
+import threading
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import boto3
+import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from moto.server import ThreadedMotoServer
+from projects import Project, run_script
+
+from credit_risk import sources
+
+STAGE = "4.dvc_pipeline/1.get_data.py"
+CSV = 'a,b\n1,"x, y"\n007,$1.00 \n,"two\nlines"\n'
+ROWS = [{"a": "1", "b": "x, y"}, {"a": "007", "b": "$1.00 "}, {"a": "", "b": "two\nlines"}]
+
+
+@pytest.fixture
+def root(tmp_path: Path, inside: Callable[[Project], None]) -> Project:
+    """A folder with nothing but parameters."""
+    project = Project(tmp_path)
+    project.path("4.dvc_pipeline").mkdir()
+    project.path("1.data", "source").mkdir(parents=True)
+    project.path(STAGE).symlink_to(Path(__file__).parents[1] / STAGE)
+    inside(project)
+    return project
+
+
+def get(project: Project, *patterns: str) -> int:
+    content = json.dumps({"data": {"sources": patterns or ["1.data/source/*"]}})
+    project.path("4.dvc_pipeline", "params.yaml").write_text(content)
+    return run_script(project, STAGE)
+
+
+def rows(project: Project) -> list[dict[str, Any]]:
+    return pd.read_parquet(project.path("1.data", "1.raw", "loans.parquet")).to_dict("records")
+
+
+def manifest(project: Project) -> Any:
+    return json.loads(project.path("1.data", "1.raw", "manifest.json").read_text())
+
+
+def test_csv_gz_and_parquet_give_the_same_text(root: Project) -> None:
+    source = root.path("1.data", "source")
+    (source / "1.csv").write_text(CSV)
+    (source / "2.csv.gz").write_bytes(gzip.compress(CSV.encode()))
+    pq.write_table(pa.table({"b": ["x, y", None], "a": [1, 7]}), source / "3.parquet")
+    assert get(root) == 0
+    assert rows(root) == [*ROWS, *ROWS, {"a": "1", "b": "x, y"}, {"a": "7", "b": ""}]
+    assert [(m["source"], m["rows"]) for m in manifest(root)] == [
+        ("1.data/source/1.csv", 3),
+        ("1.data/source/2.csv.gz", 3),
+        ("1.data/source/3.parquet", 2),
+    ]
+    assert manifest(root)[0]["bytes"] == len(CSV)
+    assert manifest(root)[0]["sha256"] == sources.sha256(source / "1.csv")
+
+
+def test_same_input_same_bytes(root: Project) -> None:
+    root.path("1.data", "source", "1.csv").write_text(CSV)
+    written = []
+    for _ in range(2):
+        assert get(root) == 0
+        written.append([path.read_bytes() for path in sorted(root.path("1.data", "1.raw").iterdir())])
+    assert written[0] == written[1]
+
+
+def test_a_file_named_twice_is_read_once(root: Project) -> None:
+    root.path("1.data", "source", "1.csv").write_text(CSV)
+    assert get(root, "1.data/source/1.csv", "1.data/source/*.csv") == 0
+    assert rows(root) == ROWS
+
+
+@pytest.mark.parametrize(
+    ("files", "message"),
+    [
+        ({}, "source 1.data/source/* matches no file"),
+        ({"1.csv": CSV, "2.csv": "a,c\n1,2\n"}, "source 1.data/source/2.csv misses column b and has the new column c"),
+        ({"1.csv": CSV, "2.csv": "a\n1\n"}, "compared with 1.data/source/1.csv"),
+        ({"1.csv": "a,b\n"}, "the sources hold no rows"),
+        ({"1.csv": ""}, "source 1.data/source/1.csv is damaged or no table"),
+        ({"1.csv": "a,b\n1,2\n1,2,3\n"}, "source 1.data/source/1.csv is damaged or no table: CSV parse error"),
+        ({"1.csv": b"a,b\n1,\xff\n"}, "source 1.data/source/1.csv is damaged or no table"),
+        ({"1.csv": "a,a\n1,2\n"}, "source 1.data/source/1.csv has a column twice"),
+        ({"1.csv.gz": gzip.compress(CSV.encode() * 99)[:-20]}, "source 1.data/source/1.csv.gz is damaged or no table"),
+        ({"1.csv.gz": CSV}, "source 1.data/source/1.csv.gz is damaged or no table"),
+        ({"1.parquet": CSV}, "source 1.data/source/1.parquet is damaged or no table"),
+        ({"notes.txt": CSV}, "source 1.data/source/notes.txt is none of .csv, .csv.gz, .parquet"),
+    ],
+    ids=range(12),
+)
+def test_bad_sources_are_named(
+    root: Project, files: dict[str, str | bytes], message: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for name, content in files.items():
+        root.path("1.data", "source", name).write_bytes(content if isinstance(content, bytes) else content.encode())
+    assert get(root) == 1
+    error = capsys.readouterr().err
+    assert error.startswith("stage 1: ")
+    assert error.count("\n") == 1
+    assert message in error
+    raw = root.path("1.data", "1.raw")
+    assert not raw.exists() or list(raw.iterdir()) == []
+
+
+def test_hidden_files_are_no_sources(root: Project) -> None:
+    root.path("1.data", "source", "1.csv").write_text(CSV)
+    root.path("1.data", "source", ".DS_Store").write_text("")
+    assert get(root) == 0
+
+
+class Handler(http.server.SimpleHTTPRequestHandler):
+    """Serves files with an ETag of their content's hash, as object stores do."""
+
+    def end_headers(self) -> None:
+        path = Path(self.translate_path(self.path))
+        if path.is_file():
+            self.send_header("ETag", f'"{hash(path.read_bytes())}"')
+        super().end_headers()
+
+    def log_message(self, *_: object) -> None: ...
+
+
+@pytest.fixture
+def web(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[str, Path]]:
+    """A web server on loopback and the folder it serves."""
+    folder = tmp_path_factory.mktemp("web")
+    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), functools.partial(Handler, directory=str(folder)))
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    yield f"http://127.0.0.1:{server.server_port}", folder
+    server.shutdown()
+    server.server_close()
+
+
+def test_http_source_and_its_refresh(root: Project, web: tuple[str, Path]) -> None:
+    url, folder = web
+    (folder / "loans.csv").write_text(CSV)
+    assert get(root, f"{url}/loans.csv") == 0
+    assert rows(root) == ROWS
+    (entry,) = manifest(root)
+    assert entry["source"] == f"{url}/loans.csv"
+    assert entry["tag"]
+    (source,) = sources.expand([f"{url}/loans.csv"])
+    assert not sources.changed(source, entry)
+    (folder / "loans.csv").write_text(CSV + "8,9\n")
+    (source,) = sources.expand([f"{url}/loans.csv"])
+    assert sources.changed(source, entry)
+
+
+def test_http_source_that_is_not_there(
+    root: Project, web: tuple[str, Path], capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert get(root, f"{web[0]}/nothing.csv") == 1
+    assert "nothing.csv matches no file" in capsys.readouterr().err
+    assert get(root, "http://127.0.0.1:9/loans.csv") == 1
+    assert capsys.readouterr().err.count("\n") == 1
+
+
+@pytest.fixture
+def s3(monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
+    """An S3 service on loopback, and a client of it."""
+    monkeypatch.setenv("AWS_ACCESS_KEY_ID", "test")
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "test")
+    monkeypatch.setenv("AWS_DEFAULT_REGION", "us-east-1")
+    server = ThreadedMotoServer("127.0.0.1", 0)
+    server.start()
+    host, port = server.get_host_and_port()
+    monkeypatch.setenv("AWS_ENDPOINT_URL", f"http://{host}:{port}")
+    client = boto3.client("s3")
+    client.create_bucket(Bucket="loans")
+    yield client
+    server.stop()
+
+
+def test_s3_glob_and_its_refresh(root: Project, s3: Any) -> None:
+    s3.put_object(Bucket="loans", Key="2006/a.csv", Body=CSV.encode())
+    s3.put_object(Bucket="loans", Key="2006/b.csv.gz", Body=gzip.compress(CSV.encode()))
+    assert get(root, "s3://loans/2006/*") == 0
+    assert rows(root) == ROWS * 2
+    entries = {entry["source"]: entry for entry in manifest(root)}
+    assert list(entries) == ["s3://loans/2006/a.csv", "s3://loans/2006/b.csv.gz"]
+    found = sources.expand(["s3://loans/2006/*"])
+    assert not any(sources.changed(source, entries[source.name]) for source in found)
+    s3.put_object(Bucket="loans", Key="2006/a.csv", Body=b"a,b\n1,2\n")
+    for source in found:
+        source.filesystem.invalidate_cache()
+    assert [sources.changed(source, entries[source.name]) for source in found] == [True, False]
+
+
+def test_secrets_in_a_url_are_not_shown() -> None:
+    assert sources.public("https://me:secret@host/loans.csv?token=secret") == "https://host/loans.csv"
+    assert sources.public("s3://bucket/key") == "s3://bucket/key"

@@ -1,0 +1,187 @@
+"""dvc.yaml lists exactly what each stage uses."""
+
+import ast
+import re
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from projects import REPOSITORY, Project, run_script
+
+from credit_risk import registered_form
+
+PIPELINE = REPOSITORY / "4.dvc_pipeline"
+STAGES: dict[str, dict[str, Any]] = yaml.safe_load((PIPELINE / "dvc.yaml").read_text())["stages"]
+STAGE_IDS = list(STAGES)
+
+
+def script_of(stage: dict[str, Any]) -> Path:
+    return PIPELINE / stage["cmd"].removeprefix("python ")
+
+
+def imported(path: Path) -> set[str]:
+    """Files of the package that a file imports, as `credit_risk/module.py`."""
+    found: set[str] = set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        names: list[str] = []
+        if isinstance(node, ast.ImportFrom) and node.module == "credit_risk":
+            names = [f"credit_risk.{alias.name}" for alias in node.names]
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            names = [node.module]
+        elif isinstance(node, ast.Import):
+            names = [alias.name for alias in node.names]
+        modules = [name.split(".") for name in names if name.split(".")[0] == "credit_risk"]
+        found |= {f"{'/'.join(parts[:2])}.py" for parts in modules if len(parts) > 1}
+        found |= {"credit_risk/__init__.py"} if modules else set()
+    return found
+
+
+def all_imported(path: Path) -> set[str]:
+    """… and what those import in turn."""
+    seen: set[str] = set()
+    waiting = imported(path)
+    while waiting:
+        name = waiting.pop()
+        seen.add(name)
+        waiting |= imported(REPOSITORY / "src" / name) - seen
+    return seen
+
+
+def outputs(stage: dict[str, Any]) -> set[str]:
+    entries = [*stage.get("outs", []), *stage.get("metrics", [])]
+    return {entry if isinstance(entry, str) else next(iter(entry)) for entry in entries}
+
+
+@pytest.mark.parametrize("name", STAGE_IDS)
+def test_deps_have_just_the_modules_that_the_script_imports(name: str) -> None:
+    listed = {dep.removeprefix("../src/") for dep in STAGES[name]["deps"] if dep.startswith("../src/")}
+    assert listed == all_imported(script_of(STAGES[name]))
+
+
+@pytest.fixture
+def alone(finished: Project, tmp_path: Path, inside: Callable[[Project], None]) -> Callable[[str], Project]:
+    """A folder that holds nothing but what a stage lists: its data and its sections of params.yaml."""
+
+    def make(name: str) -> Project:
+        project = Project(tmp_path)
+        stage = STAGES[name]
+        for dep in stage["deps"]:
+            source, target = finished.path("4.dvc_pipeline", dep), project.path("4.dvc_pipeline", dep)
+            target.parent.mkdir(parents=True, exist_ok=True)
+            shutil.copytree(source, target) if source.is_dir() else shutil.copy(source, target)
+        sections = yaml.safe_load(finished.path("4.dvc_pipeline", "params.yaml").read_text())
+        listed = {section: sections[section] for section in stage.get("params", [])}
+        project.path("4.dvc_pipeline", "params.yaml").write_text(yaml.safe_dump(listed))
+        for file in ("pyproject.toml", "uv.lock"):  # the environment, which DVC does not see
+            shutil.copy(finished.path(file), project.path(file))
+        project.path("3.experiments").mkdir()
+        shutil.copy(finished.path("3.experiments", "mlflow.db"), project.path("3.experiments", "mlflow.db"))
+        inside(project)
+        return project
+
+    return make
+
+
+def data_files(project: Project) -> set[Path]:
+    return {path for path in project.path("1.data").rglob("*") if path.is_file()}
+
+
+@pytest.mark.parametrize("name", STAGE_IDS)
+def test_a_stage_runs_on_just_what_it_lists_and_writes_just_its_outs(
+    name: str, alone: Callable[[str], Project]
+) -> None:
+    project = alone(name)
+    before = data_files(project)
+    assert run_script(project, f"4.dvc_pipeline/{script_of(STAGES[name]).name}") == 0
+    outs = [project.path("4.dvc_pipeline", out).resolve() for out in outputs(STAGES[name])]
+    assert all(out.exists() for out in outs)
+    assert all(any(out in (path, *path.parents) for out in outs) for path in data_files(project) - before)
+
+
+def unneeded(dep: str) -> bool:
+    """Reports are logged as they are: a run without plots registers none."""
+    return not dep.startswith("../1.data") or dep.endswith("6.reports/plots")
+
+
+@pytest.mark.parametrize(("name", "dep"), [(n, d) for n in STAGE_IDS for d in STAGES[n]["deps"] if not unneeded(d)])
+def test_a_stage_needs_each_input_that_it_lists(name: str, dep: str, alone: Callable[[str], Project]) -> None:
+    project = alone(name)
+    target = project.path("4.dvc_pipeline", dep)
+    shutil.rmtree(target) if target.is_dir() else target.unlink()
+    shutil.copy(REPOSITORY / "4.dvc_pipeline" / "params.yaml", project.path("4.dvc_pipeline", "params.yaml"))
+    if name == "register_model":  # an empty registry, so that everything is logged
+        project.path("3.experiments", "mlflow.db").unlink()
+    with pytest.raises((AssertionError, OSError)):
+        assert run_script(project, f"4.dvc_pipeline/{script_of(STAGES[name]).name}") == 0
+
+
+@pytest.mark.parametrize("name", STAGE_IDS)
+def test_params_have_just_the_sections_that_the_script_loads(name: str) -> None:
+    text = script_of(STAGES[name]).read_text()
+    loaded = set(re.findall(r'params\.load\(\s*"(\w+)"', text))
+    if sections := re.search(r"^SECTIONS = \((.*)\)", text, re.MULTILINE):
+        loaded |= set(re.findall(r'"(\w+)"', sections[1]))
+    assert set(STAGES[name].get("params", [])) == loaded
+
+
+@pytest.mark.parametrize("name", STAGE_IDS)
+def test_stage_n_writes_to_folder_n_and_depends_on_its_script(name: str) -> None:
+    number = script_of(STAGES[name]).name[0]
+    assert STAGE_IDS.index(name) + 1 == int(number)
+    assert all(re.match(rf"\.\./1\.data/{number}\.", out) for out in outputs(STAGES[name]))
+    assert script_of(STAGES[name]).name in STAGES[name]["deps"]
+    assert script_of(STAGES[name]).is_file()
+
+
+def test_each_section_of_params_belongs_to_a_script() -> None:
+    sections = set(yaml.safe_load((PIPELINE / "params.yaml").read_text()))
+    used = {section for stage in STAGES.values() for section in stage.get("params", [])}
+    assert sections == used | {"gates"}
+
+
+def test_the_registered_code_is_what_the_registered_form_imports() -> None:
+    needed = all_imported(REPOSITORY / "src" / "credit_risk" / "registered_form.py") | {
+        "credit_risk/registered_form.py"
+    }
+    assert {f"credit_risk/{name}" for name in registered_form.CODE} == needed
+
+
+def test_rooms_are_no_packages_and_scripts_never_import_each_other() -> None:
+    rooms = [path for path in REPOSITORY.glob("[1-7].*") if path.is_dir()]
+    assert len(rooms) == 7
+    for room in rooms:
+        assert not list(room.glob("__init__.py"))
+        for script in room.glob("*.py"):
+            text = script.read_text()
+            assert "sys.path" not in text
+            assert "importlib.import_module" not in text
+
+
+def test_the_package_never_imports_from_a_room() -> None:
+    for module in (REPOSITORY / "src" / "credit_risk").glob("*.py"):
+        for node in ast.walk(ast.parse(module.read_text())):
+            if isinstance(node, ast.ImportFrom):
+                assert node.level == 0
+                assert node.module
+                assert not node.module.startswith(("app", "loading", "performance", "fetch_champion"))
+
+
+@pytest.mark.parametrize("name", STAGE_IDS)
+def test_the_docstring_names_what_is_read_and_written(name: str) -> None:
+    docstring = ast.get_docstring(ast.parse(script_of(STAGES[name]).read_text())) or ""
+    assert all(word in docstring for word in ("Reads:", "Writes:", "Params:"))
+    for out in outputs(STAGES[name]):
+        folder, file = Path(out).parts[-2:]
+        assert folder in docstring
+        assert file in docstring
+
+
+def test_plots_name_curves_that_stage_6_writes(finished: Any) -> None:
+    plots = yaml.safe_load((PIPELINE / "dvc.yaml").read_text())["plots"]
+    assert plots
+    for plot in plots:
+        for path in next(iter(plot.values()))["y"]:
+            assert finished.path("4.dvc_pipeline", path).is_file()

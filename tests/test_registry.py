@@ -1,0 +1,240 @@
+"""Registration, promotion, rollback and their history, on a real registry."""
+
+import json
+import runpy
+import shutil
+import threading
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from projects import Project, run_script
+
+from credit_risk.errors import CreditRiskError
+from credit_risk.promotion import Event, events, history, promote, record, rollback, rolled_back
+from credit_risk.registry import (
+    CHALLENGER,
+    CHAMPION,
+    LINEAGE_KEY,
+    MODEL,
+    ONNX_SHA256,
+    PREVIOUS_CHAMPION,
+    Registry,
+)
+
+REGISTER = "4.dvc_pipeline/7.register_model.py"
+
+
+@pytest.fixture
+def registry(tmp_path: Path, empty_registry: Path, inside: Callable[[Project], None]) -> Registry:
+    """An empty registry with three versions of nothing."""
+    project = Project(tmp_path)
+    project.path("3.experiments").mkdir()
+    project.path("3.experiments", "mlflow.db").write_bytes(empty_registry.read_bytes())
+    inside(project)
+    registry = Registry()
+    registry.client.create_registered_model(MODEL)
+    for _ in range(3):
+        registry.client.create_model_version(MODEL, "nowhere")
+    return registry
+
+
+def numbers(registry: Registry, *aliases: str) -> list[str | None]:
+    found = [registry.version_of(alias) for alias in aliases]
+    return [version.number if version else None for version in found]
+
+
+def test_promotion_moves_both_aliases_and_is_recorded(registry: Registry) -> None:
+    promote(registry, "1", None, "first")
+    promote(registry, "2", "1", "better")
+    assert numbers(registry, CHAMPION, PREVIOUS_CHAMPION) == ["2", "1"]
+    done = [(event.kind, event.version, event.other, event.why) for event in history(registry)]
+    assert done == [("promoted", "1", None, "first"), ("promoted", "2", "1", "better")]
+
+
+def test_promoting_the_champion_changes_nothing(registry: Registry) -> None:
+    promote(registry, "1", None, "first")
+    promote(registry, "1", "1", "again")
+    assert numbers(registry, CHAMPION, PREVIOUS_CHAMPION) == ["1", None]
+    assert len(history(registry)) == 1
+
+
+def test_promotion_is_refused_when_the_champion_has_changed_since_it_was_compared(registry: Registry) -> None:
+    promote(registry, "1", None, "first")
+    promote(registry, "2", "1", "meanwhile")
+    with pytest.raises(CreditRiskError, match="champion is now version 2, not 1 that 3 was gated against"):
+        promote(registry, "3", "1", "late")
+    assert numbers(registry, CHAMPION) == ["2"]
+
+
+def test_rollback_goes_back_once_and_says_when_from_where_and_why(registry: Registry) -> None:
+    promote(registry, "1", None, "first")
+    promote(registry, "2", "1", "better")
+    assert rollback(registry, "complaints") == ("2", "1")
+    assert numbers(registry, CHAMPION, PREVIOUS_CHAMPION) == ["1", None]
+    last = history(registry)[-1]
+    assert (last.kind, last.version, last.other, last.why) == ("rolled back", "2", "1", "complaints")
+    assert last.time.endswith("Z")
+    assert rolled_back(registry.version("2")) == last
+    assert rolled_back(registry.version("1")) is None
+    with pytest.raises(CreditRiskError, match="no previous champion"):
+        rollback(registry, "again")
+
+
+def test_rollback_without_a_champion(registry: Registry) -> None:
+    with pytest.raises(CreditRiskError, match="no previous champion"):
+        rollback(registry, "")
+
+
+def test_a_version_promoted_again_after_its_rollback_counts_as_promoted(registry: Registry) -> None:
+    promote(registry, "1", None, "")
+    promote(registry, "2", "1", "")
+    rollback(registry, "")
+    record(registry, "refused", "2", "1", "rolled back")
+    assert rolled_back(registry.version("2"))
+    promote(registry, "2", "1", "by hand")
+    assert rolled_back(registry.version("2")) is None
+
+
+def test_two_promotions_at_once_are_serialised(registry: Registry) -> None:
+    promote(registry, "1", None, "first")
+    outcomes: list[str] = []
+
+    def contend(number: str) -> None:
+        try:
+            promote(Registry(), number, "1", "race")
+            outcomes.append(number)
+        except CreditRiskError as error:
+            outcomes.append(str(error))
+
+    threads = [threading.Thread(target=contend, args=(number,)) for number in ("2", "3")]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    winners = [outcome for outcome in outcomes if outcome in {"2", "3"}]
+    assert len(winners) == 1
+    assert numbers(registry, CHAMPION, PREVIOUS_CHAMPION) == [winners[0], "1"]
+    assert any("gated against" in outcome for outcome in outcomes)
+
+
+def test_a_lost_alias_is_reported(registry: Registry, monkeypatch: pytest.MonkeyPatch) -> None:
+    point = registry.point
+
+    def interfere(alias: str, number: str) -> None:
+        point(alias, number)
+        if alias == CHAMPION:
+            point(alias, "3")  # another machine, which does not see our lock
+
+    monkeypatch.setattr(registry, "point", interfere)
+    with pytest.raises(CreditRiskError, match="the alias went to version 3 while it was moved to 1"):
+        promote(registry, "1", None, "")
+
+
+def test_events_are_told_in_order() -> None:
+    assert Event("2026-01-01", "promoted", "10", None, "") < Event("2026-01-02", "promoted", "9", None, "")
+
+
+def test_unknown_version(registry: Registry) -> None:
+    with pytest.raises(CreditRiskError, match="CreditRiskModel has no version 99"):
+        registry.version("99")
+    assert events(registry.version("1")) == []
+
+
+def test_version_carries_both_forms_and_its_lineage(finished: Project, inside: Callable[[Project], None]) -> None:
+    inside(finished)
+    registry = Registry()
+    champion = registry.version_of(CHAMPION)
+    assert champion is not None
+    run = registry.client.get_run(champion.run_id)
+    assert run.info.status == "FINISHED"
+    assert run.data.metrics["test.roc_auc"] > 0.5
+    assert run.data.params["train.model"] == "hist_gradient_boosting"
+    assert run.inputs.dataset_inputs[0].dataset.name == "loans"
+    logged = {file.path for file in registry.client.list_artifacts(run.info.run_id, "reports")}
+    assert logged == {"reports/metrics.json", "reports/plots"}
+    lineage = json.loads(champion.tags["lineage"])
+    assert set(lineage) == {
+        "data", "params", "environment_sha256", "onnx_sha256", "git_commit", "git_dirty", "dvc_lock"
+    }  # fmt: skip
+    assert set(lineage["dvc_lock"]) >= {"get_data", "train_model", "evaluate_model"}
+    assert len(lineage["git_commit"]) == 40
+    registered = json.loads(finished.path("1.data", "7.registered", "model.json").read_text())
+    assert registered == {
+        LINEAGE_KEY: champion.tags[LINEAGE_KEY],
+        ONNX_SHA256: champion.tags[ONNX_SHA256],
+    }
+    folder = registry.download(champion.number)
+    names = {path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()}
+    assert {"model.skops", "extra_files/model.onnx", "extra_files/golden.json", "MLmodel"} <= names
+    assert not [name for name in names if name.endswith((".pkl", ".joblib", "uv.lock"))]
+
+
+def test_same_lineage_makes_no_second_version_and_gets_the_alias(
+    project: Project, inside: Callable[[Project], None], capsys: pytest.CaptureFixture[str]
+) -> None:
+    inside(project)
+    registry = Registry()
+    before = registry.versions()
+    registry.unpoint(CHALLENGER)
+    assert run_script(project, REGISTER) == 0
+    assert "version 1 has this lineage already" in capsys.readouterr().out
+    assert [version.number for version in registry.versions()] == [version.number for version in before] == ["1"]
+    assert numbers(registry, CHALLENGER) == ["1"]
+
+
+def test_a_run_that_a_kill_left_open_is_ended_and_done_again(
+    project: Project, inside: Callable[[Project], None]
+) -> None:
+    inside(project)
+    project.set_param("C: 1.0", "C: 0.5")  # another lineage
+    registry = Registry()
+    names = runpy.run_path(str(project.path(REGISTER)))
+    key = names["lineage_key"](names["read_lineage"]())
+    open_run = registry.client.create_run(registry.experiment_id(), tags={LINEAGE_KEY: key})
+    assert run_script(project, REGISTER) == 0
+    assert registry.client.get_run(open_run.info.run_id).info.status == "KILLED"
+    assert numbers(registry, CHALLENGER, CHAMPION) == ["2", "1"]
+
+
+@pytest.mark.parametrize(
+    ("uri", "message"),
+    [
+        ("http://127.0.0.1:9", "the registry at http://127.0.0.1:9 does not answer or refuses"),
+        ("sqlite:////proc/nowhere/mlflow.db", "the registry at sqlite:////proc/nowhere/mlflow.db"),
+        ("nonsense://host", "the registry at nonsense://host"),
+    ],
+)
+def test_registry_that_does_not_answer_is_one_sentence(  # noqa: PLR0913, PLR0917 (fixtures)
+    project: Project,
+    inside: Callable[[Project], None],
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    uri: str,
+    message: str,
+) -> None:
+    inside(project)
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", uri)
+    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
+    before = project.path("1.data", "7.registered", "model.json").read_bytes()
+    assert run_script(project, REGISTER) == 1
+    error = capsys.readouterr().err
+    assert message in error
+    assert error.startswith("stage 7: ")
+    assert error.count("\n") == 1
+    assert project.path("1.data", "7.registered", "model.json").read_bytes() == before
+
+
+def test_artifact_store_that_cant_be_written_is_one_sentence(
+    project: Project, inside: Callable[[Project], None], capsys: pytest.CaptureFixture[str]
+) -> None:
+    inside(project)
+    shutil.rmtree(project.path("3.experiments", "artifacts"))
+    project.path("3.experiments", "artifacts").write_text("a file where a folder should be")
+    assert run_script(project, REGISTER) == 1
+    assert "can't be written to" in capsys.readouterr().err
+
+
+def test_password_in_the_address_is_not_shown(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://me:secret@127.0.0.1:9/ml")
+    assert Registry().address == "http://127.0.0.1:9/ml"

@@ -1,0 +1,211 @@
+"""Stages 3, 5 and 6: the same input gives the same bits, both forms of the model agree, and leaks stop the run."""
+
+import json
+import shutil
+from collections.abc import Callable
+from itertools import pairwise
+from typing import Any
+
+import joblib
+import numpy as np
+import pandas as pd
+import pytest
+import yaml
+from projects import Project, run_script, script
+from sklearn.metrics import roc_auc_score
+
+from credit_risk.features import FEATURE_NAMES, from_columns
+from credit_risk.model import TrainParams, build_pipeline, default_probability, fit, logistic_baseline, read_side
+from credit_risk.onnx_form import compile_onnx
+from credit_risk.scorer import Facts, Scorer
+
+TRAIN = "4.dvc_pipeline/5.train_model.py"
+EVALUATE = "4.dvc_pipeline/6.evaluate_model.py"
+
+
+def train_params(project: Project, **changes: Any) -> TrainParams:
+    section = yaml.safe_load(project.path("4.dvc_pipeline", "params.yaml").read_text())["train"]
+    return TrainParams.model_validate(section | changes)
+
+
+def test_features_file_is_what_the_package_computes(finished: Project) -> None:
+    clean = pd.read_parquet(finished.path("1.data", "2.clean", "loans.parquet"))
+    made = pd.read_parquet(finished.path("1.data", "3.features", "features.parquet"))
+    assert made["loan_number"].tolist() == clean["loan_number"].tolist()
+    assert set(made[list(FEATURE_NAMES)].dtypes.astype(str)) == {"float32"}
+    assert np.array_equal(made[list(FEATURE_NAMES)].to_numpy(), from_columns(clean), equal_nan=True)
+
+
+def test_trained_twice_files_and_scores_are_identical(project: Project, inside: Callable[[Project], None]) -> None:
+    inside(project)
+    folder = project.path("1.data", "5.model")
+    first = {path.name: path.read_bytes() for path in folder.iterdir()}
+    shutil.rmtree(folder)
+    assert run_script(project, TRAIN) == 0
+    assert {path.name: path.read_bytes() for path in folder.iterdir()} == first
+    assert set(first) == {"model.joblib", "model.onnx", "training.json"}
+
+
+@pytest.mark.parametrize("calibration", ["none", "sigmoid"])
+@pytest.mark.parametrize("model", ["logistic_regression", "random_forest", "hist_gradient_boosting"])
+def test_every_model_learns_and_its_serving_form_agrees(finished: Project, model: str, calibration: str) -> None:
+    train = train_params(finished, model=model, calibration=calibration)
+    train.random_forest["n_estimators"] = 30
+    pipeline = fit(train, *read_side(finished.path("1.data", "4.split", "train.parquet")))
+    content = compile_onnx(pipeline, Facts(FEATURE_NAMES, 0.2, 1))
+    assert content == compile_onnx(pipeline, Facts(FEATURE_NAMES, 0.2, 1))
+    scorer = Scorer(content)
+    features, labels = read_side(finished.path("1.data", "4.split", "test.parquet"))
+    scores = default_probability(pipeline, features)
+    assert np.abs(scorer.score(features) - scores).max() <= 1e-6
+    assert roc_auc_score(labels, scores) > 0.55
+    one_by_one = np.concatenate([scorer.score(features[[i]]) for i in range(50)])
+    batch = scorer.score(features[:50])  # the size of a batch changes no score; a linear one by the last bit at most
+    assert np.array_equal(one_by_one, batch) or (
+        model == "logistic_regression" and np.allclose(one_by_one, batch, 1e-6)
+    )
+
+
+@pytest.mark.parametrize("model", ["logistic_regression", "random_forest", "hist_gradient_boosting"])
+def test_serving_form_has_the_same_bytes_in_every_process(finished: Project, model: str) -> None:
+    code = f"""
+import hashlib, yaml
+from credit_risk.features import FEATURE_NAMES
+from credit_risk.model import TrainParams, fit, read_side
+from credit_risk.onnx_form import compile_onnx
+from credit_risk.paths import data
+from credit_risk.scorer import Facts
+section = yaml.safe_load(open("4.dvc_pipeline/params.yaml"))["train"] | {{"model": "{model}"}}
+section["random_forest"]["n_estimators"] = 5
+features, labels = read_side(data("4.split", "test.parquet"))
+pipeline = fit(TrainParams.model_validate(section), features, labels)
+print(hashlib.sha256(compile_onnx(pipeline, Facts(FEATURE_NAMES, 0.2, 1))).hexdigest())
+"""
+    digests = {finished.run("-c", code, PYTHONHASHSEED=str(seed)).stdout for seed in range(4)}
+    assert len(digests) == 1
+
+
+def test_scorer_knows_threshold_and_features(finished: Project) -> None:
+    scorer = Scorer.load(finished.path("1.data", "5.model", "model.onnx"))
+    training = json.loads(finished.path("1.data", "5.model", "training.json").read_text())
+    assert scorer.facts == Facts(FEATURE_NAMES, training["threshold"], 1)
+
+
+def test_scorer_refuses_what_is_not_its_model(finished: Project) -> None:
+    content = finished.path("1.data", "5.model", "model.onnx").read_bytes()
+    with pytest.raises(Exception, match="can't be loaded"):
+        Scorer(content[: len(content) // 2])
+    with pytest.raises(Exception, match="wants features"):
+        Scorer(content, expected_features=(*FEATURE_NAMES, "term"))
+
+
+def test_selection_keeps_and_drops_by_importance(finished: Project) -> None:
+    features = json.loads(finished.path("1.data", "5.model", "training.json").read_text())["features"]
+    kept, dropped = features["kept"], features["dropped"]
+    assert {entry["feature"] for entry in kept + dropped} == set(FEATURE_NAMES)
+    assert all(a["importance"] >= b["importance"] for a, b in pairwise(kept))
+    limit = 0.1 / len(FEATURE_NAMES)  # importances sum to one
+    assert all(entry["importance"] >= limit for entry in kept)
+    assert all(entry["importance"] < limit for entry in dropped)
+
+
+def test_selection_drops_noise() -> None:
+    rng = np.random.default_rng(0)
+    features = rng.normal(size=(2_000, 3)).astype(np.float32)
+    labels = (features[:, 1] + 0.3 * rng.normal(size=2_000) > 0).astype(np.int8)
+    section = yaml.safe_load(
+        "{model: hist_gradient_boosting, seed: 0, threads: 1, calibration: none, cost_false_approval: 1, "
+        "cost_false_refusal: 1, threshold_folds: 2, selection: {trees: 10, rows: 1000, min_importance: 0.5}, "
+        "logistic_regression: {}, random_forest: {}, hist_gradient_boosting: {max_iter: 5}}"
+    )
+    pipeline = build_pipeline(TrainParams.model_validate(section), ["a", "b", "c"], [], 2_000).fit(features, labels)
+    assert pipeline["select"].get_support().tolist() == [False, True, False]
+
+
+def test_cheapest_threshold_by_hand(finished: Project) -> None:
+    cheapest = script(finished, TRAIN)["cheapest_threshold"]
+    labels, scores = np.array([0, 1, 0, 1], np.int8), np.array([0.1, 0.2, 0.3, 0.4])
+    # Defaults cost five: refusing all but the lowest costs one paid loan.
+    assert cheapest(labels, scores, 5.0, 1.0) == (pytest.approx(0.15), 0.25)
+    # Refusals cost five: refusing only the highest costs one default.
+    assert cheapest(labels, scores, 1.0, 5.0) == (pytest.approx(0.35), 0.25)
+    # Equal scores can't be told apart, whatever that costs.
+    assert cheapest(labels, np.full(4, 0.5), 1.0, 1.0)[0] in {0.0, 1.0}
+
+
+def test_cheapest_threshold_is_cheaper_than_its_neighbours(finished: Project) -> None:
+    cheapest = script(finished, TRAIN)["cheapest_threshold"]
+    rng = np.random.default_rng(0)
+    scores = rng.random(2_000)
+    labels = (rng.random(2_000) < scores).astype(np.int8)  # calibrated
+    threshold, cost = cheapest(labels, scores, 4.0, 1.0)
+
+    def cost_at(t: float) -> float:
+        refused = scores >= t
+        return float(np.mean(np.where(refused, (labels == 0) * 1.0, (labels == 1) * 4.0)))
+
+    assert cost_at(threshold) == pytest.approx(cost)
+    assert cost == pytest.approx(min(cost_at(t) for t in np.linspace(0, 1, 501)), abs=1e-2)
+    assert threshold == pytest.approx(1 / 5, abs=0.06)  # Elkan's rule for calibrated scores
+
+
+def test_model_sees_train_alone(project: Project, inside: Callable[[Project], None]) -> None:
+    inside(project)
+    before = project.path("1.data", "5.model", "model.onnx").read_bytes()
+    for side in ("test", "out_of_time"):
+        project.path("1.data", "4.split", f"{side}.parquet").unlink()
+    assert run_script(project, TRAIN) == 0
+    assert project.path("1.data", "5.model", "model.onnx").read_bytes() == before
+
+
+def test_report_has_both_holdouts_the_baseline_and_its_intervals(finished: Project) -> None:
+    report = json.loads(finished.path("1.data", "6.reports", "metrics.json").read_text())
+    model = joblib.load(finished.path("1.data", "5.model", "model.joblib"))
+    train = train_params(finished)
+    baseline = fit(logistic_baseline(train), *read_side(finished.path("1.data", "4.split", "train.parquet")))
+    for side in ("test", "out_of_time"):
+        features, labels = read_side(finished.path("1.data", "4.split", f"{side}.parquet"))
+        measured = roc_auc_score(labels, default_probability(model, features))
+        assert report[side]["roc_auc"] == pytest.approx(measured, abs=1e-6)
+        assert report[side]["roc_auc_low"] < measured < report[side]["roc_auc_high"]
+        expected = roc_auc_score(labels, default_probability(baseline, features))
+        assert report[side]["logistic_baseline"]["roc_auc"] == pytest.approx(expected, abs=1e-6)
+        assert report[side]["rows"] == len(labels)
+    assert report["leak"]["highest_single_feature_auc"] < 0.8
+
+
+def test_every_curve_has_a_picture_and_its_points(finished: Project) -> None:
+    plots = finished.path("1.data", "6.reports", "plots")
+    pictures = {path.stem for path in plots.glob("*.png")}
+    assert pictures == {"roc", "precision_recall", "calibration", "gains", "scores"}
+    assert all(path.read_bytes().startswith(b"\x89PNG") for path in plots.glob("*.png"))
+    for path in plots.glob("*.csv"):
+        points = pd.read_csv(path)
+        assert list(points) == ["x", "y"]
+        assert len(points) > 2
+    roc = pd.read_csv(plots / "roc_test.csv")
+    assert roc.iloc[0].tolist() == [0, 0]
+    assert roc.iloc[-1].tolist() == [1, 1]
+    assert (roc["y"].diff().dropna() >= 0).all()
+
+
+def test_a_leaking_feature_stops_the_run(
+    project: Project, inside: Callable[[Project], None], capsys: pytest.CaptureFixture[str]
+) -> None:
+    inside(project)
+    train = project.path("1.data", "4.split", "train.parquet")
+    loans = pd.read_parquet(train)
+    loans["employees"] = loans["default"].astype("float32") + np.float32(0.1)
+    loans.to_parquet(train)
+    before = project.path("1.data", "6.reports", "metrics.json").read_bytes()
+    assert run_script(project, EVALUATE) == 1
+    assert "stage 6: employees (1.00) alone reaches a ROC AUC of evaluate.leak_auc (0.80)" in capsys.readouterr().err
+    assert project.path("1.data", "6.reports", "metrics.json").read_bytes() == before
+
+
+def test_evaluated_twice_files_are_identical(project: Project, inside: Callable[[Project], None]) -> None:
+    inside(project)
+    files = [path for path in project.path("1.data", "6.reports").rglob("*") if path.is_file()]
+    before = [path.read_bytes() for path in files]
+    assert run_script(project, EVALUATE) == 0
+    assert [path.read_bytes() for path in files] == before
