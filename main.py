@@ -152,6 +152,10 @@ class Steps:
         """Takes note of a line that the step has printed."""
         if self._failed or not line.strip() or CHATTER.match(line):
             return
+        if line.startswith("ERROR: failed to reproduce"):  # the stage itself has said what is wrong
+            self._failed = True
+            self.sentence = self.sentence or line
+            return
         self.sentence = line.removeprefix("ERROR: ")
         self._failed = SENTENCE.match(line) is not None
 

@@ -23,7 +23,7 @@ from credit_risk import params
 from credit_risk.environment import environment_sha256
 from credit_risk.features import FEATURE_NAMES
 from credit_risk.files import replacing, write_json
-from credit_risk.model import Floats, Labels, TrainParams, build_pipeline, fit, read_side
+from credit_risk.model import Floats, Labels, TrainParams, build_pipeline, fit, named_parameters, read_side
 from credit_risk.onnx_form import compile_onnx
 from credit_risk.paths import data
 from credit_risk.scorer import Facts
@@ -59,7 +59,7 @@ def out_of_fold(train: TrainParams, features: Floats, labels: Labels) -> npt.NDA
     """Probability of default of each training loan by a model that was fitted on the other folds, shape (n,)."""
     folds = StratifiedKFold(train.threshold_folds, shuffle=True, random_state=train.seed)
     fold_rows = len(labels) - len(labels) // train.threshold_folds - 1
-    with threadpool_limits(train.threads):
+    with threadpool_limits(train.threads), named_parameters(train):
         pipeline = build_pipeline(train, rows=fold_rows)
         scores: npt.NDArray[np.float64] = cross_val_predict(
             pipeline, features, labels, cv=folds, method="predict_proba"

@@ -1,6 +1,8 @@
 """Fixtures: projects in the states that tests start from."""
 
 import os
+
+os.environ["OMP_NUM_THREADS"] = "1"  # tests run beside each other, and threads that wait for each other spin
 import shutil
 import subprocess
 import sys
@@ -8,25 +10,41 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from filelock import FileLock
 from projects import Project, copy_finished, copy_project
 
 
 @pytest.fixture(scope="session")
-def empty_registry(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def shared(tmp_path_factory: pytest.TempPathFactory, worker_id: str) -> Path:
+    """A folder that all test processes of this run share; one at a time fills it."""
+    base = tmp_path_factory.getbasetemp()
+    folder = (base if worker_id == "master" else base.parent) / "shared"
+    folder.mkdir(exist_ok=True)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def empty_registry(shared: Path) -> Path:
     """An MLflow database with its tables, for copying: making them takes five seconds."""
-    path = tmp_path_factory.mktemp("registry") / "mlflow.db"
-    code = f"from mlflow import MlflowClient; MlflowClient('sqlite:///{path}').search_experiments()"
-    subprocess.run([sys.executable, "-c", code], check=True, capture_output=True)
+    path = shared / "mlflow.db"
+    with FileLock(f"{path}.lock"):
+        if not path.exists():
+            code = f"from mlflow import MlflowClient; MlflowClient('sqlite:///{path}.part').search_experiments()"
+            subprocess.run([sys.executable, "-c", code], check=True, capture_output=True)
+            Path(f"{path}.part").rename(path)
     return path
 
 
 @pytest.fixture(scope="session")
-def finished(tmp_path_factory: pytest.TempPathFactory, empty_registry: Path) -> Project:
+def finished(shared: Path, empty_registry: Path) -> Project:
     """A project on which `main.py` has run once. Tests read it; those that change something take a copy."""
-    project = copy_project(tmp_path_factory.mktemp("finished") / "project")
-    shutil.copy(empty_registry, project.path("3.experiments", "mlflow.db"))
-    result = project.run("main.py")
-    project.path("output.txt").write_text(result.stdout)
+    project = Project(shared / "finished")
+    output = project.path("output.txt")
+    with FileLock(shared / "finished.lock"):
+        if not output.exists():
+            copy_project(project.root)
+            shutil.copy(empty_registry, project.path("3.experiments", "mlflow.db"))
+            output.write_text(project.run("main.py").stdout)
     return project
 
 

@@ -4,7 +4,8 @@ Steps: `encode` (category codes and missing numbers, as the classifier wants the
 `classify` (the classifier, with sigmoid calibration around it if asked for).
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Literal
 
@@ -21,9 +22,11 @@ from sklearn.impute import SimpleImputer
 from sklearn.linear_model import LogisticRegression
 from sklearn.pipeline import Pipeline, make_pipeline
 from sklearn.preprocessing import OneHotEncoder, StandardScaler
+from sklearn.utils._param_validation import InvalidParameterError
 from threadpoolctl import threadpool_limits
 
 from credit_risk.contract import DEFAULT
+from credit_risk.errors import CreditRiskError
 from credit_risk.features import CATEGORICAL, FEATURE_NAMES
 from credit_risk.params import Params
 
@@ -97,8 +100,21 @@ def fit(train: TrainParams, features: Floats, labels: Labels) -> Pipeline:
         features: shape (n, len(FEATURES)), float32.
         labels: shape (n,), 1 for default.
     """
-    with threadpool_limits(train.threads):
+    with threadpool_limits(train.threads), named_parameters(train):
         return build_pipeline(train, rows=len(labels)).fit(features, labels)
+
+
+@contextmanager
+def named_parameters(train: TrainParams) -> Iterator[None]:
+    """Says which section of params.yaml holds a parameter that the classifier does not take.
+
+    Raises:
+        CreditRiskError: with the classifier's own words.
+    """
+    try:
+        yield
+    except (TypeError, InvalidParameterError) as error:
+        raise CreditRiskError(f"params.yaml: train.{train.model}: {' '.join(str(error).split())}") from error
 
 
 def default_probability(model: Any, rows: Any) -> npt.NDArray[np.float64]:
