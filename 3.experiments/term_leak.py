@@ -1,0 +1,76 @@
+"""What a leak is worth: the same model with and without `Term`, on the same split.
+
+`Term` was overwritten with the loan's real life, so it tells the outcome. Public notebooks on these loans report the
+figure with it; this project reports the one without. Prints both, and writes them for the readme.
+
+Usage: uv run 3.experiments/term_leak.py      after uv run main.py
+Reads:  1.data/4.split/*.parquet, 1.data/1.raw/loans.parquet
+Writes: 3.experiments/term_leak.json
+"""
+
+import numpy as np
+import pyarrow.parquet as pq
+from rich.console import Console
+from rich.table import Table
+from sklearn.metrics import accuracy_score, roc_auc_score
+from threadpoolctl import threadpool_limits
+
+from credit_risk import params
+from credit_risk.contract import LOAN_NUMBER
+from credit_risk.errors import CreditRiskError
+from credit_risk.features import CATEGORICAL, FEATURE_NAMES
+from credit_risk.files import write_json
+from credit_risk.leak import single_feature_aucs
+from credit_risk.model import Floats, Labels, TrainParams, build_pipeline, default_probability, read_side
+from credit_risk.paths import data, relative, root
+from credit_risk.script import run
+
+SIDES = ("train", "test", "out_of_time")
+HALF = 0.5  # the threshold at which notebooks report accuracy
+
+
+def main() -> None:
+    """Trains both and shows them side by side."""
+    if not data("4.split", "train.parquet").exists():
+        raise CreditRiskError(f"{relative(data('4.split'))} is empty; run the pipeline first: `uv run main.py`")
+    train = params.load("train", TrainParams)
+    honest = {side: read_side(data("4.split", f"{side}.parquet")) for side in SIDES}
+    terms = read_terms()
+    leaky = {side: (np.column_stack([honest[side][0], terms[side]]), honest[side][1]) for side in SIDES}
+    report = {
+        "without_term": scores(train, FEATURE_NAMES, honest),
+        "with_term": scores(train, (*FEATURE_NAMES, "term"), leaky),
+        "term_alone": single_feature_aucs(terms["train"][:, None], honest["train"][1], ["term"], train.seed)["term"],
+    }
+    write_json(root() / "3.experiments" / "term_leak.json", report)
+    table = Table("model", "ROC AUC in time", "ROC AUC out of time", "accuracy in time")
+    for name in ("without_term", "with_term"):
+        figures = report[name]
+        table.add_row(name.replace("_", " "), *(f"{value:.3f}" for value in figures.values()))
+    Console().print(table, f"Term alone, out of fold: ROC AUC {report['term_alone']:.3f}")
+
+
+def read_terms() -> dict[str, Floats]:
+    """The column Term of each side's loans, in the side's order, float32."""
+    raw = pq.read_table(data("1.raw", "loans.parquet"), columns=["LoanNr_ChkDgt", "Term"]).to_pandas()
+    by_number = raw.drop_duplicates("LoanNr_ChkDgt", keep="last").set_index("LoanNr_ChkDgt")["Term"]
+    numbers = {side: pq.read_table(data("4.split", f"{side}.parquet"), columns=[LOAN_NUMBER]) for side in SIDES}
+    return {
+        side: by_number.loc[table[LOAN_NUMBER].to_pandas()].to_numpy().astype(np.float32)
+        for side, table in numbers.items()
+    }
+
+
+def scores(train: TrainParams, names: tuple[str, ...], sides: dict[str, tuple[Floats, Labels]]) -> dict[str, float]:
+    """ROC AUC on both held-out sides and accuracy in time, of the project's model on these features."""
+    features, labels = sides["train"]
+    with threadpool_limits(train.threads):
+        model = build_pipeline(train, names, CATEGORICAL, len(labels)).fit(features, labels)
+    predicted = {side: default_probability(model, sides[side][0]) for side in ("test", "out_of_time")}
+    figures = {f"{side}_auc": float(roc_auc_score(sides[side][1], scored)) for side, scored in predicted.items()}
+    accuracy = float(accuracy_score(sides["test"][1], predicted["test"] >= HALF))
+    return {name: round(value, 6) for name, value in (figures | {"test_accuracy": accuracy}).items()}
+
+
+if __name__ == "__main__":
+    run("term leak", main)
