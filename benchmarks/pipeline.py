@@ -95,11 +95,13 @@ def report(runs: list[Run], sizes: list[int]) -> str:
     """The runs as a Markdown table: a row a stage, and for each size seconds and peak GiB."""
     names = list(dict.fromkeys(run.stage for run in runs))
     header = " | ".join(f"{rows:,} rows" for rows in sizes)
+    made = (
+        f"on {platform.machine()}, {os.cpu_count()} cores, Python {platform.python_version()}, pandas {pd.__version__}"
+    )
     lines = [
         "# Time and memory of each stage",
         "",
-        f"Made by `uv run benchmarks/pipeline.py` on {platform.machine()}, {os.cpu_count()} cores, Python "
-        f"{platform.python_version()}, pandas {pd.__version__}, pyarrow {pa.__version__}. One run each.",
+        f"Made by `uv run benchmarks/pipeline.py` {made}, pyarrow {pa.__version__}. One run each.",
         "",
         f"| stage | {header} |",
         f"|---|{'---|' * len(sizes)}",
