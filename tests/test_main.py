@@ -1,16 +1,21 @@
 """The journey as a user takes it: `main.py`, run again, changed, refused, rolled back, interrupted."""
 
 import json
+import os
 import re
 import shutil
 import signal
 import subprocess
+import threading
 import time
+from functools import partial
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
 import psutil
+import pytest
 import yaml
-from projects import Project
+from projects import Project, thin
 
 STAGES = ["1.get_data", "2.prep_clean_data", "3.FE", "4.split_data", "5.train_model", "6.evaluate_model"]
 REGISTER, GATES = "7.register_model", ["loading", "performance"]
@@ -190,3 +195,28 @@ def test_lock_file_has_no_times_and_no_addresses(finished: Project) -> None:
     assert not re.search(r"://|\d{4}-\d\d-\d\d|\d\d:\d\d", text)
     stages = yaml.safe_load(text)["stages"]
     assert len(stages) == 7
+
+
+@pytest.mark.slow
+def test_refresh_sees_that_a_remote_source_has_changed(project: Project) -> None:
+    source = project.path("1.data", "source", "sba_loans.csv.gz")
+    web = project.path("web")
+    web.mkdir()
+    shutil.move(source, web / "loans.csv.gz")
+    server = ThreadingHTTPServer(("127.0.0.1", 0), partial(QuietHandler, directory=str(web)))
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    project.set_param("1.data/source/*", f"http://127.0.0.1:{server.server_port}/loans.csv.gz")
+    assert "1.get_data" in steps(project.run("main.py").stdout)
+    assert steps(project.run("main.py", "--refresh").stdout) == []
+    thin(web / "loans.csv.gz", web / "loans.csv.gz", every=2)
+    os.utime(web / "loans.csv.gz", (0, 0))  # another Last-Modified, which is all that this server tells
+    assert steps(project.run("main.py").stdout) == []
+    output = project.run("main.py", "--refresh").stdout
+    assert "loans.csv.gz has changed" in output
+    assert steps(output)[:2] == ["1.get_data", "2.prep_clean_data"]
+    server.shutdown()
+    server.server_close()
+
+
+class QuietHandler(SimpleHTTPRequestHandler):
+    def log_message(self, *_: object) -> None: ...

@@ -153,8 +153,7 @@ RAW_COLUMNS = frozenset([*(field.raw for field in FIELDS), *UNKNOWN_AT_APPROVAL,
 def refusal(column: str) -> str | None:
     """Why a column can't be an applicant field: one clause, or None when the contract knows it.
 
-    Names are compared without case and underscores, so that `term` and `charge_off`-like renamings of a raw column
-    don't slip through.
+    Names are compared without case and underscores, so that `term` or `mis_status` do not slip through.
     """
     if column in FIELD_NAMES:
         return None

@@ -20,7 +20,6 @@ def environment_sha256() -> str:
     uv = os.environ.get("UV") or shutil.which("uv")
     if uv is None:
         raise CreditRiskError("uv is not on the PATH; install it with `pip install uv`, and run with `uv run`")
-    # The lock belongs to the code that runs; CREDIT_RISK_ROOT may point to a folder with data alone.
     result = subprocess.run([uv, *_EXPORT], cwd=root(), capture_output=True, check=False)
     if result.returncode:
         raise CreditRiskError(f"the environment can't be listed: {result.stderr.decode().strip().splitlines()[-1]}")

@@ -84,6 +84,8 @@ def publish(registry: Registry, verdict: Verdict) -> None:
     for done in verdict.checks:
         table.add_row(done.name, done.measured, done.required, "passed" if done.passed else "[bold red]FAILED[/]")
     Console().print(table)
+    passed = sum(done.passed for done in verdict.checks)
+    print(f"{passed} of {len(verdict.checks)} checks passed")
 
 
 def read_verdict(version: Version, gate: str) -> dict[str, Any] | None:

@@ -44,8 +44,15 @@ def stop_with_parent() -> None:
         os._exit(1)
 
     def watch() -> None:
-        while all(process.is_running() and process.status() != psutil.STATUS_ZOMBIE for process in watched):
+        while all(map(_alive, watched)):
             time.sleep(_POLL_SECONDS)
         os._exit(1)
 
     threading.Thread(target=watch, name="stop-with-parent", daemon=True).start()
+
+
+def _alive(process: psutil.Process) -> bool:
+    try:
+        return process.is_running() and process.status() != psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:  # it ended between the two questions
+        return False
