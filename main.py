@@ -19,6 +19,7 @@ from dataclasses import dataclass
 from typing import IO, TYPE_CHECKING, Any, Self
 
 from rich.console import Console
+from rich.markup import escape
 from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
@@ -74,7 +75,7 @@ def main() -> None:
             case _:
                 sys.exit(journey(arguments.refresh))
     except CreditRiskError as error:
-        Console(stderr=True, highlight=False).print(f"[bold red]error:[/] {error}", soft_wrap=True)
+        Console(stderr=True, highlight=False).print(f"[bold red]error:[/] {escape(str(error))}", soft_wrap=True)
         sys.exit(1)
     except KeyboardInterrupt:
         console.print("interrupted; the next run goes on from here")
@@ -163,7 +164,7 @@ class Steps:
         """Ends the running step."""
         if self._name:
             seconds = time.monotonic() - self._started
-            console.print(f"  {self._name:<18} {seconds:5.1f} s  {result or self.sentence}", soft_wrap=True)
+            console.print(f"  {self._name:<18} {seconds:5.1f} s  {escape(result or self.sentence)}", soft_wrap=True)
             self.done.append(self._name)
         self._name = self.sentence = ""
         self._progress.reset(self._task, description="waiting")
@@ -256,7 +257,7 @@ def summary(outcome: Outcome, ran: bool, seconds: float) -> int:
     for name, shown in rows.items():
         table.add_row(name, shown(test), shown(late))
     console.print(table)
-    console.print(f"version {outcome.challenger.number} (challenger) {outcome.verdict}", soft_wrap=True)
+    console.print(f"version {outcome.challenger.number} (challenger) {escape(outcome.verdict)}", soft_wrap=True)
     if champion is None:
         console.print(f"[bold red]no champion stands:[/] nothing can be served; the gates' tables are in {LOG}")
         return 1
@@ -275,7 +276,7 @@ def serve(host: str, port: int, workers: int) -> None:
         except CreditRiskError:
             raise CreditRiskError(sentence) from None
         console.print(
-            f"[bold red]warning:[/] {sentence}; serving version {cached.version} from the cache", soft_wrap=True
+            f"[bold red]warning:[/] {escape(sentence)}; serving version {cached.version} from the cache", soft_wrap=True
         )
     os.chdir(root())
     listen = ["--host", host, "--port", str(port), "--workers", str(workers), "--no-server-header"]
@@ -289,7 +290,9 @@ def show_history() -> None:
 
     table = Table("time (UTC)", "what", "version", "champion before, or after a rollback", "why")
     for event in history(Registry()):
-        table.add_row(event.time[:19].replace("T", " "), event.kind, event.version, event.other or "none", event.why)
+        table.add_row(
+            event.time[:19].replace("T", " "), event.kind, event.version, event.other or "none", escape(event.why)
+        )
     console.print(table if table.row_count else "nothing has been promoted or refused yet")
 
 

@@ -10,6 +10,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 from credit_risk import params
@@ -82,7 +83,9 @@ def publish(registry: Registry, verdict: Verdict) -> None:
     for column in ("check", "measured", "required", ""):
         table.add_column(column, overflow="fold")
     for done in verdict.checks:
-        table.add_row(done.name, done.measured, done.required, "passed" if done.passed else "[bold red]FAILED[/]")
+        table.add_row(
+            done.name, escape(done.measured), escape(done.required), "passed" if done.passed else "[bold red]FAILED[/]"
+        )
     Console().print(table)
     passed = sum(done.passed for done in verdict.checks)
     print(f"{passed} of {len(verdict.checks)} checks passed")
