@@ -21,7 +21,7 @@ from typing import IO, TYPE_CHECKING, Any, Self
 from rich.console import Console
 from rich.markup import escape
 from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
-from rich.table import Table
+from rich.table import Column, Table
 
 from credit_risk import champion_cache, params, runner
 from credit_risk.errors import CreditRiskError
@@ -288,7 +288,8 @@ def show_history() -> None:
     from credit_risk.promotion import history
     from credit_risk.registry import Registry
 
-    table = Table("time (UTC)", "what", "version", "champion before, or after a rollback", "why")
+    other = "instead of (rolled back: to)"
+    table = Table(Column("time (UTC)", no_wrap=True), Column("what", no_wrap=True), "version", other, "why")
     for event in history(Registry()):
         table.add_row(
             event.time[:19].replace("T", " "), event.kind, event.version, event.other or "none", escape(event.why)
