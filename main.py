@@ -37,7 +37,6 @@ PIPELINE = "4.dvc_pipeline/dvc.yaml"
 REGISTER = "4.dvc_pipeline/7.register_model.py"
 GATES = ("5.testing/loading.py", "5.testing/performance.py")
 LOG = "4.dvc_pipeline/last_run.log"  # everything that the children print
-EXIT_REFUSED = 3  # of a gate script
 RUNNING = re.compile(r"^> python (?P<script>\S+)\.py$")  # how `dvc repro` announces a stage
 CHATTER = re.compile(
     r"^(Running stage|Stage '|Updating|Generating|To track|To enable|Use `dvc|Data and pipe|[ \t│┃┏┡└])"
@@ -207,6 +206,8 @@ def run_script(path: str, steps: Steps, log: IO[str]) -> bool:
         for line in runner.lines([sys.executable, path], log):
             steps.heard(line)
     except subprocess.CalledProcessError as error:
+        from credit_risk.gates import EXIT_REFUSED
+
         if error.returncode != EXIT_REFUSED:
             raise CreditRiskError(f"{steps.sentence or path + ' failed'} (all output: {LOG})") from error
         steps.end("refused")

@@ -8,10 +8,16 @@ import shutil
 import sqlite3
 import subprocess
 import sys
+import time
+from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
+import psutil
+
+T = TypeVar("T")
 REPOSITORY = Path(__file__).resolve().parents[1]
 EVERY = 12  # loan of the committed ones: about 4,000 in all
 
@@ -147,3 +153,41 @@ def run_script(project: Project, path: str, *arguments: str) -> int:
     finally:
         sys.argv = saved
     return 0
+
+
+def lone_stage(folder: Path, stage: str, inputs: str, params: str = "") -> Project:
+    """A folder that holds a stage's script, its parameters and an empty folder for its inputs below 1.data."""
+    project = Project(folder)
+    project.path("4.dvc_pipeline").mkdir()
+    project.path("1.data", inputs).mkdir(parents=True)
+    project.path("4.dvc_pipeline", "params.yaml").write_text(params)
+    project.path(stage).symlink_to(REPOSITORY / stage)
+    return project
+
+
+def wait_until(found: Callable[[], T | None], what: str, seconds: float = 120) -> T:
+    """Asks again and again until something is found; fails after so many seconds, saying what was awaited."""
+    deadline = time.monotonic() + seconds
+    while time.monotonic() < deadline:
+        if result := found():
+            return result
+        time.sleep(0.02)
+    raise AssertionError(f"waited {seconds} s for {what}")
+
+
+def descendants(pid: int) -> list[psutil.Process]:
+    """All processes below a process."""
+    return psutil.Process(pid).children(recursive=True)
+
+
+def wait_for_script(pid: int, name: str) -> psutil.Process:
+    """The process that runs a script, below a process, as soon as it does."""
+
+    def running() -> psutil.Process | None:
+        for process in descendants(pid):
+            with suppress(psutil.Error):
+                if name in " ".join(process.cmdline()) and "dvc" not in process.cmdline():
+                    return process
+        return None
+
+    return wait_until(running, name)

@@ -5,9 +5,8 @@ import signal
 import socket
 import subprocess
 import tempfile
-import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -15,14 +14,13 @@ import httpx
 import joblib
 import numpy as np
 import pytest
-from projects import Project
+from projects import Project, wait_until
 
 from credit_risk.contract import FIELDS
 from credit_risk.holdout import as_records, read_holdout
 from credit_risk.model import default_probability
 
 EXAMPLE: dict[str, Any] = {field.name: field.example for field in FIELDS}
-START_SECONDS = 60
 
 
 def free_port() -> int:
@@ -54,16 +52,13 @@ def serving(project: Project, *command: str, **environment: str) -> Iterator[htt
 
 
 def wait_until_alive(server: "subprocess.Popen[bytes]", client: httpx.Client) -> None:
-    deadline = time.monotonic() + START_SECONDS
-    while time.monotonic() < deadline:
-        try:
-            client.get("/livez").raise_for_status()
-        except httpx.TransportError:
-            assert server.poll() is None, "the server has ended"
-            time.sleep(0.05)
-        else:
-            return
-    raise AssertionError("the server does not answer")
+    def alive() -> bool:
+        assert server.poll() is None, "the server has ended"
+        with suppress(httpx.TransportError):
+            return client.get("/livez").is_success
+        return False
+
+    wait_until(alive, "the server to answer")
 
 
 UVICORN = ("-m", "uvicorn", "--app-dir", "6.production", "app:app", "--log-level", "warning")

@@ -8,7 +8,7 @@ from typing import Any
 
 import pandas as pd
 import pytest
-from projects import Project, run_script, script
+from projects import Project, lone_stage, run_script, script
 
 STAGE = "4.dvc_pipeline/2.prep_clean_data.py"
 GOOD = {
@@ -24,11 +24,7 @@ GOOD = {
 @pytest.fixture
 def root(tmp_path: Path, inside: Callable[[Project], None]) -> Project:
     """A folder with raw rows and parameters, for the stage alone."""
-    project = Project(tmp_path)
-    project.path("4.dvc_pipeline").mkdir()
-    project.path("1.data", "1.raw").mkdir(parents=True)
-    project.path("4.dvc_pipeline", "params.yaml").write_text("clean: {max_rejected_share: 1.0}")
-    project.path(STAGE).symlink_to(Path(__file__).parents[1] / STAGE)
+    project = lone_stage(tmp_path, STAGE, "1.raw", "clean: {max_rejected_share: 1.0}")
     inside(project)
     return project
 

@@ -15,7 +15,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from moto.server import ThreadedMotoServer
-from projects import Project, run_script
+from projects import Project, lone_stage, run_script
 
 from credit_risk import sources
 
@@ -27,10 +27,7 @@ ROWS = [{"a": "1", "b": "x, y"}, {"a": "007", "b": "$1.00 "}, {"a": "", "b": "tw
 @pytest.fixture
 def root(tmp_path: Path, inside: Callable[[Project], None]) -> Project:
     """A folder with nothing but parameters."""
-    project = Project(tmp_path)
-    project.path("4.dvc_pipeline").mkdir()
-    project.path("1.data", "source").mkdir(parents=True)
-    project.path(STAGE).symlink_to(Path(__file__).parents[1] / STAGE)
+    project = lone_stage(tmp_path, STAGE, "source")
     inside(project)
     return project
 

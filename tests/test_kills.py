@@ -2,13 +2,11 @@
 
 import signal
 import subprocess
-import time
 from collections.abc import Callable
 
 import psutil
 import pytest
-from projects import Project
-from test_main import descendants, wait_for_script
+from projects import Project, descendants, wait_for_script, wait_until
 
 from credit_risk.registry import CHALLENGER, CHAMPION, Registry
 
@@ -90,10 +88,8 @@ def test_kill(moment: str, who: str, project: Project, inside: Callable[[Project
 
 def wait_for_new_run(registry: Registry) -> None:
     """Until registration has begun its run."""
-    deadline = time.monotonic() + 60
     experiment = registry.experiment_id()
-    while time.monotonic() < deadline:
-        if registry.client.search_runs([experiment], "attributes.status = 'RUNNING'"):
-            return
-        time.sleep(0.02)
-    raise AssertionError("registration has not begun a run")
+    wait_until(
+        lambda: registry.client.search_runs([experiment], "attributes.status = 'RUNNING'"),
+        "registration to begin a run",
+    )

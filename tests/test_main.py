@@ -7,7 +7,6 @@ import shutil
 import signal
 import subprocess
 import threading
-import time
 from functools import partial
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
@@ -15,7 +14,7 @@ from typing import Any
 import psutil
 import pytest
 import yaml
-from projects import Project, thin
+from projects import Project, descendants, thin, wait_for_script
 
 STAGES = ["1.get_data", "2.prep_clean_data", "3.FE", "4.split_data", "5.train_model", "6.evaluate_model"]
 REGISTER, GATES = "7.register_model", ["loading", "performance"]
@@ -148,24 +147,6 @@ def test_wrong_command_line_is_explained(finished: Project) -> None:
     result = finished.run("main.py", "deploy", check=False)
     assert result.returncode == 2
     assert "invalid choice: 'deploy'" in result.stderr
-
-
-def descendants(pid: int) -> list[psutil.Process]:
-    return psutil.Process(pid).children(recursive=True)
-
-
-def wait_for_script(pid: int, name: str) -> psutil.Process:
-    """The process that runs a script, below a process, as soon as it does."""
-    deadline = time.monotonic() + 120
-    while time.monotonic() < deadline:
-        for process in descendants(pid):
-            try:
-                if name in " ".join(process.cmdline()) and "dvc" not in process.cmdline():
-                    return process
-            except psutil.Error:
-                continue
-        time.sleep(0.02)
-    raise AssertionError(f"{name} has not started")
 
 
 def test_ctrl_c_stops_the_children_and_the_next_run_goes_on(project: Project) -> None:

@@ -9,7 +9,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from projects import Project, run_script, script
+from projects import Project, lone_stage, run_script, script
 
 STAGE = "4.dvc_pipeline/4.split_data.py"
 Loan = tuple[str, date, int | None]
@@ -17,11 +17,7 @@ Loan = tuple[str, date, int | None]
 
 @pytest.fixture
 def root(tmp_path: Path, inside: Callable[[Project], None]) -> Project:
-    project = Project(tmp_path)
-    project.path("4.dvc_pipeline").mkdir()
-    project.path("1.data", "3.features").mkdir(parents=True)
-    project.path("4.dvc_pipeline", "params.yaml").write_text("split: {out_of_time_months: 24, test_share: 0.2}")
-    project.path(STAGE).symlink_to(Path(__file__).parents[1] / STAGE)
+    project = lone_stage(tmp_path, STAGE, "3.features", "split: {out_of_time_months: 24, test_share: 0.2}")
     inside(project)
     return project
 
