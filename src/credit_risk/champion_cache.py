@@ -1,29 +1,44 @@
 """The cache from which the API serves: one folder a version, and a pointer to the one that is served.
 
-`6.production/fetch_champion.py` writes it, the API only reads it, so the API needs neither MLflow nor a registry to
-start. A version's folder appears whole or not at all, and the pointer moves only to a version that has been checked.
+`6.production/keeper.py` writes it, the API only reads it, so the API needs neither MLflow nor a registry to start. A
+version's folder appears whole or not at all and never changes (its name holds the model's digest), and the pointer moves
+only to a version that has been checked.
 """
 
 import shutil
-from dataclasses import dataclass
+import time
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 from credit_risk.errors import CreditRiskError
-from credit_risk.files import read_json, write_json
+from credit_risk.files import read_json, sha256, write_json
 from credit_risk.scorer import Scorer
 
 ONNX, GOLDEN, ABOUT = "model.onnx", "golden.json", "about.json"
-_POINTER = "champion.json"
+_POINTER, _KEEPER = "champion.json", "keeper.json"
+_KEPT = 3  # versions: the served one, and two to go back to
 
 
 @dataclass(frozen=True, slots=True)
 class ServedModel:
-    """A loaded model: its version, its scorer, and what GET /model says of it."""
+    """A loaded model: its version, its scorer, what GET /model says of it, and its golden applications."""
 
     version: str
     scorer: Scorer
     about: dict[str, Any]
+    golden: dict[str, Any]
+    loaded_since: str = field(default_factory=lambda: datetime.now(UTC).isoformat(timespec="seconds"))
+
+
+def pointer_stamp(cache: Path) -> tuple[int, int] | None:
+    """Changes whenever the pointer is written; None while there is none. Costs one look at the file system."""
+    try:
+        status = (cache / _POINTER).stat()
+    except OSError:
+        return None
+    return status.st_mtime_ns, status.st_ino
 
 
 def load(cache: Path) -> ServedModel:
@@ -33,34 +48,68 @@ def load(cache: Path) -> ServedModel:
         CreditRiskError: there is none yet, or its files are damaged.
     """
     try:
-        folder = cache / read_json(cache / _POINTER)["version"]
-        about = read_json(folder / ABOUT)
+        folder = cache / read_json(cache / _POINTER)["folder"]
+        about, golden = read_json(folder / ABOUT), read_json(folder / GOLDEN)
     except FileNotFoundError as error:
-        raise CreditRiskError("no model has been fetched yet; run `uv run main.py serve`") from error
-    except (ValueError, KeyError, TypeError) as error:
+        raise CreditRiskError("no model has been fetched yet") from error
+    except (OSError, ValueError, KeyError, TypeError) as error:
         raise CreditRiskError(f"the model cache is damaged; delete {cache.name} and fetch again") from error
     scorer = Scorer.load(folder / ONNX)
     if scorer.digest != about["onnx_sha256"]:
         raise CreditRiskError(
             f"the cached model of version {about['version']} is damaged; delete {cache.name} and fetch again"
         )
-    return ServedModel(about["version"], scorer, about)
+    return ServedModel(about["version"], scorer, about, golden)
+
+
+def is_current(cache: Path, version: str, digest: str) -> bool:
+    """Whether the pointer names just this version, and its model is undamaged."""
+    try:
+        folder = cache / read_json(cache / _POINTER)["folder"]
+        return bool(read_json(folder / ABOUT)["version"] == version) and sha256(folder / ONNX) == digest
+    except (OSError, ValueError, KeyError, TypeError):
+        return False
 
 
 def install(cache: Path, files: dict[str, Path], about: dict[str, Any]) -> None:
-    """Copies a checked version into the cache and points to it; a version that is there already is replaced.
+    """Copies a checked version into the cache, points to it, and removes all but the newest versions.
 
     Args:
         cache: the cache's folder.
         files: the version's files by their name in the cache.
         about: has `version` and `onnx_sha256`, and what else GET /model is to say.
     """
-    folder, temporary = cache / about["version"], cache / f".{about['version']}.part"
+    folder = cache / f"{about['version']}-{about['onnx_sha256'][:12]}"
+    temporary = cache / f".{folder.name}.part"
     shutil.rmtree(temporary, ignore_errors=True)
     temporary.mkdir(parents=True)
     for name, path in files.items():
         shutil.copy(path, temporary / name)
     write_json(temporary / ABOUT, about)
-    shutil.rmtree(folder, ignore_errors=True)
+    shutil.rmtree(folder, ignore_errors=True)  # damaged, or it would not be installed again
     temporary.rename(folder)
-    write_json(cache / _POINTER, {"version": about["version"]})
+    write_json(cache / _POINTER, {"folder": folder.name})
+    folders = sorted((path for path in cache.iterdir() if path.is_dir()), key=lambda path: path.stat().st_mtime)
+    for old in folders[:-_KEPT]:
+        shutil.rmtree(old, ignore_errors=True)
+
+
+def report(cache: Path, problem: str) -> None:
+    """Leaves word of the keeper's last look at the registry: what was wrong, or nothing."""
+    cache.mkdir(parents=True, exist_ok=True)
+    write_json(cache / _KEEPER, {"problem": problem, "time": time.time()})
+
+
+def keeper_problem(cache: Path, patience: float) -> str:
+    """What keeps the keeper from following the champion, or nothing.
+
+    Args:
+        cache: the cache's folder.
+        patience: seconds of silence after which the keeper counts as gone.
+    """
+    try:
+        said = read_json(cache / _KEEPER)
+        problem, silent = str(said["problem"]), time.time() - float(said["time"])
+    except (OSError, ValueError, KeyError, TypeError):
+        return "no keeper has reported yet"
+    return problem or (f"the keeper has been silent for {silent:.0f} s" if silent > patience else "")

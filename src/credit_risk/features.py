@@ -9,14 +9,15 @@ A missing number is NaN. Category codes: the word's position in the contract's l
 There is no calendar feature: the approval year lifts the score in time and lowers it out of time (it memorises eras).
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from operator import attrgetter
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from credit_risk.contract import FIELDS, SECTORS, Choice, Number
+from credit_risk.contract import FIELD_NAMES, FIELDS, SECTORS, Choice, Number
 
 MISSING = -1.0  # no word given
 UNSEEN = -2.0  # a word that the contract does not list
@@ -31,6 +32,7 @@ _CODES = {
 }
 NUMBERS = tuple(field.name for field in FIELDS if isinstance(field, Number))
 _NAN = float("nan")
+_values = attrgetter(*FIELD_NAMES)
 # Sector code by the first two digits of a NAICS code (0 to 99).
 _SECTOR_CODES = [float(SECTORS.index(digits)) if digits in SECTORS else UNSEEN for digits in range(100)]
 
@@ -125,6 +127,16 @@ def from_application(application: Mapping[str, Any]) -> Features:
     digits = get["naics"] // 10_000.0
     sector = MISSING if digits != digits else _SECTOR_CODES[int(digits)]  # noqa: PLR0124 (NaN is unequal to itself)
     return np.array([_features(get, sector)], np.float32)
+
+
+def from_applications(applications: Sequence[Any]) -> Features:
+    """Features of many applications that are objects with an attribute a field, such as those of `request.py`.
+
+    Returns:
+        Array of shape (n, len(FEATURES)), float32, the same bits as `from_application` gives for each.
+    """
+    columns = zip(*map(_values, applications), strict=True)
+    return from_columns(dict(zip(FIELD_NAMES, columns, strict=True)))
 
 
 def _column_codes(codes: Mapping[str, float], words: Iterable[Any]) -> npt.NDArray[np.float64]:

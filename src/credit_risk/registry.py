@@ -23,6 +23,7 @@ from mlflow.store.artifact.artifact_repository_registry import get_artifact_repo
 from credit_risk.errors import CreditRiskError
 from credit_risk.paths import root
 from credit_risk.settings import Settings
+from credit_risk.settings import settings as load_settings
 
 MODEL = "CreditRiskModel"
 EXPERIMENT = "credit-risk"
@@ -50,7 +51,7 @@ class Registry:
 
     def __init__(self, settings: Settings | None = None) -> None:
         """Connects; creates the embedded database on first use."""
-        settings = settings or Settings()
+        settings = settings or load_settings()
         self.uri = settings.mlflow_tracking_uri
         os.environ["MLFLOW_HTTP_REQUEST_TIMEOUT"] = str(settings.mlflow_http_request_timeout)
         os.environ["MLFLOW_HTTP_REQUEST_MAX_RETRIES"] = str(settings.mlflow_http_request_max_retries)
@@ -179,10 +180,11 @@ class Registry:
         with self.plain_errors():
             self.client.set_model_version_tag(MODEL, number, key, str(value))
 
-    def download(self, number: str, path: str = "") -> Path:
-        """Downloads a version's artifacts (or one of them) and returns where it is."""
+    def download(self, number: str, path: str = "", into: Path | None = None) -> Path:
+        """Downloads a version's artifacts (or one of them), to a folder if one is given; returns where it is."""
         with self.plain_errors():
-            return Path(download_artifacts(artifact_uri=f"models:/{MODEL}/{number}/{path}".rstrip("/")))
+            uri = f"models:/{MODEL}/{number}/{path}".rstrip("/")
+            return Path(download_artifacts(artifact_uri=uri, dst_path=str(into) if into else None))
 
 
 def _version(found: ModelVersion) -> Version:

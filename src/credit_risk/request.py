@@ -1,8 +1,11 @@
 """The contract as the API's request model (pydantic), with the same verdict and words as the check of frames."""
 
+import json
+from collections.abc import Sequence
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, create_model, model_validator
+from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError, create_model, model_validator
+from pydantic_core import from_json
 
 from credit_risk.contract import FIELDS, RULES, Choice, Number, refusal
 
@@ -53,38 +56,123 @@ LoanApplication: Any = create_model(
     "LoanApplication", __base__=_Rules, __doc__="What a lender knows when a loan is approved.", **_fields
 )
 
+_MANY: TypeAdapter[list[Any]] = TypeAdapter(list[LoanApplication])
+_validate_one = LoanApplication.__pydantic_validator__.validate_json
+_validate_many = _MANY.validator.validate_json
+_RULES_BY_FIELD = {field.name: field.rule for field in FIELDS}
+SHOWN_NAME = 100  # characters of an unknown field's name that an error repeats
 
-def explain(error: ValidationError | Any) -> list[dict[str, str]]:
-    """Says what is wrong with an application, in the contract's words.
+
+def parse(body: bytes) -> Any:
+    """One application of a JSON body.
+
+    Raises:
+        ValidationError: it is no application of the contract; see `explain`.
+        NotJson: it is no JSON, or names a field twice.
+    """
+    application = _validate_one(body)
+    # One colon a field, unless a value holds one: only then, or when a field stands twice, the slow check is needed.
+    if body.count(b":") != len(application.__pydantic_fields_set__):
+        _refuse_duplicates(body)
+    return application
+
+
+def parse_many(body: bytes) -> list[Any]:
+    """Each item of a JSON list: its application, or what is wrong with it as a list of `explain`.
+
+    Raises:
+        NotJson: the body as a whole is no list of JSON.
+    """
+    try:
+        applications: list[Any] = _validate_many(body)
+    except ValidationError as error:
+        wrong = _by_row(error)
+        items = from_json(body)
+        valid = iter(_MANY.validate_python([item for row, item in enumerate(items) if row not in wrong]))
+        applications = [explain(wrong[row]) if row in wrong else next(valid) for row in range(len(items))]
+        _refuse_duplicates(body)
+        return applications
+    if body.count(b":") != sum(len(application.__pydantic_fields_set__) for application in applications):
+        _refuse_duplicates(body)
+    return applications
+
+
+class NotJson(ValueError):
+    """A body that can't be read as what it says it is; the message is one clause."""
+
+
+def explain(error: ValidationError | Sequence[Any]) -> list[dict[str, str]]:
+    """Says what is wrong with an application, in the contract's words; never repeats a value.
 
     Args:
         error: pydantic's ValidationError, or a list of its error dictionaries whose `loc` ends with the field.
 
     Returns:
-        For each broken field `{"field": …, "reason": …}`; field is empty when the body as a whole is wrong.
+        For each broken field `{"field": …, "value_type": …, "rule": …}`, the type as JSON calls it, or "missing";
+        field is empty when the application as a whole is wrong.
+
+    Raises:
+        NotJson: it is not JSON at all.
     """
-    details: Any = error.errors() if isinstance(error, ValidationError) else error
-    problems: dict[str, str] = {}
+    details = error.errors(include_url=False) if isinstance(error, ValidationError) else error
+    problems: dict[str, dict[str, str]] = {}
     for detail in details:
-        named = [part for part in detail["loc"] if isinstance(part, str) and part != "body"]
-        field, reason = _explain_one(named[0] if named else "", detail)
-        problems.setdefault(field, reason)
-    return [{"field": field, "reason": reason} for field, reason in problems.items()]
+        if detail["type"] == "json_invalid":
+            raise NotJson(f"the body is not JSON: {detail['ctx']['error']}")
+        named = [part for part in detail["loc"] if isinstance(part, str)]
+        field, value_type, rule = _explain_one(named[0] if named else "", detail)
+        problems.setdefault(field, {"field": field, "value_type": value_type, "rule": rule})
+    return list(problems.values())
 
 
-def _explain_one(field: str, detail: dict[str, Any]) -> tuple[str, str]:
-    rules = {known.name: known.rule for known in FIELDS}
+def _explain_one(field: str, detail: Any) -> tuple[str, str, str]:
+    value_type = _json_type(detail["input"])
     match detail["type"]:
         case "extra_forbidden":
-            return field, refusal(field) or "is not in the contract"
+            return field[:SHOWN_NAME], value_type, refusal(field) or "is not in the contract"
         case "missing" if field:
-            return field, f"is missing; it {rules[field]}"
+            return field, "missing", f"is missing; it {_RULES_BY_FIELD[field]}"
         case "value_error":
             smaller, _, rule = str(detail["ctx"]["error"]).partition(" ")
-            return smaller, rule
-        case _ if field in rules:
-            return field, rules[field]
-        case "json_invalid":
-            return "", f"the body is not JSON: {detail['ctx']['error']}"
+            return smaller, "number", rule
+        case _ if field in _RULES_BY_FIELD:
+            return field, value_type, _RULES_BY_FIELD[field]
         case _:
-            return "", "the body must be a JSON object with one application"
+            return "", value_type, "must be a JSON object with one application"
+
+
+def _json_type(value: Any) -> str:
+    match value:
+        case None:
+            return "null"
+        case bool():
+            return "boolean"
+        case int() | float():
+            return "number"
+        case str() | bytes():
+            return "string"
+        case list():
+            return "array"
+        case _:
+            return "object"
+
+
+def _by_row(error: ValidationError) -> dict[int, list[Any]]:
+    """The errors of a list by row; raises NotJson when it is no list."""
+    wrong: dict[int, list[Any]] = {}
+    for detail in error.errors(include_url=False):
+        if not detail["loc"]:
+            explain([detail])  # raises when it is no JSON
+            raise NotJson("the body must be a JSON array of applications")
+        wrong.setdefault(int(detail["loc"][0]), []).append(detail)
+    return wrong
+
+
+def _refuse_duplicates(body: bytes) -> None:
+    json.loads(body, object_pairs_hook=_without_duplicates)
+
+
+def _without_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    if len(pairs) != len(dict(pairs)):
+        raise NotJson("the body names a field twice")
+    return dict(pairs)

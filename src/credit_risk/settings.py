@@ -1,16 +1,30 @@
-"""Addresses and secrets: from environment variables, with defaults for a laptop. Standard names stay standard."""
+"""Addresses, secrets and limits: from environment variables, with defaults for a laptop. Standard names stay standard."""
 
+import hashlib
+import re
 from pathlib import Path
+from typing import Annotated, Any, Literal, Self
 
-from pydantic import Field
-from pydantic_settings import BaseSettings
+from pydantic import Field, ValidationError, field_validator, model_validator
+from pydantic_settings import BaseSettings, NoDecode
 
+from credit_risk.errors import CreditRiskError
 from credit_risk.paths import root
+
+# What people write into a template's secrets and then forget there.
+PLACEHOLDERS = ("", "admin", "changeme", "change-me", "changethis", "key", "password", "placeholder", "secret", "test")
+_PLACEHOLDER_DIGESTS = {hashlib.sha256(word.encode()).hexdigest() for word in PLACEHOLDERS}
+_SHA256 = r"^[0-9a-f]{64}$"
+
+Words = Annotated[tuple[str, ...], NoDecode]  # comma-separated in the environment
 
 
 class Settings(BaseSettings):
     """The environment. AWS_* and MLFLOW_S3_ENDPOINT_URL are read by boto3 and MLflow themselves."""
 
+    app_env: Literal["development", "production"] = Field(
+        "development", description="production demands API keys and refuses placeholder secrets"
+    )
     mlflow_tracking_uri: str = Field(
         default_factory=lambda: f"sqlite:///{root() / '3.experiments' / 'mlflow.db'}",
         description="Where runs and model versions are: a SQLite file on a laptop, an MLflow server elsewhere",
@@ -21,3 +35,51 @@ class Settings(BaseSettings):
         default_factory=lambda: root() / "6.production" / "cache",
         description="Folder in which the API keeps the champion it last served",
     )
+    keeper_seconds: float = Field(2, gt=0, description="How often the keeper asks the registry for the champion")
+    api_keys_sha256: Words = Field((), description="SHA-256 of each accepted API key, in hexadecimal, by commas")
+    cors_origins: Words = Field((), description="Origins whose pages may call the API, by commas; none by default")
+    max_body_bytes: int = Field(16_384, gt=0, description="Largest body of one application, or line of a stream")
+    max_batch_bytes: int = Field(16_777_216, gt=0, description="Largest body of a JSON batch")
+    max_batch_rows: int = Field(10_000, gt=0, description="Most applications in a JSON batch")
+    max_stream_rows: int = Field(1_000_000, gt=0, description="Most applications in an NDJSON stream")
+    request_timeout_seconds: float = Field(10, gt=0, description="How long a client may keep a request waiting")
+    max_in_flight: int = Field(256, gt=0, description="Requests a worker takes at once; more get 503")
+    max_queue_seconds: float = Field(0.25, gt=0, description="Longest wait for the worker's turn; beyond it, 503")
+    drain_seconds: float = Field(0, ge=0, description="How long to go on serving after SIGTERM, no longer ready")
+    log_requests: Literal["errors", "all"] = Field("errors", description="Which requests the log has a line for")
+
+    @field_validator("api_keys_sha256", "cors_origins", mode="before")
+    @classmethod
+    def _split(cls, value: Any) -> Any:
+        return tuple(word.strip() for word in value.split(",") if word.strip()) if isinstance(value, str) else value
+
+    @field_validator("api_keys_sha256")
+    @classmethod
+    def _check_digests(cls, digests: tuple[str, ...]) -> tuple[str, ...]:
+        if not all(re.match(_SHA256, digest) for digest in digests):
+            raise ValueError("must be SHA-256 digests of 64 hexadecimal digits; make one with 6.production/new_key.py")
+        return digests
+
+    @model_validator(mode="after")
+    def _check_production(self) -> Self:
+        if self.app_env == "production":
+            if not self.api_keys_sha256:
+                raise ValueError("APP_ENV=production needs API_KEYS_SHA256; make a key with 6.production/new_key.py")
+            if _PLACEHOLDER_DIGESTS & set(self.api_keys_sha256):
+                raise ValueError("API_KEYS_SHA256 holds a placeholder; make a key with 6.production/new_key.py")
+        return self
+
+
+def settings() -> Settings:
+    """The environment's settings.
+
+    Raises:
+        CreditRiskError: names what is wrong with them, without their values.
+    """
+    try:
+        return Settings()
+    except ValidationError as error:
+        first = error.errors(include_input=False, include_url=False, include_context=False)[0]
+        name = ".".join(str(part) for part in first["loc"]).upper()
+        reason = first["msg"].removeprefix("Value error, ")
+        raise CreditRiskError(f"settings: {name + ' ' if name else ''}{reason}") from None

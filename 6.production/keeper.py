@@ -1,0 +1,145 @@
+"""Keeps the API's cache at the champion: the only process of serving that talks to the registry.
+
+Asks who is champion, downloads a new one by its version, checks its digest, scores its golden rows, and only then moves
+the cache's pointer, which the API's workers watch. A damaged or unknown model is refused and the last good one stays.
+With the registry down it goes on trying, and what is wrong stands in the API's /readyz.
+
+Usage: uv run 6.production/keeper.py [--once]      started by serve.py; --once looks once and ends
+"""
+
+import argparse
+import json
+import random
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from credit_risk import champion_cache
+from credit_risk.errors import CreditRiskError
+from credit_risk.features import from_application
+from credit_risk.golden import TOLERANCE, largest_difference
+from credit_risk.promotion import events
+from credit_risk.registry import CHAMPION, GOLDEN_PATH, LINEAGE_KEY, ONNX_PATH, ONNX_SHA256, Registry, Version
+from credit_risk.scorer import Scorer
+from credit_risk.script import run
+from credit_risk.serving.log import log
+from credit_risk.serving.metrics import CHAMPION_CHECKS
+from credit_risk.settings import Settings, settings
+
+FILES = (ONNX_PATH, GOLDEN_PATH)
+REFUSED_SECONDS = 60  # until a refused version is downloaded again: its files may have been repaired
+
+
+def main() -> None:
+    """Looks once, or for ever."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--once", action="store_true", help="look once and end")
+    once = parser.parse_args().once
+    keeper = Keeper(settings())
+    if once:
+        print(keeper.follow())
+        return
+    said = ""
+    while True:
+        problem = ""
+        try:
+            keeper.follow()
+        except CreditRiskError as error:
+            problem = str(error)
+            if problem != said:
+                log.warning("champion not followed", reason=problem)
+        champion_cache.report(keeper.cache, problem)
+        said = problem
+        # Many servers must not ask in step.
+        time.sleep(keeper.settings.keeper_seconds * random.uniform(0.8, 1.2))  # noqa: S311 (no secret)
+
+
+class Keeper:
+    """Brings the cache to the champion, again and again."""
+
+    def __init__(self, settings: Settings) -> None:
+        """Takes the settings; connects on first use, so that a registry that is down is told as one."""
+        self.settings = settings
+        self.cache = settings.model_cache
+        self.registry: Registry | None = None
+        self._refused: dict[str, tuple[float, str]] = {}  # by version: until when, and why
+
+    def follow(self) -> str:
+        """Brings the cache to the champion; returns what was done, as a sentence.
+
+        Raises:
+            CreditRiskError: the registry does not answer, has no champion, or the champion is damaged.
+        """
+        try:
+            self.registry = self.registry or Registry(self.settings)
+            champion = self.registry.version_of(CHAMPION)
+            if champion is None:
+                raise CreditRiskError(f"{self.registry.address} has no champion yet; run `uv run main.py` first")
+            if champion_cache.is_current(self.cache, champion.number, champion.tags.get(ONNX_SHA256, "")):
+                CHAMPION_CHECKS.labels("unchanged").inc()
+                return f"version {champion.number} is in the cache already"
+            until, why = self._refused.get(champion.number, (0.0, ""))
+            if time.monotonic() < until:
+                raise CreditRiskError(why)
+            with tempfile.TemporaryDirectory() as folder:
+                self._install(champion, *(self.registry.download(champion.number, path, Path(folder)) for path in FILES))
+        except CreditRiskError:
+            CHAMPION_CHECKS.labels("failed").inc()
+            raise
+        CHAMPION_CHECKS.labels("installed").inc()
+        log.info("champion installed", version=champion.number)
+        return f"version {champion.number} is in the cache"
+
+    def _install(self, champion: Version, onnx: Path, golden: Path) -> None:
+        try:
+            scorer = checked(champion, onnx, golden)
+        except CreditRiskError as error:
+            why = f"version {champion.number} is refused: {error}"
+            self._refused[champion.number] = (time.monotonic() + REFUSED_SECONDS, why)
+            raise CreditRiskError(why) from error
+        files = {champion_cache.ONNX: onnx, champion_cache.GOLDEN: golden}
+        champion_cache.install(self.cache, files, about(champion, scorer))
+
+
+def checked(champion: Version, onnx: Path, golden: Path) -> Scorer:
+    """The scorer of downloaded files.
+
+    Raises:
+        CreditRiskError: they are not what was registered; says in what.
+    """
+    scorer = Scorer.load(onnx)
+    if scorer.digest != champion.tags.get(ONNX_SHA256):
+        raise CreditRiskError("its ONNX form is not the one that was registered")
+    try:
+        difference = largest_difference(
+            golden, lambda rows: np.concatenate([scorer.score(from_application(row)) for row in rows])
+        )
+    except (ValueError, KeyError, TypeError) as error:
+        raise CreditRiskError("its golden rows can't be read") from error
+    if not difference <= TOLERANCE:
+        raise CreditRiskError(f"its golden rows score {difference:.1e} off what was registered")
+    return scorer
+
+
+def about(champion: Version, scorer: Scorer) -> dict[str, Any]:
+    """What GET /model says: the version, where it comes from, and what the gates measured."""
+    lineage = json.loads(champion.tags.get("lineage", "{}"))
+    verdict = json.loads(champion.tags.get("gate.performance", "{}"))
+    promoted = [event.time for event in events(champion) if event.kind == "promoted"]
+    return {
+        "version": champion.number,
+        "threshold": scorer.facts.threshold,
+        "onnx_sha256": scorer.digest,
+        "lineage_key": champion.tags.get(LINEAGE_KEY),
+        "git_commit": lineage.get("git_commit"),
+        "data": lineage.get("data"),
+        "promoted": promoted[-1] if promoted else None,
+        "gate": {check["name"]: check["measured"] for check in verdict.get("checks", [])},
+    }
+
+
+if __name__ == "__main__":
+    run("keeper", main)
