@@ -1,118 +1,242 @@
-"""The API: one application in, probability of default and decision out.
+"""The API: applications in, probabilities of default and decisions out.
 
-Serves the ONNX form of the champion from the cache that fetch_champion.py fills. Imports neither pandas, scikit-learn
-nor MLflow, and never unpickles.
+Serves the ONNX form of the champion from the cache that keeper.py fills. Imports neither pandas, scikit-learn nor
+MLflow, and never unpickles. Every request passes the gateway first (keys, limits, metrics, log), which answers
+POST /predict itself; what is declared here documents it and answers the rest.
 
-Usage: uv run main.py serve                                    fetches the champion first
-       uv run uvicorn --app-dir 6.production app:app           serves what is in the cache
+Usage: uv run main.py serve                                 or 6.production/serve.py: with the keeper
+       uv run uvicorn --app-dir 6.production app:app        without it: serves what is in the cache
 """
 
+import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from typing import Annotated, Any, Literal
+from pathlib import Path
+from typing import Any
 
-from fastapi import Depends, FastAPI, HTTPException, Request
-from fastapi.exceptions import RequestValidationError
-from fastapi.responses import JSONResponse
-from pydantic import BaseModel, ConfigDict, Field
+from fastapi import FastAPI, Request, Response, Security
+from fastapi.middleware.cors import CORSMiddleware
+from fastapi.openapi.utils import get_openapi
+from fastapi.responses import FileResponse, JSONResponse
+from fastapi.security import APIKeyHeader
+from fastapi.staticfiles import StaticFiles
+from pydantic.json_schema import models_json_schema
+from starlette.exceptions import HTTPException
 
 from credit_risk import champion_cache
-from credit_risk.champion_cache import ServedModel
-from credit_risk.errors import CreditRiskError
-from credit_risk.features import from_application
-from credit_risk.request import LoanApplication, explain
-from credit_risk.settings import Settings
+from credit_risk.contract import FIELDS, RULES, Choice
+from credit_risk.request import LoanApplication
+from credit_risk.serving import metrics, predict
+from credit_risk.serving.champion import Champion
+from credit_risk.serving.body import JSON, NDJSON, check_media_type, read_body, read_lines
+from credit_risk.serving.gateway import BATCH, OPEN, PREDICT, Gateway
+from credit_risk.serving.predict import Prediction, Predictions
+from credit_risk.serving.problems import FAULT, MEDIA_TYPE, Problem, ProblemDocument, documented
+from credit_risk.settings import settings
 
+PAGE = Path(__file__).parent / "page"
+KEEPER_PATIENCE = 10  # times its usual pause: longer, and a silent keeper is told in /readyz
+PAGE_HEADERS = {
+    "content-security-policy": (
+        "default-src 'self'; img-src 'self' data:; object-src 'none'; base-uri 'none'; form-action 'self'; "
+        "frame-ancestors 'none'"
+    ),
+    "x-content-type-options": "nosniff",
+    "referrer-policy": "no-referrer",
+    "cache-control": "no-cache",
+}
+EXAMPLES = ("low risk", "middling risk", "high risk")
 
-class Prediction(BaseModel):
-    """The answer to one application."""
-
-    model_config = ConfigDict(protected_namespaces=())
-
-    probability_of_default: float = Field(description="Probability that the loan is charged off", ge=0, le=1)
-    decision: Literal["approve", "refuse"] = Field(description="refuse when the probability is at least the threshold")
-    threshold: float = Field(description="The cheapest threshold on the training loans, stored with the model")
-    model_version: str = Field(description="Version of the model in the registry")
-
-
-class Problem(BaseModel):
-    """One thing that is wrong with a request."""
-
-    field: str = Field(description="Applicant field; empty when the body as a whole is wrong")
-    reason: str
-
-
-class Problems(BaseModel):
-    """Body of a 422."""
-
-    detail: list[Problem]
-
-
-class Detail(BaseModel):
-    """Body of a 503, and of the health checks."""
-
-    detail: str
+current = settings()
+champion = Champion(current.model_cache)
 
 
 @asynccontextmanager
-async def lifespan(app: FastAPI) -> AsyncIterator[None]:
-    """Loads the model once; without one the API starts all the same, and says so in /readyz."""
-    app.state.model, app.state.reason = None, ""
-    try:
-        app.state.model = champion_cache.load(Settings().model_cache)
-    except CreditRiskError as error:
-        app.state.reason = str(error)
+async def lifespan(_: FastAPI) -> AsyncIterator[None]:
+    """Loads the model; without one the API starts all the same, and says so in /readyz."""
+    champion.refresh()
+    gateway.drain_on_sigterm()
+    tasks = [asyncio.create_task(champion.watch()), asyncio.create_task(gateway.watch_lag())]
     yield
+    for task in tasks:
+        task.cancel()
 
 
-app = FastAPI(title="Credit risk", version="1", lifespan=lifespan)
+api = FastAPI(title="Credit risk", version="1", lifespan=lifespan, redoc_url=None)
 
 
-def served_model(request: Request) -> ServedModel:
-    """The loaded model; 503 when there is none."""
-    model: ServedModel | None = request.app.state.model
-    if model is None:
-        raise HTTPException(503, request.app.state.reason)
-    return model
+def answered(problem: Problem, request: Request) -> Response:
+    """A problem as a response."""
+    document = problem.document(request.state.request_id)
+    return JSONResponse(document, problem.status, dict(problem.headers), MEDIA_TYPE)
 
 
-Served = Annotated[ServedModel, Depends(served_model)]
-NOT_READY: dict[int | str, dict[str, Any]] = {503: {"model": Detail, "description": "No model is loaded"}}
-INVALID: dict[int | str, dict[str, Any]] = {422: {"model": Problems, "description": "The application is not valid"}}
+@api.exception_handler(Problem)
+async def known(request: Request, problem: Problem) -> Response:
+    """What our own code refuses."""
+    return answered(problem, request)
 
 
-@app.exception_handler(RequestValidationError)
-async def invalid(_: Request, error: RequestValidationError) -> JSONResponse:
-    """Names field and rule, in the contract's words; never echoes the input."""
-    return JSONResponse({"detail": explain(error.errors())}, 422)
+@api.exception_handler(Exception)
+async def unknown(request: Request, _: Exception) -> Response:
+    """A fault of ours: the gateway writes it to the log, and the client learns nothing of it."""
+    return answered(FAULT, request)
 
 
-@app.post("/predict", responses=INVALID | NOT_READY)
-def predict(application: LoanApplication, model: Served) -> Prediction:
+@api.exception_handler(HTTPException)
+async def refused(request: Request, error: HTTPException) -> Response:
+    """What FastAPI itself refuses: unknown paths and methods."""
+    return answered(Problem(error.status_code, error.detail, headers=list((error.headers or {}).items())), request)
+
+
+def body_of(schemas: dict[str, Any]) -> dict[str, Any]:
+    """OpenAPI of a body that is read as bytes, by media type."""
+    return {"requestBody": {"required": True, "content": {kind: {"schema": it} for kind, it in schemas.items()}}}
+
+
+def openapi() -> dict[str, Any]:
+    """The OpenAPI document, with the models that FastAPI does not see because bytes are read and written."""
+    if not api.openapi_schema:
+        document = get_openapi(title=api.title, version=api.version, routes=api.routes)
+        _, unseen = models_json_schema(
+            [(LoanApplication, "validation"), (ProblemDocument, "serialization")],
+            ref_template="#/components/schemas/{model}",
+        )
+        document["components"]["schemas"].update(unseen["$defs"])
+        api.openapi_schema = document
+    return api.openapi_schema
+
+
+api.openapi = openapi  # type: ignore[method-assign]  # how FastAPI's documentation says to extend it
+KEY = [Security(APIKeyHeader(name="X-API-Key", auto_error=False, description="Demanded when keys are configured"))]
+APPLICATION = {"$ref": "#/components/schemas/LoanApplication"}
+# Rows are judged one by one, so a list may hold anything.
+ROW = {"anyOf": [APPLICATION, {}]}
+
+
+@api.post(
+    PREDICT,
+    dependencies=KEY,
+    response_model=Prediction,
+    responses=documented(400, 401, 408, 413, 415, 422, 503),
+    openapi_extra=body_of({JSON: APPLICATION}),
+)
+async def predict_one(request: Request) -> Response:
     """Probability of default and decision for one application."""
-    probability = float(model.scorer.score(from_application(vars(application)))[0])
-    threshold = model.scorer.facts.threshold
-    return Prediction(
-        probability_of_default=probability,
-        decision="refuse" if probability >= threshold else "approve",
-        threshold=threshold,
-        model_version=model.version,
-    )
+    return Response(predict.one(await request.body(), champion.get()), media_type=JSON)
 
 
-@app.get("/model", responses=NOT_READY)
-def about(model: Served) -> dict[str, Any]:
-    """The served version: where it comes from, and what the gates measured."""
-    return model.about
+@api.post(
+    BATCH,
+    dependencies=KEY,
+    response_model=Predictions,
+    responses=documented(400, 401, 408, 413, 415, 503)
+    | {200: {"content": {NDJSON: {"schema": {"type": "string"}}}, "description": "In the order of the rows"}},
+    openapi_extra=body_of({JSON: {"type": "array", "items": ROW}, NDJSON: {"type": "string"}}),
+)
+async def predict_batch(request: Request) -> Response:
+    """Many applications, as a JSON list or as NDJSON (streamed, a line each). A bad row gets errors in its place."""
+    headers = dict(request.scope["headers"])
+    model = champion.get()
+    if check_media_type(headers, JSON, NDJSON) == NDJSON:
+        lines = read_lines(request.receive, current)
+        return Stream(predict.stream(lines, model))
+    body = await read_body(request.receive, headers, current.max_batch_bytes, current.request_timeout_seconds)
+    return Response(await predict.many(body, model, current.max_batch_rows), media_type=JSON)
 
 
-@app.get("/livez")
-def livez() -> Detail:
+class Stream(Response):
+    """An answer that grows while the request is still being read, which FastAPI's own streaming does not allow."""
+
+    media_type = NDJSON
+
+    def __init__(self, chunks: AsyncIterator[bytes]) -> None:
+        """Takes the parts of the body."""
+        super().__init__()
+        del self.headers["content-length"]
+        self._chunks = chunks
+
+    async def __call__(self, scope: Any, receive: Any, send: Any) -> None:  # noqa: ARG002 (ASGI)
+        """Sends each part as it comes."""
+        await send({"type": "http.response.start", "status": self.status_code, "headers": self.raw_headers})
+        async for chunk in self._chunks:
+            await send({"type": "http.response.body", "body": chunk, "more_body": True})
+        await send({"type": "http.response.body", "body": b""})
+
+
+@api.get("/model", dependencies=KEY, responses=documented(401, 503))
+async def about() -> dict[str, Any]:
+    """The served version: where it comes from, what the gates measured, and since when this worker has served it."""
+    model = champion.get()
+    return {**model.about, "loaded_since": model.loaded_since}
+
+
+@api.get("/examples", dependencies=KEY, responses=documented(401, 503))
+async def examples() -> list[dict[str, Any]]:
+    """Held-out loans, from low to high risk."""
+    golden = champion.get().golden
+    ranked = [
+        row for _, row in sorted(zip(golden["scores"], golden["applications"], strict=True), key=lambda it: it[0])
+    ]
+    chosen = (ranked[0], ranked[len(ranked) // 2], ranked[-1])
+    return [{"label": label, "application": row} for label, row in zip(EXAMPLES, chosen, strict=True)]
+
+
+@api.get("/contract")
+async def contract() -> dict[str, Any]:
+    """The fields of an application, for forms."""
+    fields = []
+    for field in FIELDS:
+        told = {name: getattr(field, name) for name in field.__slots__ if name != "raw"}
+        kind = "choice" if isinstance(field, Choice) else "number"
+        fields.append({**told, "label": field.name.replace("_", " ").capitalize(), "kind": kind, "rule": field.rule})
+    rules = [{"smaller": rule.smaller, "larger": rule.larger, "rule": rule.rule} for rule in RULES]
+    return {"fields": fields, "rules": rules, "key_required": bool(current.api_keys_sha256)}
+
+
+@api.get("/livez")
+async def livez() -> dict[str, str]:
     """Whether the process answers."""
-    return Detail(detail="alive")
+    return {"detail": "alive"}
 
 
-@app.get("/readyz", responses=NOT_READY)
-def readyz(model: Served) -> Detail:
-    """Whether it can predict."""
-    return Detail(detail=f"serving version {model.version}")
+@api.get("/readyz", responses=documented(503))
+async def readyz() -> dict[str, str]:
+    """Whether it can predict and wants requests; says when it serves without word from the registry."""
+    if gateway.draining:
+        raise Problem(503, "the server is stopping")
+    model = champion.get()
+    patience = KEEPER_PATIENCE * current.keeper_seconds
+    problem = champion_cache.keeper_problem(current.model_cache, patience)
+    return {"detail": f"serving version {model.version}" + (f" from the cache: {problem}" if problem else "")}
+
+
+@api.get("/metrics", response_class=Response)
+async def scrape() -> Response:
+    """Metrics for Prometheus, of all workers together."""
+    return Response(metrics.render(), media_type="text/plain; version=0.0.4; charset=utf-8")
+
+
+@api.get("/", include_in_schema=False)
+async def page() -> Response:
+    """The page for people."""
+    return FileResponse(PAGE / "index.html", headers=PAGE_HEADERS)
+
+
+class PageFiles(StaticFiles):
+    """The page's files, with its security headers."""
+
+    def file_response(self, *args: Any, **kwargs: Any) -> Response:
+        """Adds them."""
+        response = super().file_response(*args, **kwargs)
+        response.headers.update(PAGE_HEADERS)
+        return response
+
+
+api.mount("/page", PageFiles(directory=PAGE, check_dir=False), "page")
+gateway = Gateway(api, champion, current, OPEN | {PREDICT, BATCH, "/model", "/examples"})
+app: Any = gateway
+if current.cors_origins:
+    app = CORSMiddleware(
+        gateway, allow_origins=current.cors_origins, allow_methods=["GET", "POST"], allow_headers=["*"]
+    )

@@ -85,7 +85,9 @@ class Keeper:
             if time.monotonic() < until:
                 raise CreditRiskError(why)
             with tempfile.TemporaryDirectory() as folder:
-                self._install(champion, *(self.registry.download(champion.number, path, Path(folder)) for path in FILES))
+                self._install(
+                    champion, *(self.registry.download(champion.number, path, Path(folder)) for path in FILES)
+                )
         except CreditRiskError:
             CHAMPION_CHECKS.labels("failed").inc()
             raise

@@ -54,6 +54,9 @@ class Problem(Exception):  # noqa: N818 (the RFC's name for it)
         return json.dumps(self.document(request_id)).encode()
 
 
+FAULT = Problem(500, "something went wrong on the server; its log has the details")
+
+
 def invalid(errors: Sequence[dict[str, str]]) -> Problem:
     """An application that breaks the contract."""
     first = errors[0]

@@ -1,0 +1,197 @@
+"""What every request passes: admission, identity, key, limits, metrics and log, in one layer of plain ASGI.
+
+One layer and not five, because each of them costs more than the prediction itself. POST /predict is answered right here
+from bytes to bytes; everything else goes on to FastAPI.
+"""
+
+import asyncio
+import hashlib
+import hmac
+import itertools
+import re
+import secrets
+import signal
+from collections.abc import Awaitable, Callable, Iterable
+from time import perf_counter
+from typing import Any
+
+from credit_risk.serving import predict
+from credit_risk.serving.body import JSON, Receive, check_media_type, read_body
+from credit_risk.serving.champion import Champion
+from credit_risk.serving.log import log
+from credit_risk.serving.metrics import IN_FLIGHT, REQUEST_SECONDS
+from credit_risk.serving.problems import FAULT, MEDIA_TYPE, Problem
+from credit_risk.settings import Settings
+
+Scope = dict[str, Any]
+Send = Callable[[dict[str, Any]], Awaitable[None]]
+
+PREDICT, BATCH = "/predict", "/predict/batch"
+HEALTH = frozenset({"/livez", "/readyz", "/metrics"})  # always answered, also under overload
+OPEN = HEALTH | {"/", "/contract", "/docs", "/openapi.json"}  # need no key
+PAGE = "/page/"  # … nor do the page's files
+_REQUEST_ID = re.compile(rb"[A-Za-z0-9._:-]{1,64}").fullmatch
+_LAG_SECONDS = 0.05  # how often the event loop's delay is measured
+_JSON_HEADER = (b"content-type", b"application/json")
+_PROBLEM_HEADER = (b"content-type", MEDIA_TYPE.encode())
+_CLOSE = (b"connection", b"close")
+
+
+class Gateway:
+    """The ASGI application that the server runs; wraps the FastAPI one."""
+
+    def __init__(self, app: Any, champion: Champion, settings: Settings, endpoints: Iterable[str]) -> None:
+        """Puts itself in front of an application.
+
+        Args:
+            app: the ASGI application for all but POST /predict.
+            champion: holds the served model.
+            settings: keys and limits.
+            endpoints: paths that metrics may name; all others are counted together, or a scanner fills the memory.
+        """
+        self._app, self._champion, self._settings = app, champion, settings
+        self._endpoints = frozenset(endpoints)
+        self._keys = [bytes.fromhex(digest) for digest in settings.api_keys_sha256]
+        self._in_flight = 0
+        self._late = False  # the event loop is behind by more than max_queue_seconds
+        self.draining = False
+        self._prefix = secrets.token_hex(6).encode()
+        self._count = itertools.count()
+        self._observers: dict[tuple[str, int], Callable[[float], None]] = {}
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answers one request."""
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        start = perf_counter()
+        path, headers = scope["path"], dict(scope["headers"])
+        request_id = headers.get(b"x-request-id", b"")
+        if not _REQUEST_ID(request_id):
+            request_id = b"%s-%x" % (self._prefix, next(self._count))
+        self._in_flight += 1
+        IN_FLIGHT.inc()
+        answer = _Answer(send, request_id, self)
+        try:
+            self._admit(path, headers)
+            if path == PREDICT and scope["method"] == "POST":
+                check_media_type(headers, JSON)
+                limit, seconds = self._settings.max_body_bytes, self._settings.request_timeout_seconds
+                body = await read_body(receive, headers, limit, seconds)
+                await answer.whole(200, predict.one(body, self._champion.get()), _JSON_HEADER)
+            else:
+                scope["state"] = {**scope.get("state", {}), "request_id": request_id.decode()}
+                await self._app(scope, receive, answer.send)
+        except Problem as problem:
+            await answer.problem(problem)
+        except Exception:
+            log.exception("request failed", request_id=request_id.decode(), path=path)
+            await answer.problem(FAULT)
+        finally:
+            self._in_flight -= 1
+            IN_FLIGHT.dec()
+            seconds = perf_counter() - start
+            self._observe(path, answer.status, seconds)
+            if answer.status >= 400 or self._settings.log_requests == "all":  # noqa: PLR2004 (errors begin there)
+                self._log(scope, request_id, answer, seconds)
+
+    async def watch_lag(self) -> None:
+        """Measures for ever how late the event loop is: what a request that arrives now would have to wait."""
+        while True:
+            start = perf_counter()
+            await asyncio.sleep(_LAG_SECONDS)
+            self._late = perf_counter() - start - _LAG_SECONDS > self._settings.max_queue_seconds
+
+    def drain_on_sigterm(self) -> None:
+        """Makes SIGTERM wait: for drain_seconds the worker says that it is not ready, closes each connection after its
+        answer, and goes on serving; then the server's own handler stops it, and requests in flight are finished.
+        """
+        loop, stop = asyncio.get_running_loop(), signal.getsignal(signal.SIGTERM)
+        if not callable(stop):
+            return  # no server that handles signals: a test client
+
+        def drain(number: int, frame: Any) -> None:
+            if self.draining:
+                return
+            self.draining = True
+            loop.call_soon_threadsafe(loop.call_later, self._settings.drain_seconds, stop, number, frame)
+
+        signal.signal(signal.SIGTERM, drain)
+
+    def _admit(self, path: str, headers: dict[bytes, bytes]) -> None:
+        """Refuses what would overload the worker or has no key, before any of its body is read."""
+        if path in HEALTH:
+            return
+        if self._late or self._in_flight > self._settings.max_in_flight:
+            raise Problem(
+                503, "the server has more requests than it can answer in time", headers=[("retry-after", "1")]
+            )
+        if self._keys and path not in OPEN and not path.startswith(PAGE):
+            digest = hashlib.sha256(headers.get(b"x-api-key", b"")).digest()
+            # All are compared, each in constant time, so that the time tells nothing.
+            if not sum(hmac.compare_digest(digest, key) for key in self._keys):
+                raise Problem(401, "X-API-Key is missing or unknown", headers=[("www-authenticate", "X-API-Key")])
+
+    def _observe(self, path: str, status: int, seconds: float) -> None:
+        try:
+            self._observers[path, status](seconds)
+        except KeyError:
+            endpoint = path if path in self._endpoints else "other"
+            observe = REQUEST_SECONDS.labels(endpoint, str(status)).observe
+            if endpoint == path:
+                self._observers[path, status] = observe
+            observe(seconds)
+
+    def _log(self, scope: Scope, request_id: bytes, answer: "_Answer", seconds: float) -> None:
+        log.info(
+            "request",
+            request_id=request_id.decode(),
+            method=scope["method"],
+            path=scope["path"][:200],
+            status=answer.status,
+            milliseconds=round(seconds * 1000, 3),
+            detail=answer.detail,
+        )
+
+
+class _Answer:
+    """Sends one answer: adds the request's id, and remembers the status."""
+
+    __slots__ = ("_gateway", "_request_id", "_send", "_started", "detail", "status")
+
+    def __init__(self, send: Send, request_id: bytes, gateway: Gateway) -> None:
+        self._send, self._request_id, self._gateway = send, request_id, gateway
+        self._started = False
+        self.status = 499  # until there is one: the client has gone
+        self.detail: str | None = None
+
+    async def send(self, message: dict[str, Any]) -> None:
+        """Passes a message of the wrapped application on."""
+        if message["type"] == "http.response.start":
+            self._started, self.status = True, message["status"]
+            message["headers"] = [*message["headers"], (b"x-request-id", self._request_id)]
+            if self._gateway.draining:
+                message["headers"].append(_CLOSE)
+        await self._send(message)
+
+    async def whole(self, status: int, body: bytes, *headers: tuple[bytes, bytes]) -> None:
+        """Sends an answer that is complete."""
+        await self.send(
+            {
+                "type": "http.response.start",
+                "status": status,
+                "headers": [*headers, (b"content-length", b"%d" % len(body))],
+            }
+        )
+        await self._send({"type": "http.response.body", "body": body})
+
+    async def problem(self, problem: Problem) -> None:
+        """Sends a problem document, if nothing has been sent yet; else the connection just ends."""
+        self.detail = problem.detail
+        if self._started:
+            self.status = problem.status
+            return
+        headers = [(name.encode(), value.encode()) for name, value in problem.headers]
+        if problem.status in {401, 408, 413, 503}:
+            headers.append(_CLOSE)  # the rest of the body is not wanted
+        await self.whole(problem.status, problem.body(self._request_id.decode()), _PROBLEM_HEADER, *headers)

@@ -1,0 +1,156 @@
+"""From the bytes of a request to the bytes of its answer."""
+
+import asyncio
+import json
+from collections.abc import AsyncIterator
+from typing import Any, Literal
+
+import numpy as np
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from credit_risk.champion_cache import ServedModel
+from credit_risk.features import from_application, from_applications
+from credit_risk.request import NotJson, explain, parse, parse_many
+from credit_risk.serving.body import GROUP
+from credit_risk.serving.metrics import SCORES
+from credit_risk.serving.problems import FieldProblem, Problem, invalid
+
+SCHEMA_VERSION = 1  # of the answers below; a change that breaks readers raises it
+
+
+class Decision(BaseModel):
+    """What the model says of one application."""
+
+    probability_of_default: float = Field(description="Probability that the loan is charged off", ge=0, le=1)
+    decision: Literal["approve", "refuse"] = Field(description="refuse when the probability is at least the threshold")
+
+
+class _ByModel(BaseModel):
+    model_config = ConfigDict(protected_namespaces=())
+
+    schema_version: Literal[1] = Field(description="Version of this answer's schema")
+    model_version: str = Field(description="Version of the model in the registry")
+    threshold: float = Field(description="The cheapest threshold on the training loans, stored with the model")
+
+
+class Prediction(_ByModel, Decision):
+    """The answer to one application."""
+
+
+class Errors(BaseModel):
+    """What stands in the place of a row that breaks the contract."""
+
+    errors: list[FieldProblem]
+
+
+class Predictions(_ByModel):
+    """The answer to a list of applications, in their order."""
+
+    results: list[Decision | Errors]
+
+
+def one(body: bytes, model: ServedModel) -> bytes:
+    """The answer to one application, in JSON.
+
+    Raises:
+        Problem: 400, the body is no JSON; 422, it breaks the contract.
+    """
+    try:
+        application = parse(body)
+    except ValidationError as error:
+        raise _refusal(error) from None
+    except NotJson as error:
+        raise Problem(400, str(error)) from None
+    probability = model.scorer.score(from_application(vars(application))).item()
+    SCORES.observe(probability)
+    return _decision(probability, model)[:-1].encode() + by_model(model)
+
+
+def by_model(model: ServedModel) -> bytes:
+    """The rest of an answer: what depends on the model alone."""
+    return (
+        f',"threshold":{model.scorer.facts.threshold!r},"model_version":{json.dumps(model.version)},'
+        f'"schema_version":{SCHEMA_VERSION}}}'
+    ).encode()
+
+
+def _decision(probability: float, model: ServedModel) -> str:
+    word = "refuse" if probability >= model.scorer.facts.threshold else "approve"
+    return f'{{"probability_of_default":{probability!r},"decision":"{word}"}}'
+
+
+def _refusal(error: ValidationError) -> Problem:
+    try:
+        return invalid(explain(error))
+    except NotJson as no_json:
+        return Problem(400, str(no_json))
+
+
+async def many(body: bytes, model: ServedModel, limit: int) -> bytes:
+    """The answer to a JSON list of applications, in JSON; a row that breaks the contract gets errors in its place.
+
+    Raises:
+        Problem: 400, the body is no list of JSON; 413, it has more rows than the limit.
+    """
+    # Every application is an object, so braces bound their number before any of them is built.
+    if body.count(b"{") > limit:
+        raise Problem(413, f"a batch must not have more than {limit:,} applications; send NDJSON")
+    try:
+        rows = parse_many(body)
+    except NotJson as error:
+        raise Problem(400, str(error)) from None
+    if len(rows) > limit:
+        raise Problem(413, f"a batch must not have more than {limit:,} applications; send NDJSON")
+    results: list[str] = []
+    for start in range(0, len(rows), GROUP):
+        results += _score(rows[start : start + GROUP], model)
+        await asyncio.sleep(0)
+    return f'{{"results":[{",".join(results)}]'.encode() + by_model(model)
+
+
+async def stream(lines: AsyncIterator[list[bytes]], model: ServedModel) -> AsyncIterator[bytes]:
+    """The answers to applications that come a line each, a line each, in their order.
+
+    Args:
+        lines: groups of lines, as they arrive.
+        model: answers all of them.
+    """
+    tail = by_model(model).decode()
+    try:
+        async for group in lines:
+            results = _score([_parse_line(line) for line in group], model)
+            yield "".join(f"{result[:-1]}{tail}\n" for result in results).encode()
+            await asyncio.sleep(0)
+    except Problem as problem:  # the answer has begun: all that is left is to say so in its last line
+        yield json.dumps({"errors": [_whole_row(problem.detail)]}).encode() + b"\n"
+
+
+def _parse_line(line: bytes) -> Any:
+    try:
+        return parse(line)
+    except ValidationError as error:
+        try:
+            return explain(error)
+        except NotJson as no_json:
+            reason = str(no_json)
+    except NotJson as no_json:
+        reason = str(no_json)
+    return [_whole_row(reason.removeprefix("the body "))]
+
+
+def _whole_row(rule: str) -> dict[str, str]:
+    return {"field": "", "value_type": "string", "rule": rule}
+
+
+def _score(rows: list[Any], model: ServedModel) -> list[str]:
+    """The JSON of each row's result: of its application's decision, or of its errors."""
+    applications = [row for row in rows if not isinstance(row, list)]
+    probabilities = model.scorer.score(from_applications(applications)) if applications else np.empty(0)
+    decisions = []
+    for probability in probabilities.tolist():
+        SCORES.observe(probability)
+        decisions.append(_decision(probability, model))
+    if len(decisions) == len(rows):
+        return decisions
+    decided = iter(decisions)
+    return [json.dumps({"errors": row}) if isinstance(row, list) else next(decided) for row in rows]
