@@ -43,7 +43,7 @@ CHATTER = re.compile(
 )
 SENTENCE = re.compile(r"^(stage \d|[a-z]+ gate|ERROR): ")  # an expected error, in one sentence
 NEXT = """next:
-  uv run main.py serve                  serve the champion on http://127.0.0.1:8000 (docs at /docs), then
+  uv run main.py serve                  serve the champion on http://127.0.0.1:8000 (a page; docs at /docs), then
   curl -s localhost:8000/predict -H 'content-type: application/json' -d @6.production/example.json
   uv run main.py history                promotions, refusals and rollbacks
   uv run mlflow ui --backend-store-uri sqlite:///3.experiments/mlflow.db     runs and versions in a browser"""
@@ -267,9 +267,10 @@ def summary(outcome: Outcome, ran: bool, seconds: float) -> int:
 
 
 def serve(host: str, port: int, workers: int) -> None:
-    """Fetches the champion and becomes the API's server; with the registry down, serves the last good model."""
-    command = [sys.executable, "6.production/fetch_champion.py"]
-    fetched = subprocess.run(command, cwd=root(), capture_output=True, text=True, check=False)
+    """Becomes the API's server, which follows the champion from now on; needs one, or one that it served before."""
+    fetched = subprocess.run(
+        [sys.executable, "6.production/keeper.py", "--once"], cwd=root(), capture_output=True, text=True, check=False
+    )
     if fetched.returncode:
         sentence = (fetched.stderr.strip().splitlines() or ["the champion can't be fetched"])[-1]
         try:
@@ -279,9 +280,9 @@ def serve(host: str, port: int, workers: int) -> None:
         console.print(
             f"[bold red]warning:[/] {escape(sentence)}; serving version {cached.version} from the cache", soft_wrap=True
         )
+    listen = ["--host", host, "--port", str(port), "--workers", str(workers)]
     os.chdir(root())
-    listen = ["--host", host, "--port", str(port), "--workers", str(workers), "--no-server-header"]
-    os.execv(sys.executable, [sys.executable, "-m", "uvicorn", "--app-dir", "6.production", "app:app", *listen])
+    os.execv(sys.executable, [sys.executable, "6.production/serve.py", *listen])
 
 
 def show_history() -> None:
@@ -304,7 +305,7 @@ def rollback(why: str) -> None:
     from credit_risk.registry import Registry
 
     old, new = promotion.rollback(Registry(), why)
-    console.print(f"champion is version {new} again, instead of {old}; servers started from now on serve it")
+    console.print(f"champion is version {new} again, instead of {old}; running servers follow within seconds")
 
 
 if __name__ == "__main__":

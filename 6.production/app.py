@@ -27,8 +27,8 @@ from credit_risk import champion_cache
 from credit_risk.contract import FIELDS, RULES, Choice
 from credit_risk.request import LoanApplication
 from credit_risk.serving import metrics, predict
+from credit_risk.serving.body import JSON, NDJSON, check_media_type, read_body, read_lines, too_slow
 from credit_risk.serving.champion import Champion
-from credit_risk.serving.body import JSON, NDJSON, check_media_type, read_body, read_lines
 from credit_risk.serving.gateway import BATCH, OPEN, PREDICT, Gateway
 from credit_risk.serving.predict import Prediction, Predictions
 from credit_risk.serving.problems import FAULT, MEDIA_TYPE, Problem, ProblemDocument, documented
@@ -56,7 +56,7 @@ async def lifespan(_: FastAPI) -> AsyncIterator[None]:
     """Loads the model; without one the API starts all the same, and says so in /readyz."""
     champion.refresh()
     gateway.drain_on_sigterm()
-    tasks = [asyncio.create_task(champion.watch()), asyncio.create_task(gateway.watch_lag())]
+    tasks = [asyncio.create_task(champion.watch()), asyncio.create_task(gateway.keep_house())]
     yield
     for task in tasks:
         task.cancel()
@@ -123,7 +123,7 @@ ROW = {"anyOf": [APPLICATION, {}]}
 )
 async def predict_one(request: Request) -> Response:
     """Probability of default and decision for one application."""
-    return Response(predict.one(await request.body(), champion.get()), media_type=JSON)
+    return Response(await predict.one(await request.body(), champion.get()), media_type=JSON)
 
 
 @api.post(
@@ -141,7 +141,11 @@ async def predict_batch(request: Request) -> Response:
     if check_media_type(headers, JSON, NDJSON) == NDJSON:
         lines = read_lines(request.receive, current)
         return Stream(predict.stream(lines, model))
-    body = await read_body(request.receive, headers, current.max_batch_bytes, current.request_timeout_seconds)
+    try:
+        async with asyncio.timeout(current.request_timeout_seconds):
+            body = await read_body(request.receive, headers, current.max_batch_bytes)
+    except TimeoutError:
+        raise too_slow(current.request_timeout_seconds) from None
     return Response(await predict.many(body, model, current.max_batch_rows), media_type=JSON)
 
 
@@ -167,14 +171,14 @@ class Stream(Response):
 @api.get("/model", dependencies=KEY, responses=documented(401, 503))
 async def about() -> dict[str, Any]:
     """The served version: where it comes from, what the gates measured, and since when this worker has served it."""
-    model = champion.get()
+    model = champion.get().model
     return {**model.about, "loaded_since": model.loaded_since}
 
 
 @api.get("/examples", dependencies=KEY, responses=documented(401, 503))
 async def examples() -> list[dict[str, Any]]:
     """Held-out loans, from low to high risk."""
-    golden = champion.get().golden
+    golden = champion.get().model.golden
     ranked = [
         row for _, row in sorted(zip(golden["scores"], golden["applications"], strict=True), key=lambda it: it[0])
     ]
@@ -205,7 +209,7 @@ async def readyz() -> dict[str, str]:
     """Whether it can predict and wants requests; says when it serves without word from the registry."""
     if gateway.draining:
         raise Problem(503, "the server is stopping")
-    model = champion.get()
+    model = champion.get().model
     patience = KEEPER_PATIENCE * current.keeper_seconds
     problem = champion_cache.keeper_problem(current.model_cache, patience)
     return {"detail": f"serving version {model.version}" + (f" from the cache: {problem}" if problem else "")}

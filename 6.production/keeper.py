@@ -74,26 +74,29 @@ class Keeper:
             CreditRiskError: the registry does not answer, has no champion, or the champion is damaged.
         """
         try:
-            self.registry = self.registry or Registry(self.settings)
-            champion = self.registry.version_of(CHAMPION)
-            if champion is None:
-                raise CreditRiskError(f"{self.registry.address} has no champion yet; run `uv run main.py` first")
-            if champion_cache.is_current(self.cache, champion.number, champion.tags.get(ONNX_SHA256, "")):
-                CHAMPION_CHECKS.labels("unchanged").inc()
-                return f"version {champion.number} is in the cache already"
-            until, why = self._refused.get(champion.number, (0.0, ""))
-            if time.monotonic() < until:
-                raise CreditRiskError(why)
-            with tempfile.TemporaryDirectory() as folder:
-                self._install(
-                    champion, *(self.registry.download(champion.number, path, Path(folder)) for path in FILES)
-                )
+            result, version = self._follow()
         except CreditRiskError:
             CHAMPION_CHECKS.labels("failed").inc()
             raise
-        CHAMPION_CHECKS.labels("installed").inc()
-        log.info("champion installed", version=champion.number)
-        return f"version {champion.number} is in the cache"
+        CHAMPION_CHECKS.labels(result).inc()
+        if result == "installed":
+            log.info("champion installed", version=version)
+        return f"version {version} is in the cache ({result})"
+
+    def _follow(self) -> tuple[str, str]:
+        self.registry = self.registry or Registry(self.settings)
+        champion = self.registry.version_of(CHAMPION)
+        if champion is None:
+            raise CreditRiskError(f"{self.registry.address} has no champion yet; run `uv run main.py` first")
+        if champion_cache.is_current(self.cache, champion.number, champion.tags.get(ONNX_SHA256, "")):
+            return "unchanged", champion.number
+        until, why = self._refused.get(champion.number, (0.0, ""))
+        if time.monotonic() < until:
+            raise CreditRiskError(why)
+        with tempfile.TemporaryDirectory() as folder:
+            onnx, golden = (self.registry.download(champion.number, path, Path(folder)) for path in FILES)
+            self._install(champion, onnx, golden)
+        return "installed", champion.number
 
     def _install(self, champion: Version, onnx: Path, golden: Path) -> None:
         try:

@@ -1,7 +1,7 @@
 """Serves the API: the keeper beside it, and as many workers as are asked for.
 
-A keeper that ends is started again; a worker that ends, too. SIGTERM drains: the API says that it is not ready, finishes
-what it has, and ends, and the keeper with it.
+A keeper that ends is started again; a worker that ends, too. SIGTERM drains: the API says that it is not ready,
+finishes what it has, and ends, and the keeper with it.
 
 Usage: uv run 6.production/serve.py [--host 127.0.0.1] [--port 8000] [--workers 1]
 """

@@ -1,8 +1,8 @@
 """The cache from which the API serves: one folder a version, and a pointer to the one that is served.
 
-`6.production/keeper.py` writes it, the API only reads it, so the API needs neither MLflow nor a registry to start. A
-version's folder appears whole or not at all and never changes (its name holds the model's digest), and the pointer moves
-only to a version that has been checked.
+`6.production/keeper.py` writes it, the API only reads it, so the API needs neither MLflow nor a registry to start.
+A version's folder appears whole or not at all and never changes (its name holds the model's digest), and the pointer
+moves only to a version that has been checked.
 """
 
 import shutil

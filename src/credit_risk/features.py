@@ -26,7 +26,7 @@ Value = Any  # a float64 array of shape (n,), or one float: the arithmetic below
 Features = npt.NDArray[np.float32]
 
 _CODES = {
-    field.name: {word: float(code) for code, word in enumerate(field.choices)}
+    field.name: {None: MISSING} | {word: float(code) for code, word in enumerate(field.choices)}
     for field in FIELDS
     if isinstance(field, Choice)
 }
@@ -118,15 +118,20 @@ def from_application(application: Mapping[str, Any]) -> Features:
     Returns:
         Array of shape (1, len(FEATURES)), float32.
     """
+    return np.array([row_of(application)], np.float32)
+
+
+def row_of(application: Mapping[str, Any]) -> tuple[float, ...]:
+    """The features of one application as plain numbers, not yet rounded to float32; see `from_application`."""
     get: dict[str, Value] = {}
     for name in NUMBERS:
         value = application.get(name)
-        get[name] = _NAN if value is None else float(value)
+        get[name] = _NAN if value is None else value
     for name, codes in _CODES.items():
-        get[name] = _code(codes, application.get(name))
+        get[name] = codes.get(application.get(name), UNSEEN)
     digits = get["naics"] // 10_000.0
     sector = MISSING if digits != digits else _SECTOR_CODES[int(digits)]  # noqa: PLR0124 (NaN is unequal to itself)
-    return np.array([_features(get, sector)], np.float32)
+    return _features(get, sector)
 
 
 def from_applications(applications: Sequence[Any]) -> Features:
@@ -139,14 +144,9 @@ def from_applications(applications: Sequence[Any]) -> Features:
     return from_columns(dict(zip(FIELD_NAMES, columns, strict=True)))
 
 
-def _column_codes(codes: Mapping[str, float], words: Iterable[Any]) -> npt.NDArray[np.float64]:
-    return np.fromiter((_code(codes, word) for word in words), np.float64)
-
-
-def _code(codes: Mapping[str, float], word: Any) -> float:
-    if word is None or word != word:  # None, or NaN as pandas has it  # noqa: PLR0124
-        return MISSING
-    return codes.get(word, UNSEEN)
+def _column_codes(codes: Mapping[Any, float], words: Iterable[Any]) -> npt.NDArray[np.float64]:
+    # A missing word is None, or NaN as pandas has it, which is unequal to itself.
+    return np.fromiter((codes.get(word, UNSEEN) if word == word else MISSING for word in words), np.float64)  # noqa: PLR0124
 
 
 def _features(get: Mapping[str, Value], sector: Value) -> tuple[Value, ...]:

@@ -68,7 +68,7 @@ def parse(body: bytes) -> Any:
 
     Raises:
         ValidationError: it is no application of the contract; see `explain`.
-        NotJson: it is no JSON, or names a field twice.
+        NotJsonError: it is no JSON, or names a field twice.
     """
     application = _validate_one(body)
     # One colon a field, unless a value holds one: only then, or when a field stands twice, the slow check is needed.
@@ -81,7 +81,7 @@ def parse_many(body: bytes) -> list[Any]:
     """Each item of a JSON list: its application, or what is wrong with it as a list of `explain`.
 
     Raises:
-        NotJson: the body as a whole is no list of JSON.
+        NotJsonError: the body as a whole is no list of JSON.
     """
     try:
         applications: list[Any] = _validate_many(body)
@@ -97,7 +97,7 @@ def parse_many(body: bytes) -> list[Any]:
     return applications
 
 
-class NotJson(ValueError):
+class NotJsonError(ValueError):
     """A body that can't be read as what it says it is; the message is one clause."""
 
 
@@ -112,13 +112,13 @@ def explain(error: ValidationError | Sequence[Any]) -> list[dict[str, str]]:
         field is empty when the application as a whole is wrong.
 
     Raises:
-        NotJson: it is not JSON at all.
+        NotJsonError: it is not JSON at all.
     """
     details = error.errors(include_url=False) if isinstance(error, ValidationError) else error
     problems: dict[str, dict[str, str]] = {}
     for detail in details:
         if detail["type"] == "json_invalid":
-            raise NotJson(f"the body is not JSON: {detail['ctx']['error']}")
+            raise NotJsonError(f"the body is not JSON: {detail['ctx']['error']}")
         named = [part for part in detail["loc"] if isinstance(part, str)]
         field, value_type, rule = _explain_one(named[0] if named else "", detail)
         problems.setdefault(field, {"field": field, "value_type": value_type, "rule": rule})
@@ -158,12 +158,12 @@ def _json_type(value: Any) -> str:
 
 
 def _by_row(error: ValidationError) -> dict[int, list[Any]]:
-    """The errors of a list by row; raises NotJson when it is no list."""
+    """The errors of a list by row; raises NotJsonError when it is no list."""
     wrong: dict[int, list[Any]] = {}
     for detail in error.errors(include_url=False):
         if not detail["loc"]:
             explain([detail])  # raises when it is no JSON
-            raise NotJson("the body must be a JSON array of applications")
+            raise NotJsonError("the body must be a JSON array of applications")
         wrong.setdefault(int(detail["loc"][0]), []).append(detail)
     return wrong
 
@@ -174,5 +174,5 @@ def _refuse_duplicates(body: bytes) -> None:
 
 def _without_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     if len(pairs) != len(dict(pairs)):
-        raise NotJson("the body names a field twice")
+        raise NotJsonError("the body names a field twice")
     return dict(pairs)

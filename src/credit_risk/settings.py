@@ -1,4 +1,4 @@
-"""Addresses, secrets and limits: from environment variables, with defaults for a laptop. Standard names stay standard."""
+"""Addresses, secrets and limits, from environment variables, with defaults for a laptop. Standard names stay standard."""
 
 import hashlib
 import re
@@ -42,10 +42,10 @@ class Settings(BaseSettings):
     max_batch_bytes: int = Field(16_777_216, gt=0, description="Largest body of a JSON batch")
     max_batch_rows: int = Field(10_000, gt=0, description="Most applications in a JSON batch")
     max_stream_rows: int = Field(1_000_000, gt=0, description="Most applications in an NDJSON stream")
-    request_timeout_seconds: float = Field(10, gt=0, description="How long a client may keep a request waiting")
+    request_timeout_seconds: float = Field(10, gt=0, description="How long a body may take to arrive")
     max_in_flight: int = Field(256, gt=0, description="Requests a worker takes at once; more get 503")
     max_queue_seconds: float = Field(0.25, gt=0, description="Longest wait for the worker's turn; beyond it, 503")
-    drain_seconds: float = Field(0, ge=0, description="How long to go on serving after SIGTERM, no longer ready")
+    drain_seconds: float = Field(1, ge=0, description="How long to go on serving after SIGTERM, no longer ready")
     log_requests: Literal["errors", "all"] = Field("errors", description="Which requests the log has a line for")
 
     @field_validator("api_keys_sha256", "cors_origins", mode="before")
@@ -57,16 +57,20 @@ class Settings(BaseSettings):
     @classmethod
     def _check_digests(cls, digests: tuple[str, ...]) -> tuple[str, ...]:
         if not all(re.match(_SHA256, digest) for digest in digests):
-            raise ValueError("must be SHA-256 digests of 64 hexadecimal digits; make one with 6.production/new_key.py")
+            raise ValueError(
+                "must be SHA-256 digests of 64 hexadecimal digits; make one with 6.production/new_api_key.py"
+            )
         return digests
 
     @model_validator(mode="after")
     def _check_production(self) -> Self:
         if self.app_env == "production":
             if not self.api_keys_sha256:
-                raise ValueError("APP_ENV=production needs API_KEYS_SHA256; make a key with 6.production/new_key.py")
+                raise ValueError(
+                    "APP_ENV=production needs API_KEYS_SHA256; make a key with 6.production/new_api_key.py"
+                )
             if _PLACEHOLDER_DIGESTS & set(self.api_keys_sha256):
-                raise ValueError("API_KEYS_SHA256 holds a placeholder; make a key with 6.production/new_key.py")
+                raise ValueError("API_KEYS_SHA256 holds a placeholder; make a key with 6.production/new_api_key.py")
         return self
 
 

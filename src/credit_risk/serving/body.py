@@ -35,30 +35,35 @@ def check_media_type(headers: dict[bytes, bytes], *accepted: str) -> str:
     return media_type
 
 
-async def read_body(receive: Receive, headers: dict[bytes, bytes], limit: int, seconds: float) -> bytes:
-    """The whole body.
+async def read_body(receive: Receive, headers: dict[bytes, bytes], limit: int) -> bytes:
+    """The whole body; the caller bounds the time.
 
     Raises:
-        Problem: 413, it is longer than the limit; 408, it takes longer than so many seconds.
+        Problem: 413, it is longer than the limit; 400, the client has gone.
     """
-    too_large = Problem(413, f"the body must not be larger than {limit:,} bytes")
     length = headers.get(b"content-length", b"0")
     if not length.isdigit() or len(length) > 18 or int(length) > limit:  # noqa: PLR2004 (digits of a 64-bit number)
-        raise too_large
-    try:
-        async with asyncio.timeout(seconds):
-            message = await receive()
-            body: bytes = message.get("body", b"")
-            while message.get("more_body", False):
-                message = await receive()
-                body += message.get("body", b"")
-                if len(body) > limit:
-                    raise too_large
-    except TimeoutError:
-        raise Problem(408, f"the body did not arrive within {seconds:g} s") from None
+        raise too_large(limit)
+    message = await receive()
+    body: bytes = message.get("body", b"")
+    while message.get("more_body", False):
+        message = await receive()
+        body += message.get("body", b"")
+        if len(body) > limit:
+            raise too_large(limit)
     if message["type"] == "http.disconnect":
         raise Problem(400, "the client has gone")
     return body
+
+
+def too_large(limit: int) -> Problem:
+    """A body above the limit, in bytes."""
+    return Problem(413, f"the body must not be larger than {limit:,} bytes")
+
+
+def too_slow(seconds: float) -> Problem:
+    """A body that has not come in time."""
+    return Problem(408, f"the body did not arrive within {seconds:g} s")
 
 
 async def read_lines(receive: Receive, settings: Settings) -> AsyncIterator[list[bytes]]:
@@ -73,7 +78,7 @@ async def read_lines(receive: Receive, settings: Settings) -> AsyncIterator[list
             async with asyncio.timeout(settings.request_timeout_seconds):
                 message = await receive()
         except TimeoutError:
-            raise Problem(408, f"nothing arrived for {settings.request_timeout_seconds:g} s") from None
+            raise too_slow(settings.request_timeout_seconds) from None
         if message["type"] == "http.disconnect":
             return
         more = message.get("more_body", False)

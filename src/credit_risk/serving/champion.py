@@ -1,6 +1,7 @@
 """The model that this worker serves, swapped between two requests when the cache's pointer moves."""
 
 import asyncio
+import json
 from pathlib import Path
 
 from credit_risk import champion_cache
@@ -10,8 +11,26 @@ from credit_risk.features import from_application
 from credit_risk.serving.log import log
 from credit_risk.serving.metrics import MODEL, MODEL_LOADS
 from credit_risk.serving.problems import Problem
+from credit_risk.serving.together import Together
 
+SCHEMA_VERSION = 1  # of the answers; a change that breaks readers raises it
 POLL_SECONDS = 0.5  # one look at the file system each
+
+
+class Answering:
+    """A loaded model with what answers of it need."""
+
+    def __init__(self, model: ServedModel) -> None:
+        """Prepares it."""
+        self.model = model
+        self.scorer = model.scorer
+        self.together = Together(model.scorer)
+        self.threshold = model.scorer.facts.threshold
+        # The end of each answer, in JSON: what depends on the model alone.
+        self.tail = (
+            f',"threshold":{self.threshold!r},"model_version":{json.dumps(model.version)},'
+            f'"schema_version":{SCHEMA_VERSION}}}'
+        )
 
 
 class Champion:
@@ -21,10 +40,10 @@ class Champion:
         """Takes the cache's folder; loads nothing yet."""
         self._cache = cache
         self._stamp: tuple[int, int] | None = None
-        self._model: ServedModel | None = None
+        self._model: Answering | None = None
         self._reason = "no model has been fetched yet"
 
-    def get(self) -> ServedModel:
+    def get(self) -> Answering:
         """The model.
 
         Raises:
@@ -33,11 +52,6 @@ class Champion:
         if self._model is None:
             raise Problem(503, self._reason, headers=[("retry-after", "5")])
         return self._model
-
-    @property
-    def loaded(self) -> bool:
-        """Whether there is a model."""
-        return self._model is not None
 
     def refresh(self) -> None:
         """Loads what the pointer names, if it has moved; what can't be loaded leaves the last good model in place."""
@@ -54,8 +68,8 @@ class Champion:
             log.error("model not loaded", reason=self._reason)
             return
         if self._model:
-            MODEL.labels(self._model.version).set(0)
-        self._model = model
+            MODEL.labels(self._model.model.version).set(0)
+        self._model = Answering(model)
         MODEL.labels(model.version).set(1)
         MODEL_LOADS.labels("loaded").inc()
         log.info("model loaded", version=model.version)

@@ -16,10 +16,10 @@ from time import perf_counter
 from typing import Any
 
 from credit_risk.serving import predict
-from credit_risk.serving.body import JSON, Receive, check_media_type, read_body
+from credit_risk.serving.body import JSON, Receive, check_media_type, read_body, too_slow
 from credit_risk.serving.champion import Champion
 from credit_risk.serving.log import log
-from credit_risk.serving.metrics import IN_FLIGHT, REQUEST_SECONDS
+from credit_risk.serving.metrics import IN_FLIGHT, REQUEST_SECONDS, count_noted
 from credit_risk.serving.problems import FAULT, MEDIA_TYPE, Problem
 from credit_risk.settings import Settings
 
@@ -31,7 +31,9 @@ HEALTH = frozenset({"/livez", "/readyz", "/metrics"})  # always answered, also u
 OPEN = HEALTH | {"/", "/contract", "/docs", "/openapi.json"}  # need no key
 PAGE = "/page/"  # … nor do the page's files
 _REQUEST_ID = re.compile(rb"[A-Za-z0-9._:-]{1,64}").fullmatch
-_LAG_SECONDS = 0.05  # how often the event loop's delay is measured
+_TICK_SECONDS = 0.05  # of the house-keeping
+_TOO_SLOW = "too slow"  # marks our own cancelling
+SHOWN_PATH = 200  # characters of a path that the log repeats
 _JSON_HEADER = (b"content-type", b"application/json")
 _PROBLEM_HEADER = (b"content-type", MEDIA_TYPE.encode())
 _CLOSE = (b"connection", b"close")
@@ -57,7 +59,9 @@ class Gateway:
         self.draining = False
         self._prefix = secrets.token_hex(6).encode()
         self._count = itertools.count()
-        self._observers: dict[tuple[str, int], Callable[[float], None]] = {}
+        self._reading: dict[asyncio.Task[None] | None, float] = {}  # since when a request's body is awaited
+        self._note: dict[tuple[str, int], Callable[[float], None]] = {}  # by endpoint and status
+        self._log_all = settings.log_requests == "all"
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answers one request."""
@@ -67,44 +71,70 @@ class Gateway:
         start = perf_counter()
         path, headers = scope["path"], dict(scope["headers"])
         request_id = headers.get(b"x-request-id", b"")
-        if not _REQUEST_ID(request_id):
+        if not request_id or not _REQUEST_ID(request_id):
             request_id = b"%s-%x" % (self._prefix, next(self._count))
-        self._in_flight += 1
-        IN_FLIGHT.inc()
         answer = _Answer(send, request_id, self)
+        self._in_flight += 1
         try:
             self._admit(path, headers)
             if path == PREDICT and scope["method"] == "POST":
-                check_media_type(headers, JSON)
-                limit, seconds = self._settings.max_body_bytes, self._settings.request_timeout_seconds
-                body = await read_body(receive, headers, limit, seconds)
-                await answer.whole(200, predict.one(body, self._champion.get()), _JSON_HEADER)
+                await self._predict(headers, receive, answer, start)
             else:
                 scope["state"] = {**scope.get("state", {}), "request_id": request_id.decode()}
                 await self._app(scope, receive, answer.send)
         except Problem as problem:
             await answer.problem(problem)
-        except Exception:
-            log.exception("request failed", request_id=request_id.decode(), path=path)
+        except Exception:  # noqa: BLE001 (whatever it is, the client learns nothing of it, and the log everything)
+            log.exception("request failed", request_id=request_id.decode(), path=path[:SHOWN_PATH])
             await answer.problem(FAULT)
         finally:
             self._in_flight -= 1
-            IN_FLIGHT.dec()
-            seconds = perf_counter() - start
-            self._observe(path, answer.status, seconds)
-            if answer.status >= 400 or self._settings.log_requests == "all":  # noqa: PLR2004 (errors begin there)
+            status, seconds = answer.status, perf_counter() - start
+            try:
+                self._note[path, status](seconds)
+            except KeyError:
+                self._first_of_its_kind(path, status)(seconds)
+            if status >= 400 or self._log_all:  # noqa: PLR2004 (errors begin there)
                 self._log(scope, request_id, answer, seconds)
 
-    async def watch_lag(self) -> None:
-        """Measures for ever how late the event loop is: what a request that arrives now would have to wait."""
+    async def _predict(self, headers: dict[bytes, bytes], receive: Receive, answer: "_Answer", start: float) -> None:
+        """The short way: from the bytes of one application to the bytes of its answer."""
+        check_media_type(headers, JSON)
+        task = asyncio.current_task()
+        self._reading[task] = start
+        try:
+            body = await read_body(receive, headers, self._settings.max_body_bytes)
+        except asyncio.CancelledError as cancelled:
+            if task is None or cancelled.args != (_TOO_SLOW,):
+                raise
+            task.uncancel()
+            raise too_slow(self._settings.request_timeout_seconds) from None
+        finally:
+            self._reading.pop(task, None)
+        await answer.whole(200, await predict.one(body, self._champion.get()), _JSON_HEADER)
+
+    async def keep_house(self) -> None:
+        """Many times a second, for ever: the load, the slow, and the metrics.
+
+        Measures how late the event loop is, which is what a request that arrives now would have to wait; ends requests
+        whose bodies do not come; and counts what the metrics have noted.
+        """
         while True:
             start = perf_counter()
-            await asyncio.sleep(_LAG_SECONDS)
-            self._late = perf_counter() - start - _LAG_SECONDS > self._settings.max_queue_seconds
+            await asyncio.sleep(_TICK_SECONDS)
+            now = perf_counter()
+            self._late = now - start - _TICK_SECONDS > self._settings.max_queue_seconds
+            for task, since in list(self._reading.items()):
+                if task and now - since > self._settings.request_timeout_seconds:
+                    task.cancel(_TOO_SLOW)
+            IN_FLIGHT.set(self._in_flight)
+            count_noted()
 
     def drain_on_sigterm(self) -> None:
-        """Makes SIGTERM wait: for drain_seconds the worker says that it is not ready, closes each connection after its
-        answer, and goes on serving; then the server's own handler stops it, and requests in flight are finished.
+        """Makes SIGTERM wait for drain_seconds.
+
+        So long the worker says that it is not ready, closes each connection after its answer, and goes on serving;
+        then the server's own handler stops it, and requests in flight are finished.
         """
         loop, stop = asyncio.get_running_loop(), signal.getsignal(signal.SIGTERM)
         if not callable(stop):
@@ -132,22 +162,19 @@ class Gateway:
             if not sum(hmac.compare_digest(digest, key) for key in self._keys):
                 raise Problem(401, "X-API-Key is missing or unknown", headers=[("www-authenticate", "X-API-Key")])
 
-    def _observe(self, path: str, status: int, seconds: float) -> None:
-        try:
-            self._observers[path, status](seconds)
-        except KeyError:
-            endpoint = path if path in self._endpoints else "other"
-            observe = REQUEST_SECONDS.labels(endpoint, str(status)).observe
-            if endpoint == path:
-                self._observers[path, status] = observe
-            observe(seconds)
+    def _first_of_its_kind(self, path: str, status: int) -> Callable[[float], None]:
+        endpoint = path if path in self._endpoints else "other"
+        note: Callable[[float], None] = REQUEST_SECONDS.labels(endpoint, str(status)).note
+        if endpoint == path:
+            self._note[path, status] = note
+        return note
 
     def _log(self, scope: Scope, request_id: bytes, answer: "_Answer", seconds: float) -> None:
         log.info(
             "request",
             request_id=request_id.decode(),
             method=scope["method"],
-            path=scope["path"][:200],
+            path=scope["path"][:SHOWN_PATH],
             status=answer.status,
             milliseconds=round(seconds * 1000, 3),
             detail=answer.detail,
@@ -176,13 +203,11 @@ class _Answer:
 
     async def whole(self, status: int, body: bytes, *headers: tuple[bytes, bytes]) -> None:
         """Sends an answer that is complete."""
-        await self.send(
-            {
-                "type": "http.response.start",
-                "status": status,
-                "headers": [*headers, (b"content-length", b"%d" % len(body))],
-            }
-        )
+        self._started, self.status = True, status
+        named = [*headers, (b"content-length", b"%d" % len(body)), (b"x-request-id", self._request_id)]
+        if self._gateway.draining:
+            named.append(_CLOSE)
+        await self._send({"type": "http.response.start", "status": status, "headers": named})
         await self._send({"type": "http.response.body", "body": body})
 
     async def problem(self, problem: Problem) -> None:

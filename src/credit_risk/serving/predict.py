@@ -8,14 +8,12 @@ from typing import Any, Literal
 import numpy as np
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from credit_risk.champion_cache import ServedModel
-from credit_risk.features import from_application, from_applications
-from credit_risk.request import NotJson, explain, parse, parse_many
+from credit_risk.features import from_applications, row_of
+from credit_risk.request import NotJsonError, explain, parse, parse_many
 from credit_risk.serving.body import GROUP
+from credit_risk.serving.champion import Answering
 from credit_risk.serving.metrics import SCORES
 from credit_risk.serving.problems import FieldProblem, Problem, invalid
-
-SCHEMA_VERSION = 1  # of the answers below; a change that breaks readers raises it
 
 
 class Decision(BaseModel):
@@ -49,7 +47,7 @@ class Predictions(_ByModel):
     results: list[Decision | Errors]
 
 
-def one(body: bytes, model: ServedModel) -> bytes:
+async def one(body: bytes, champion: Answering) -> bytes:
     """The answer to one application, in JSON.
 
     Raises:
@@ -59,34 +57,26 @@ def one(body: bytes, model: ServedModel) -> bytes:
         application = parse(body)
     except ValidationError as error:
         raise _refusal(error) from None
-    except NotJson as error:
+    except NotJsonError as error:
         raise Problem(400, str(error)) from None
-    probability = model.scorer.score(from_application(vars(application))).item()
-    SCORES.observe(probability)
-    return _decision(probability, model)[:-1].encode() + by_model(model)
+    probability = await champion.together.score(row_of(application.__dict__))
+    return (_decision(probability, champion.threshold)[:-1] + champion.tail).encode()
 
 
-def by_model(model: ServedModel) -> bytes:
-    """The rest of an answer: what depends on the model alone."""
-    return (
-        f',"threshold":{model.scorer.facts.threshold!r},"model_version":{json.dumps(model.version)},'
-        f'"schema_version":{SCHEMA_VERSION}}}'
-    ).encode()
-
-
-def _decision(probability: float, model: ServedModel) -> str:
-    word = "refuse" if probability >= model.scorer.facts.threshold else "approve"
+def _decision(probability: float, threshold: float) -> str:
+    SCORES.note(probability)
+    word = "refuse" if probability >= threshold else "approve"
     return f'{{"probability_of_default":{probability!r},"decision":"{word}"}}'
 
 
 def _refusal(error: ValidationError) -> Problem:
     try:
         return invalid(explain(error))
-    except NotJson as no_json:
+    except NotJsonError as no_json:
         return Problem(400, str(no_json))
 
 
-async def many(body: bytes, model: ServedModel, limit: int) -> bytes:
+async def many(body: bytes, champion: Answering, limit: int) -> bytes:
     """The answer to a JSON list of applications, in JSON; a row that breaks the contract gets errors in its place.
 
     Raises:
@@ -97,28 +87,28 @@ async def many(body: bytes, model: ServedModel, limit: int) -> bytes:
         raise Problem(413, f"a batch must not have more than {limit:,} applications; send NDJSON")
     try:
         rows = parse_many(body)
-    except NotJson as error:
+    except NotJsonError as error:
         raise Problem(400, str(error)) from None
     if len(rows) > limit:
         raise Problem(413, f"a batch must not have more than {limit:,} applications; send NDJSON")
     results: list[str] = []
     for start in range(0, len(rows), GROUP):
-        results += _score(rows[start : start + GROUP], model)
+        results += _score(rows[start : start + GROUP], champion)
         await asyncio.sleep(0)
-    return f'{{"results":[{",".join(results)}]'.encode() + by_model(model)
+    return f'{{"results":[{",".join(results)}]{champion.tail}'.encode()
 
 
-async def stream(lines: AsyncIterator[list[bytes]], model: ServedModel) -> AsyncIterator[bytes]:
+async def stream(lines: AsyncIterator[list[bytes]], champion: Answering) -> AsyncIterator[bytes]:
     """The answers to applications that come a line each, a line each, in their order.
 
     Args:
         lines: groups of lines, as they arrive.
-        model: answers all of them.
+        champion: answers all of them.
     """
-    tail = by_model(model).decode()
+    tail = champion.tail
     try:
         async for group in lines:
-            results = _score([_parse_line(line) for line in group], model)
+            results = _score([_parse_line(line) for line in group], champion)
             yield "".join(f"{result[:-1]}{tail}\n" for result in results).encode()
             await asyncio.sleep(0)
     except Problem as problem:  # the answer has begun: all that is left is to say so in its last line
@@ -131,9 +121,9 @@ def _parse_line(line: bytes) -> Any:
     except ValidationError as error:
         try:
             return explain(error)
-        except NotJson as no_json:
+        except NotJsonError as no_json:
             reason = str(no_json)
-    except NotJson as no_json:
+    except NotJsonError as no_json:
         reason = str(no_json)
     return [_whole_row(reason.removeprefix("the body "))]
 
@@ -142,14 +132,11 @@ def _whole_row(rule: str) -> dict[str, str]:
     return {"field": "", "value_type": "string", "rule": rule}
 
 
-def _score(rows: list[Any], model: ServedModel) -> list[str]:
+def _score(rows: list[Any], champion: Answering) -> list[str]:
     """The JSON of each row's result: of its application's decision, or of its errors."""
     applications = [row for row in rows if not isinstance(row, list)]
-    probabilities = model.scorer.score(from_applications(applications)) if applications else np.empty(0)
-    decisions = []
-    for probability in probabilities.tolist():
-        SCORES.observe(probability)
-        decisions.append(_decision(probability, model))
+    probabilities = champion.scorer.score(from_applications(applications)) if applications else np.empty(0)
+    decisions = [_decision(probability, champion.threshold) for probability in probabilities.tolist()]
     if len(decisions) == len(rows):
         return decisions
     decided = iter(decisions)
