@@ -1,0 +1,92 @@
+"""The API as a process of its own, for tests that talk to it over real HTTP."""
+
+import hashlib
+import json
+import signal
+import socket
+import subprocess
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import httpx
+import psutil
+from projects import Project, wait_until
+
+from credit_risk.contract import FIELDS
+
+EXAMPLE: dict[str, Any] = {field.name: field.example for field in FIELDS}
+KEY = "a key of the tests"
+KEYS = hashlib.sha256(KEY.encode()).hexdigest()
+SERVE = ("6.production/serve.py",)  # with the keeper
+LONE = ("-m", "uvicorn", "--app-dir", "6.production", "app:app", "--log-level", "warning")  # without it
+
+
+@dataclass
+class Server:
+    """A running server: its process, a client of it, and its log."""
+
+    process: psutil.Popen
+    client: httpx.Client
+    port: int
+    log: Path
+
+    def lines(self) -> list[dict[str, Any]]:
+        """The JSON lines of the log."""
+        return [json.loads(line) for line in self.log.read_text().splitlines() if line.startswith("{")]
+
+
+def free_port() -> int:
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        return int(listener.getsockname()[1])
+
+
+@contextmanager
+def running(project: Project, *command: str, **environment: str) -> Iterator[Server]:
+    """Runs a server of the project on a free port, with a cache of its own unless told otherwise, until the end.
+
+    The environment may hold MODEL_CACHE; DRAIN_SECONDS is 0 unless it says otherwise, so that tests end soon.
+    """
+    with tempfile.TemporaryDirectory() as folder, (Path(folder) / "log").open("w+") as log:
+        port = free_port()
+        defaults = {"MODEL_CACHE": f"{folder}/cache", "DRAIN_SECONDS": "0", "KEEPER_SECONDS": "0.5"}
+        process = psutil.Popen(
+            [*project.command(*command), "--port", str(port)],
+            cwd=project.root,
+            env=project.environment | defaults | environment,
+            stdout=log,
+            stderr=subprocess.STDOUT,
+        )
+        try:
+            with httpx.Client(base_url=f"http://127.0.0.1:{port}", timeout=10) as client:
+                server = Server(process, client, port, Path(log.name))
+                wait_until(lambda: alive(server), "the server to answer")
+                yield server
+        finally:
+            if process.is_running():
+                process.send_signal(signal.SIGTERM)
+            assert process.wait(20) in {0, -signal.SIGTERM}, Path(log.name).read_text()
+
+
+def alive(server: Server) -> bool:
+    assert server.process.poll() is None, server.log.read_text()
+    with suppress(httpx.TransportError):
+        return server.client.get("/livez").is_success
+    return False
+
+
+def wait_until_ready(server: Server) -> None:
+    wait_until(lambda: server.client.get("/readyz").is_success, "a model to be served")
+
+
+def wait_for_version(client: httpx.Client, version: str, seconds: float = 30) -> None:
+    wait_until(lambda: client.get("/readyz").text.count(f"version {version}"), f"version {version}", seconds)
+
+
+def fetch(project: Project, cache: Path, **environment: str) -> "subprocess.CompletedProcess[str]":
+    """Lets the keeper look once."""
+    return project.run("6.production/keeper.py", "--once", check=False, MODEL_CACHE=str(cache), **environment)
