@@ -62,7 +62,7 @@ async def lifespan(_: FastAPI) -> AsyncIterator[None]:
         task.cancel()
 
 
-api = FastAPI(title="Credit risk", version="1", lifespan=lifespan, redoc_url=None)
+api = FastAPI(title="Credit risk", version="1", lifespan=lifespan, redoc_url=None, redirect_slashes=False)
 
 
 def answered(problem: Problem, request: Request) -> Response:

@@ -8,6 +8,7 @@ Usage: uv run 6.production/serve.py [--host 127.0.0.1] [--port 8000] [--workers 
 
 import argparse
 import os
+import signal
 import subprocess
 import sys
 import tempfile
@@ -16,9 +17,8 @@ from pathlib import Path
 
 import uvicorn
 
-from credit_risk.script import run
+from credit_risk.script import WATCH, run
 from credit_risk.serving.log import LOG_CONFIG, log
-from credit_risk.serving.metrics import DIRECTORY
 from credit_risk.settings import settings
 
 HERE = Path(__file__).parent
@@ -33,8 +33,10 @@ def main() -> None:
     parser.add_argument("--workers", type=int, default=1, help="processes that answer (default: %(default)s)")
     arguments = parser.parse_args()
     current = settings()
+    # The server ends itself by the signal that stopped it, once it has; the keeper must be stopped first.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
     with tempfile.TemporaryDirectory(prefix="metrics-") as folder:
-        os.environ[DIRECTORY] = folder
+        os.environ["PROMETHEUS_MULTIPROC_DIR"] = folder  # read when metrics are imported: not before this line
         keeper = Keeper()
         try:
             uvicorn.run(
@@ -64,7 +66,8 @@ class Keeper:
 
     def _keep(self) -> None:
         while not self._stopping.is_set():
-            self._child = subprocess.Popen([sys.executable, str(HERE / "keeper.py")])
+            environment = os.environ | {WATCH: str(os.getpid())}
+            self._child = subprocess.Popen([sys.executable, str(HERE / "keeper.py")], env=environment)
             code = self._child.wait()
             if not self._stopping.wait(PAUSE_SECONDS):
                 log.warning("keeper ended, starting it again", code=code)

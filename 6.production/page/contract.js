@@ -1,0 +1,26 @@
+// What follows from a field's declaration alone, for the form and for files.
+
+const NUMBER = /^[+-]?(\d+\.?\d*|\.\d+)(e[+-]?\d+)?$/i;
+
+/**
+ * The JSON value of a text. A text that is no number where one is wanted is sent as it is: the API says what is wrong
+ * with it. An empty one is null, or left out when the field is required, so that the API calls it missing.
+ */
+export function toValue(field, text) {
+  const trimmed = text.trim();
+  if (trimmed === "") return field.required ? undefined : null;
+  const value = Number(trimmed);
+  return field.kind === "number" && NUMBER.test(trimmed) && Number.isFinite(value) ? value : trimmed;
+}
+
+/** The text that stands for a value in a form or a file. */
+export const toText = (value) => (value === null || value === undefined ? "" : String(value));
+
+/** The end of an error's sentence, as people read it: labels for names, and "empty" for null. */
+export function ruleFor(contract, { field, rule }) {
+  const compared = contract.rules.find((it) => it.smaller === field && it.rule === rule);
+  if (compared) return rule.replace(compared.larger, labelOf(contract, compared.larger));
+  return rule.replace(/ or null$/, " or empty");
+}
+
+export const labelOf = (contract, name) => contract.fields.find((it) => it.name === name)?.label ?? name;

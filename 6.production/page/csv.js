@@ -1,0 +1,72 @@
+// CSV as RFC 4180 says, and as spreadsheets write it: any line end, a byte order mark, commas, semicolons or tabs.
+
+/** Why a file cannot be used: one sentence. */
+export class CsvError extends Error {}
+
+/** The text of a file, and whether its programme needs a byte order mark to read UTF-8. */
+export function decode(buffer) {
+  const bytes = new Uint8Array(buffer);
+  const mark = new TextDecoder("latin1").decode(bytes.subarray(0, 2));
+  if (mark === "ÿþ" || mark === "þÿ") {
+    return { text: new TextDecoder(mark === "ÿþ" ? "utf-16le" : "utf-16be").decode(bytes), marked: true };
+  }
+  if (bytes.subarray(0, 100_000).includes(0)) throw new CsvError("holds binary data; save the table as CSV and choose that file");
+  try {
+    return { text: new TextDecoder("utf-8", { fatal: true }).decode(bytes), marked: bytes[0] === 0xef };
+  } catch {
+    return { text: new TextDecoder("windows-1252").decode(bytes), marked: true }; // an older spreadsheet's
+  }
+}
+
+/** What separates the values: whichever stands most often in the first line, outside quotes. */
+export function separatorOf(text) {
+  const [header] = text.slice(0, 100_000).replace(/^[\r\n]+/, "").replaceAll(/"[^"]*"/g, "").split(/[\r\n]/, 1);
+  const often = (separator) => header.split(separator).length;
+  return [",", ";", "\t"].reduce((best, it) => (often(it) > often(best) ? it : best));
+}
+
+/** The rows one after the other, as `{ number, values }`; numbers count as in a spreadsheet, empty rows are skipped. */
+export function* parse(text, separator) {
+  const end = new RegExp(`[${separator}\\r\\n]`, "g");
+  let [values, at, number] = [[], 0, 1];
+  while (at < text.length) {
+    let value;
+    if (text[at] === '"') {
+      const parts = [];
+      do {
+        const close = text.indexOf('"', at + 1);
+        if (close < 0) throw new CsvError(`has a quote in row ${number} that is never closed`);
+        parts.push(text.slice(at + 1, close));
+        at = close + 1;
+      } while (text[at] === '"');
+      value = parts.join('"');
+      if (at < text.length && !`${separator}\r\n`.includes(text[at])) {
+        throw new CsvError(`has text after a closing quote in row ${number}`);
+      }
+    } else {
+      end.lastIndex = at;
+      const stop = end.exec(text)?.index ?? text.length;
+      value = text.slice(at, stop);
+      at = stop;
+    }
+    values.push(value);
+    const mark = text[at];
+    at += mark === "\r" && text[at + 1] === "\n" ? 2 : 1;
+    if (mark === separator) {
+      if (at < text.length) continue;
+      values.push("");
+    }
+    if (values.length > 1 || values[0] !== "") yield { number, values };
+    values = [];
+    number += 1;
+  }
+}
+
+/** One line of a file, with its end. */
+export function line(values, separator) {
+  const quoted = (value) => (/[",;\t\r\n]/.test(value) ? `"${value.replaceAll('"', '""')}"` : value);
+  return `${values.map(quoted).join(separator)}\r\n`;
+}
+
+/** A text that a spreadsheet will not take for a formula. */
+export const harmless = (text) => (/^[=+\-@\t\r]/.test(text) ? `'${text}` : text);

@@ -1,0 +1,36 @@
+/** Makes an element. Texts are always set as text, never parsed, and names that begin with "on" are listeners. */
+export function element(tag, attributes = {}, ...children) {
+  const node = document.createElement(tag);
+  for (const [name, value] of Object.entries(attributes)) {
+    if (name.startsWith("on")) node.addEventListener(name.slice(2), value);
+    else if (value === true) node.setAttribute(name, "");
+    else if (value !== false && value !== undefined) node.setAttribute(name, value);
+  }
+  node.append(...children);
+  return node;
+}
+
+export const byId = (id) => document.getElementById(id);
+
+const plain = new Intl.NumberFormat("en");
+export const number = (value) => plain.format(value);
+
+/** A share in percent, with as many digits as it takes to tell it from another one that differs. */
+export function percent(share, other = share) {
+  const shown = (value, digits) =>
+    value.toLocaleString("en", { style: "percent", minimumFractionDigits: digits, maximumFractionDigits: digits });
+  const digits = share === other ? 1 : [1, 2, 3, 4].find((it) => shown(share, it) !== shown(other, it));
+  return shown(share, digits ?? 1);
+}
+
+/** "a", "a and b", "a, b and c". */
+export const listed = (words) => new Intl.ListFormat("en-GB").format(words);
+
+/** Marks a field as wrong, or as right again when there is no text. */
+export function setError(control, error, text) {
+  error.textContent = text;
+  const ids = (control.getAttribute("aria-describedby") ?? "").split(" ").filter((id) => id && id !== error.id);
+  control.setAttribute("aria-describedby", (text ? [...ids, error.id] : ids).join(" "));
+  if (text) control.setAttribute("aria-invalid", "true");
+  else control.removeAttribute("aria-invalid");
+}
