@@ -16,11 +16,5 @@ export function toValue(field, text) {
 /** The text that stands for a value in a form or a file. */
 export const toText = (value) => (value === null || value === undefined ? "" : String(value));
 
-/** The end of an error's sentence, as people read it: labels for names, and "empty" for null. */
-export function ruleFor(contract, { field, rule }) {
-  const compared = contract.rules.find((it) => it.smaller === field && it.rule === rule);
-  if (compared) return rule.replace(compared.larger, labelOf(contract, compared.larger));
-  return rule.replace(/ or null$/, " or empty");
-}
-
-export const labelOf = (contract, name) => contract.fields.find((it) => it.name === name)?.label ?? name;
+/** A rule as people say it. */
+export const said = (rule) => rule.replace(/ or null$/, " or empty");

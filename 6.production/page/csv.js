@@ -6,11 +6,7 @@ export class CsvError extends Error {}
 /** The text of a file, and whether its programme needs a byte order mark to read UTF-8. */
 export function decode(buffer) {
   const bytes = new Uint8Array(buffer);
-  const mark = new TextDecoder("latin1").decode(bytes.subarray(0, 2));
-  if (mark === "ÿþ" || mark === "þÿ") {
-    return { text: new TextDecoder(mark === "ÿþ" ? "utf-16le" : "utf-16be").decode(bytes), marked: true };
-  }
-  if (bytes.subarray(0, 100_000).includes(0)) throw new CsvError("holds binary data; save the table as CSV and choose that file");
+  if (bytes.includes(0)) throw new CsvError("is not a text file; save the table as CSV (UTF-8) and choose that one");
   try {
     return { text: new TextDecoder("utf-8", { fatal: true }).decode(bytes), marked: bytes[0] === 0xef };
   } catch {
@@ -67,6 +63,3 @@ export function line(values, separator) {
   const quoted = (value) => (/[",;\t\r\n]/.test(value) ? `"${value.replaceAll('"', '""')}"` : value);
   return `${values.map(quoted).join(separator)}\r\n`;
 }
-
-/** A text that a spreadsheet will not take for a formula. */
-export const harmless = (text) => (/^[=+\-@\t\r]/.test(text) ? `'${text}` : text);

@@ -15,12 +15,11 @@ export const byId = (id) => document.getElementById(id);
 const plain = new Intl.NumberFormat("en");
 export const number = (value) => plain.format(value);
 
-/** A share in percent, with as many digits as it takes to tell it from another one that differs. */
-export function percent(share, other = share) {
-  const shown = (value, digits) =>
-    value.toLocaleString("en", { style: "percent", minimumFractionDigits: digits, maximumFractionDigits: digits });
-  const digits = share === other ? 1 : [1, 2, 3, 4].find((it) => shown(share, it) !== shown(other, it));
-  return shown(share, digits ?? 1);
+/** A share in percent, with as many digits as it takes to tell it from zero and from another one that differs. */
+export function percent(share, other) {
+  const shown = (value, digits) => value.toLocaleString("en", { style: "percent", minimumFractionDigits: digits, maximumFractionDigits: digits });
+  const tells = (digits) => (share === other || shown(share, digits) !== shown(other, digits)) && (!share || parseFloat(shown(share, digits)));
+  return shown(share, [1, 2, 3, 4].find(tells) ?? 4);
 }
 
 /** "a", "a and b", "a, b and c". */
@@ -34,3 +33,10 @@ export function setError(control, error, text) {
   if (text) control.setAttribute("aria-invalid", "true");
   else control.removeAttribute("aria-invalid");
 }
+
+/** A sentence that must not be overlooked. */
+export const message = (...content) => element("div", { class: "message" }, ...content);
+
+/** Names and values, side by side. */
+export const facts = (values) => element("dl", {}, ...Object.entries(values).map(([name, value]) =>
+  element("div", {}, element("dt", {}, name), element("dd", {}, value))));

@@ -1,28 +1,25 @@
 // The form for one application, built from the contract: nothing here knows a field by name.
 
-import { element, number, setError } from "./dom.js";
-import { labelOf, ruleFor, toText, toValue } from "./contract.js";
+import { element, message, number, setError } from "./dom.js";
+import { said, toText, toValue } from "./contract.js";
 
 const FEW = 3; // choices that are shown all at once
 const GROUPED = /^[+-]?\d{1,3}(,\d{3})+(\.\d+)?$/; // 137,300: written as this page writes numbers
 
 export class Form {
-  #contract;
   #fields;
+  #contract;
   #summary;
 
-  /** Fills `place` with the fields and tells errors in `summary`. */
+  /** Fills `place` with the fields; tells all errors in `summary`. */
   constructor(contract, place, summary) {
     this.#contract = contract;
     this.#summary = summary;
-    this.#fields = new Map(contract.fields.map((field) => [field.name, this.#build(field)]));
-    for (const [legend, required] of [["Required", true], ["If known", false]]) {
-      const inputs = contract.fields.filter((field) => field.required === required);
-      if (!inputs.length) continue;
-      place.append(
-        element("fieldset", {}, element("legend", {}, legend),
-          element("div", { class: "fields" }, ...inputs.map((field) => this.#fields.get(field.name).node))),
-      );
+    this.#fields = new Map(contract.fields.map((field) => [field.name, build(field)]));
+    for (const required of [true, false]) {
+      const fields = contract.fields.filter((field) => field.required === required).map(({ name }) => this.#fields.get(name).node);
+      const legend = element("legend", {}, required ? "Required" : "If known");
+      if (fields.length) place.append(element("fieldset", {}, legend, element("div", { class: "fields" }, ...fields)));
     }
   }
 
@@ -36,90 +33,84 @@ export class Form {
   }
 
   clearErrors() {
-    for (const field of this.#fields.values()) field.show("");
+    for (const field of this.#fields.values()) field.tell("");
     this.#summary.replaceChildren();
   }
 
   /** Tells the API's errors at their fields and all together, and puts the focus on the first broken field. */
   showErrors(errors) {
     this.clearErrors();
-    const told = errors.map((error) => ({ error, field: this.#fields.get(error.field), rule: ruleFor(this.#contract, error) }));
-    for (const { field, rule } of told) field?.show(`${rule[0].toUpperCase()}${rule.slice(1)}`);
-    const items = told.map(({ error, field, rule }) => {
-      const sentence = `${labelOf(this.#contract, error.field) || "The application"} ${rule}`;
-      const go = (event) => (event.preventDefault(), field.focus());
-      return element("li", {}, field ? element("a", { href: `#${field.id}`, onclick: go }, sentence) : sentence);
+    const broken = errors.map(({ field, rule }) => [field, this.#inLabels(field, rule)]);
+    const items = broken.map(([name, rule]) => {
+      const field = this.#fields.get(name);
+      if (!field) return element("li", {}, `${name || "The application"} ${rule}`);
+      field.tell(rule[0].toUpperCase() + rule.slice(1));
+      const sentence = `${field.label} ${rule}`;
+      const onclick = (event) => (event.preventDefault(), field.focus());
+      return element("li", {}, element("a", { href: `#field-${name}`, onclick }, sentence));
     });
-    const title = errors.length === 1 ? "One thing is to be put right" : `${errors.length} things are to be put right`;
-    this.#summary.append(element("div", { class: "message" }, element("p", {}, title), element("ul", {}, ...items)));
-    [...this.#fields.values()].find((field) => field.invalid)?.focus();
+    const title = errors.length === 1 ? "There is a problem" : `There are ${errors.length} problems`;
+    this.#summary.append(message(element("strong", {}, title), element("ul", {}, ...items)));
+    const names = broken.map(([name]) => name);
+    [...this.#fields].find(([name]) => names.includes(name))?.[1].focus();
   }
 
-  #build(field) {
-    const id = `field-${field.name}`;
-    const range = field.kind === "number" ? `${number(field.minimum)} to ${number(field.maximum)}` : "";
-    const hint = element("p", { class: "hint", id: `${id}-hint` }, field.description, range && element("span", {}, range));
-    const error = element("p", { class: "error", id: `${id}-error` });
-    const shape = field.kind === "number" ? typed : field.choices.length > FEW ? selected : picked;
-    const { label, control, node, read, write, target } = shape(field, id);
-    control.setAttribute("aria-describedby", [field.unit && `${id}-unit`, hint.id].filter(Boolean).join(" "));
-    if (field.required) control.setAttribute("aria-required", "true");
-    const show = (text) => setError(control, error, text);
-    const whole = element("div", { class: "field" }, label, hint, node, error);
-    whole.addEventListener("input", () => show("")); // what it said was about another value
-    return {
-      id, read, write, show,
-      node: whole,
-      focus: () => target().focus(),
-      get invalid() { return control.hasAttribute("aria-invalid"); },
-    };
+  /** A rule that names another field, with that field's label. */
+  #inLabels(name, rule) {
+    const larger = this.#contract.rules.find((it) => it.smaller === name && it.rule === rule)?.larger;
+    return larger ? rule.replace(larger, this.#fields.get(larger).label) : said(rule);
   }
+}
+
+function build(field) {
+  const id = `field-${field.name}`;
+  const range = field.kind === "number" ? `${number(field.minimum)} to ${number(field.maximum)}` : "";
+  const hint = element("p", { class: "hint", id: `${id}-hint` }, field.description, element("span", {}, range));
+  const error = element("p", { class: "error", id: `${id}-error` });
+  const shape = field.kind === "number" ? typed : field.choices.length > FEW ? selected : picked;
+  const { control, title = element("label", { for: id }, field.label), shown = element("div", { class: "control" }, control), ...shaped } = shape(field, id);
+  if (field.unit) shown.append(element("span", { class: "unit", id: `${id}-unit` }, field.unit));
+  control.setAttribute("aria-describedby", field.unit ? `${id}-unit ${hint.id}` : hint.id);
+  if (field.required) control.setAttribute("aria-required", "true");
+  const tell = (text) => setError(control, error, text);
+  const node = element("div", { class: "field" }, title, shown, error, hint);
+  node.addEventListener("input", () => tell("")); // what it said was about another value
+  return {
+    node,
+    tell,
+    label: field.label,
+    read: () => toValue(field, control.value),
+    write: (text) => (control.value = text),
+    focus: () => control.focus(),
+    ...shaped,
+  };
 }
 
 // A text field, not type=number: that one swallows what is no number, and the API is to judge what was typed.
 function typed(field, id) {
-  const input = element("input", { id, name: field.name, type: "text", inputmode: field.whole ? "numeric" : "decimal" });
-  return {
-    label: element("label", { for: id }, field.label),
-    control: input,
-    node: element("div", { class: "control" }, input, element("span", { class: "unit", id: `${id}-unit` }, field.unit)),
-    read: () => {
-      const text = input.value.trim();
-      return toValue(field, GROUPED.test(text) ? text.replaceAll(",", "") : text);
-    },
-    write: (text) => (input.value = text),
-    target: () => input,
-  };
+  const control = element("input", { id, inputmode: field.whole ? "numeric" : "decimal" });
+  const read = () => toValue(field, GROUPED.test(control.value.trim()) ? control.value.replaceAll(",", "") : control.value);
+  return { control, read };
 }
 
 function selected(field, id) {
   const none = element("option", { value: "" }, field.required ? "Choose …" : "Unknown");
-  const options = field.choices.map((choice) => element("option", {}, choice));
-  const select = element("select", { id, name: field.name }, none, ...options);
-  return {
-    label: element("label", { for: id }, field.label),
-    control: select,
-    node: element("div", { class: "control" }, select),
-    read: () => toValue(field, select.value),
-    write: (text) => (select.value = text),
-    target: () => select,
-  };
+  return { control: element("select", { id }, none, ...field.choices.map((choice) => element("option", {}, choice))) };
 }
 
 function picked(field, id) {
-  const choices = field.choices.map((choice) => [choice, choice]);
-  if (!field.required) choices.push(["", "unknown"]);
-  const radios = choices.map(([value], nth) =>
-    element("input", { type: "radio", name: field.name, id: nth ? `${id}-${nth}` : id, value, checked: value === "" }));
-  const group = element("div", { role: "radiogroup", class: "choices", "aria-labelledby": `${id}-label` },
-    ...choices.map(([, text], nth) => element("label", {}, radios[nth], element("span", {}, text))));
+  const values = field.required ? field.choices : [...field.choices, ""];
+  const radios = values.map((value, nth) =>
+    element("input", { type: "radio", name: field.name, id: nth ? `${id}-${nth}` : id, value, checked: !value }));
+  const labels = radios.map((radio) => element("label", {}, radio, element("span", {}, radio.value || "unknown")));
+  const control = element("div", { role: "radiogroup", class: "choices", "aria-labelledby": `${id}-label` }, ...labels);
   const chosen = () => radios.find((radio) => radio.checked);
   return {
-    label: element("span", { class: "label", id: `${id}-label` }, field.label),
-    control: group,
-    node: group,
+    control,
+    shown: control,
+    title: element("span", { class: "label", id: `${id}-label` }, field.label),
     read: () => toValue(field, chosen()?.value ?? ""),
     write: (text) => radios.forEach((radio) => (radio.checked = radio.value === text)),
-    target: () => chosen() ?? radios[0],
+    focus: () => (chosen() ?? radios[0]).focus(),
   };
 }
