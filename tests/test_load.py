@@ -1,0 +1,217 @@
+"""The API under load: swaps, signals, overload and many requests, with every answer looked at."""
+
+import asyncio
+import json
+import signal
+import socket
+from collections import Counter
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import httpx
+import psutil
+import pytest
+from projects import Project, wait_until
+from servers import EXAMPLE, LONE, SERVE, Server, fetch, running, wait_for_version
+from test_keeper import registry_of
+
+from credit_risk.registry import CHAMPION
+
+ROWS = [EXAMPLE, EXAMPLE | {"employees": 0.0, "state": "CA"}, EXAMPLE | {"low_doc": "yes", "gross_approved": 5e5}]
+CLIENTS = 16
+PATIENT = {"MAX_QUEUE_SECONDS": "10"}  # tests share the machine: a worker may have to wait for its turn
+
+
+class Load:
+    """Clients that ask one thing after the other until they are stopped; keeps every answer and every failure."""
+
+    def __init__(self, server: Server, **options: Any) -> None:
+        self.answers: list[tuple[int, httpx.Response]] = []  # which row, and what came back
+        self.failures: list[Exception] = []  # requests that were sent and not answered
+        self.unsent = 0  # no connection could be made, so nothing was lost
+        self._base = f"http://127.0.0.1:{server.port}"
+        self._options = options
+        self._stop = asyncio.Event()
+
+    async def __aenter__(self) -> "Load":
+        self._client = httpx.AsyncClient(base_url=self._base, timeout=10, **self._options)
+        self._tasks = [asyncio.create_task(self._ask(number)) for number in range(CLIENTS)]
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        self.stop()
+        await asyncio.gather(*self._tasks)
+        await self._client.aclose()
+
+    def stop(self) -> None:
+        self._stop.set()
+
+    async def _ask(self, number: int) -> None:
+        row = number % len(ROWS)
+        while not self._stop.is_set():
+            try:
+                self.answers.append((row, await self._client.post("/predict", json=ROWS[row])))
+            except httpx.ConnectError:
+                self.unsent += 1
+                await asyncio.sleep(0.01)
+            except httpx.TransportError as error:
+                self.failures.append(error)
+
+    async def until(self, answers: int) -> None:
+        while len(self.answers) < answers:  # noqa: ASYNC110 (every answer would have to set an event)
+            await asyncio.sleep(0.01)
+
+
+async def _promote_back_and_forth(server: Server, project: Project) -> Load:
+    registry = registry_of(project)
+    async with Load(server) as load:
+        for turn in range(6):
+            version = "12"[turn % 2]
+            await asyncio.to_thread(registry.point, CHAMPION, version)
+            await asyncio.to_thread(wait_for_version, server.client, version)
+            await load.until(len(load.answers) + 200)
+    return load
+
+
+@pytest.mark.slow
+def test_each_answer_under_changing_champions_comes_from_the_version_it_names(project: Project, tmp_path: Path) -> None:
+    project.set_param("max_iter: 60", "max_iter: 30")
+    project.run("main.py", check=False)  # whether the gates let it pass is not the point here
+    registry = registry_of(project)
+    expected: dict[str, list[dict[str, Any]]] = {}
+    for version in ("1", "2"):
+        registry.point(CHAMPION, version)
+        assert fetch(project, tmp_path / version).returncode == 0
+        with running(project, *LONE, MODEL_CACHE=str(tmp_path / version)) as server:
+            expected[version] = [server.client.post("/predict", json=row).json() for row in ROWS]
+    assert all(one != other for one, other in zip(*expected.values(), strict=True))
+    with running(project, *SERVE, "--workers", "2", MODEL_CACHE=str(tmp_path / "2"), **PATIENT) as server:
+        load = asyncio.run(_promote_back_and_forth(server, project))
+    assert not load.failures
+    named: Counter[str] = Counter()
+    for row, answer in load.answers:
+        assert answer.status_code == 200
+        body = answer.json()
+        named[body["model_version"]] += 1
+        assert body == expected[body["model_version"]][row]
+    assert set(named) == {"1", "2"}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("workers", ["1", "2"])
+def test_sigterm_under_load_loses_nothing(finished: Project, tmp_path: Path, workers: str) -> None:
+    async def stop_in_the_middle(server: Server) -> Load:
+        async with Load(server) as load:
+            await load.until(500)
+            server.process.send_signal(signal.SIGTERM)
+            async with httpx.AsyncClient(base_url=f"http://127.0.0.1:{server.port}") as probe:
+                with suppress(httpx.TransportError):  # as a load balancer looks, until it is not ready
+                    while (await probe.get("/readyz", headers={"connection": "close"})).is_success:  # noqa: ASYNC110
+                        await asyncio.sleep(0.02)
+            load.stop()
+        return load
+
+    assert fetch(finished, tmp_path).returncode == 0  # so that every worker has a model from its start on
+    environment = {"MODEL_CACHE": str(tmp_path), "DRAIN_SECONDS": "1"} | PATIENT
+    with running(finished, *SERVE, "--workers", workers, **environment) as server:
+        load = asyncio.run(stop_in_the_middle(server))
+        assert server.process.wait(20) in {0, -signal.SIGTERM}
+    assert not load.failures
+    assert {answer.status_code for _, answer in load.answers} == {200}
+    assert len(load.answers) >= 500
+
+
+@pytest.mark.slow
+def test_sigkill_of_a_worker_loses_at_most_what_it_had_in_flight_and_it_comes_back(
+    finished: Project, tmp_path: Path
+) -> None:
+    def workers(server: Server) -> list[psutil.Process]:
+        children = psutil.Process(server.process.pid).children()
+        return [child for child in children if "spawn_main" in " ".join(child.cmdline())]
+
+    async def kill_in_the_middle(server: Server) -> Load:
+        async with Load(server) as load:
+            await load.until(300)
+            victim = workers(server)[0]
+            victim.kill()
+            await load.until(600)
+            await asyncio.to_thread(
+                wait_until,
+                lambda: len(found := workers(server)) == 2 and victim not in found,
+                "the worker to come back",
+                30,
+            )
+            await load.until(len(load.answers) + 300)
+        return load
+
+    assert fetch(finished, tmp_path).returncode == 0
+    with running(finished, *SERVE, "--workers", "2", MODEL_CACHE=str(tmp_path), **PATIENT) as server:
+        wait_until(lambda: len(workers(server)) == 2, "two workers")
+        load = asyncio.run(kill_in_the_middle(server))
+        assert len(load.failures) <= CLIENTS
+        assert {answer.status_code for _, answer in load.answers} == {200}
+        wait_until(lambda: "http_requests_in_flight 0.0" in server.client.get("/metrics").text, "nothing in flight")
+
+
+def test_beyond_the_limit_requests_are_shed_and_health_is_not(finished: Project, tmp_path: Path) -> None:
+    assert fetch(finished, tmp_path).returncode == 0
+    with running(finished, *LONE, MODEL_CACHE=str(tmp_path), MAX_IN_FLIGHT="3") as server:
+        body = json.dumps(EXAMPLE).encode()
+        head = b"POST /predict HTTP/1.1\r\nhost: x\r\ncontent-type: application/json\r\ncontent-length: %d\r\n\r\n"
+        slow = [socket.create_connection(("127.0.0.1", server.port), timeout=10) for _ in range(3)]
+        for connection in slow:
+            connection.sendall(head % len(body))
+        wait_until(lambda: "in_flight 3.0" in server.client.get("/metrics").text, "three requests in flight")
+        shed = server.client.post("/predict", json=EXAMPLE)
+        assert shed.status_code == 503
+        assert shed.headers["retry-after"] == "1"
+        assert "more requests than it can answer" in shed.json()["detail"]
+        assert server.client.get("/readyz").status_code == 200
+        for connection in slow:  # what was taken in is answered
+            connection.sendall(body)
+            assert connection.recv(4096).startswith(b"HTTP/1.1 200 ")
+            connection.close()
+        assert server.client.post("/predict", json=EXAMPLE).status_code == 200
+
+
+@pytest.mark.slow
+def test_when_the_queue_is_too_long_requests_are_shed(finished: Project, tmp_path: Path) -> None:
+    async def ask(server: Server) -> Load:
+        async with Load(server, limits=httpx.Limits(max_connections=CLIENTS)) as load:
+            await load.until(2000)
+        return load
+
+    assert fetch(finished, tmp_path).returncode == 0
+    with running(finished, *LONE, MODEL_CACHE=str(tmp_path), MAX_QUEUE_SECONDS="0.000001") as server:
+        load = asyncio.run(ask(server))
+    statuses = Counter(answer.status_code for _, answer in load.answers)
+    assert set(statuses) <= {200, 503}
+    assert statuses[503] > 0
+    assert all(answer.headers["retry-after"] == "1" for _, answer in load.answers if answer.status_code == 503)
+
+
+@pytest.mark.slow
+def test_memory_is_flat_over_many_requests(finished: Project, tmp_path: Path) -> None:
+    body = json.dumps(EXAMPLE).encode()
+    head = b"POST /predict HTTP/1.1\r\nhost: x\r\ncontent-type: application/json\r\ncontent-length: %d\r\n\r\n"
+    at_once = 50  # requests that are sent before their answers are read
+
+    def ask(connection: socket.socket, requests: int) -> None:
+        for _ in range(requests // at_once):
+            connection.sendall((head % len(body) + body) * at_once)
+            received = b""
+            while received.count(b"HTTP/1.1 200 ") < at_once or not received.endswith(b"}"):
+                part = connection.recv(1 << 20)
+                assert part
+                received += part
+
+    assert fetch(finished, tmp_path).returncode == 0
+    with running(finished, *LONE, MODEL_CACHE=str(tmp_path)) as server:
+        with socket.create_connection(("127.0.0.1", server.port), timeout=30) as connection:
+            ask(connection, 20_000)
+            before = server.process.memory_info().rss
+            ask(connection, 200_000)
+            after = server.process.memory_info().rss
+        print(f"after 20,000 requests {before / 1e6:.1f} MB, after 200,000 more {after / 1e6:.1f} MB")
+        assert after - before < 3e6

@@ -1,0 +1,36 @@
+"""The API against its own OpenAPI document: thousands of generated requests, valid and not."""
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from projects import Project
+from servers import KEY, KEYS, LONE, fetch, running
+
+CASES = 5_000
+HOOKS = Path(__file__).with_name("openapi_hooks.py")
+
+
+@pytest.mark.slow
+def test_no_request_gets_an_answer_that_is_not_documented(finished: Project, tmp_path: Path) -> None:
+    assert fetch(finished, tmp_path).returncode == 0
+    environment = {"APP_ENV": "production", "API_KEYS_SHA256": KEYS, "MODEL_CACHE": str(tmp_path)}
+    with running(finished, *LONE, **environment) as server:
+        result = subprocess.run(
+            [
+                str(Path(sys.executable).with_name("schemathesis")),
+                *("run", f"http://127.0.0.1:{server.port}/openapi.json", "--header", f"X-API-Key: {KEY}"),
+                *("--checks", "all", "--max-examples", "2400", "--seed", "1", "--no-color"),
+            ],
+            cwd=tmp_path,
+            env=finished.environment | {"SCHEMATHESIS_HOOKS": str(HOOKS)},
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+    assert result.returncode == 0, result.stdout[-5000:]
+    generated = re.search(r"(\d+) generated", result.stdout)
+    assert generated, result.stdout[-5000:]
+    assert int(generated[1]) >= CASES
