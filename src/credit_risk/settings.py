@@ -1,4 +1,4 @@
-"""Addresses, secrets and limits, from environment variables, with defaults for a laptop. Standard names stay standard."""
+"""Addresses, secrets and limits from environment variables, with defaults for a laptop; standard names stay so."""
 
 import hashlib
 import re

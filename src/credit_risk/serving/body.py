@@ -2,13 +2,13 @@
 
 import asyncio
 import re
-from collections.abc import AsyncIterator, Awaitable, Callable
-from typing import Any
+from collections.abc import AsyncIterator
+
+from starlette.types import Receive
 
 from credit_risk.serving.problems import Problem
 from credit_risk.settings import Settings
 
-Receive = Callable[[], Awaitable[dict[str, Any]]]
 JSON, NDJSON = "application/json", "application/x-ndjson"
 _JSON = JSON.encode()
 _UTF8 = frozenset({"utf-8", "utf8", "us-ascii"})

@@ -11,20 +11,19 @@ import itertools
 import re
 import secrets
 import signal
-from collections.abc import Awaitable, Callable, Iterable
+from collections.abc import Callable, Iterable
 from time import perf_counter
 from typing import Any
 
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
 from credit_risk.serving import predict
-from credit_risk.serving.body import JSON, Receive, check_media_type, read_body, too_slow
+from credit_risk.serving.body import JSON, check_media_type, read_body, too_slow
 from credit_risk.serving.champion import Champion
 from credit_risk.serving.log import log
 from credit_risk.serving.metrics import IN_FLIGHT, REQUEST_SECONDS, count_noted
 from credit_risk.serving.problems import FAULT, MEDIA_TYPE, Problem
 from credit_risk.settings import Settings
-
-Scope = dict[str, Any]
-Send = Callable[[dict[str, Any]], Awaitable[None]]
 
 PREDICT, BATCH = "/predict", "/predict/batch"
 HEALTH = frozenset({"/livez", "/readyz", "/metrics"})  # always answered, also under overload
@@ -42,7 +41,7 @@ _CLOSE = (b"connection", b"close")
 class Gateway:
     """The ASGI application that the server runs; wraps the FastAPI one."""
 
-    def __init__(self, app: Any, champion: Champion, settings: Settings, endpoints: Iterable[str]) -> None:
+    def __init__(self, app: ASGIApp, champion: Champion, settings: Settings, endpoints: Iterable[str]) -> None:
         """Puts itself in front of an application.
 
         Args:
@@ -192,7 +191,7 @@ class _Answer:
         self.status = 499  # until there is one: the client has gone
         self.detail: str | None = None
 
-    async def send(self, message: dict[str, Any]) -> None:
+    async def send(self, message: Message) -> None:
         """Passes a message of the wrapped application on."""
         if message["type"] == "http.response.start":
             self._started, self.status = True, message["status"]

@@ -76,7 +76,7 @@ def render() -> bytes:
     for path in Path(folder).glob("gauge_live*.db"):
         pid = int(re.findall(r"\d+", path.stem)[-1])
         if not psutil.pid_exists(pid):
-            mark_process_dead(pid, folder)  # what a killed worker had in flight is in flight no more
+            mark_process_dead(pid, folder)  # type: ignore[no-untyped-call]  # what a killed worker had in flight is in flight no more
     registry = CollectorRegistry()
-    MultiProcessCollector(registry, folder)
+    MultiProcessCollector(registry, folder)  # type: ignore[no-untyped-call]
     return generate_latest(registry)
