@@ -1,7 +1,7 @@
 import { request, sentenceOf, useKey } from "./api.js";
 import { startBatch } from "./batch.js";
 import { byId, element, message, setError } from "./dom.js";
-import { Form } from "./form.js";
+import { newForm } from "./form.js";
 import { resultOf } from "./result.js";
 
 async function start() {
@@ -10,10 +10,10 @@ async function start() {
     contract = (await request("/contract")).answer;
   } catch (problem) {
     const again = element("button", { class: "quiet", onclick: () => location.reload() }, "Try again");
-    byId("trouble").append(message(sentenceOf(problem)), again);
+    byId("trouble").append(message(sentenceOf(problem), " ", again));
     return;
   }
-  const form = new Form(contract, byId("fields"), byId("summary"));
+  const form = newForm(contract, byId("fields"), byId("summary"));
   startBatch(contract, refusedKey);
   startScoring(form);
   startTabs([byId("tab-one"), byId("tab-many")]);
@@ -39,7 +39,7 @@ async function takeKey(form) {
 function refusedKey() {
   byId("key-form").hidden = false;
   byId("key-status").textContent = "";
-  setError(byId("key"), byId("key-error"), "The server does not know this key; check it, or ask for another one.");
+  setError(byId("key"), byId("key-error"), "The server does not know this key.");
   byId("key").focus();
 }
 
@@ -105,7 +105,7 @@ function startScoring(form) {
   });
 }
 
-// -- tabs, as WAI-ARIA describes them: arrows move, only the chosen one is in the tab order
+// -- tabs, by the WAI-ARIA pattern
 
 function startTabs(tabs) {
   const choose = (nth) => {

@@ -16,8 +16,8 @@ const counted = (count, what) => `${number(count)} ${what}${count === 1 ? "" : "
 
 /** Makes the tab work. `refusedKey` is called when the API wants another key. */
 export function startBatch(contract, refusedKey) {
-  const [input, error, findings, start, cancel, progress, trouble, done, outcome] = [
-    "file", "file-error", "findings", "start", "cancel", "progress", "batch-trouble", "done", "outcome"].map(byId);
+  const [input, error, findings, start, cancel, progress, trouble, done, outcome] =
+    "file file-error findings start cancel progress batch-trouble done outcome".split(" ").map(byId);
   const drop = input.parentElement;
   let file, running; // what was read; the AbortController of the run
   explainColumns(contract);
@@ -54,11 +54,12 @@ export function startBatch(contract, refusedKey) {
   async function score() {
     const { rows } = file;
     const { signal } = (running = new AbortController());
-    const run = new Run(file);
+    const run = newRun(file);
     const began = performance.now();
+    const state = () => `${number(run.scored)} of ${counted(rows.length, "row")}`;
     const tell = (more = "") => {
-      [progress.firstElementChild.value, progress.firstElementChild.max] = [run.scored, rows.length];
-      progress.lastElementChild.textContent = `${number(run.scored)} of ${counted(rows.length, "row")}${more}`;
+      Object.assign(progress.firstChild, { value: run.scored, max: rows.length });
+      progress.lastChild.textContent = `${state()}${more}`;
     };
     clear();
     progress.hidden = cancel.hidden = false;
@@ -81,7 +82,7 @@ export function startBatch(contract, refusedKey) {
     running = null;
     start.hidden = input.disabled = false;
     cancel.hidden = true;
-    done.textContent = `${ending} after ${seconds} s: ${number(run.scored)} of ${counted(rows.length, "row")} scored.`;
+    done.textContent = `${ending} after ${seconds} s: ${state()} scored.`;
     if (run.scored) outcome.append(...run.report());
     if (waiting) (byId("download") ?? start).focus();
   }
@@ -154,51 +155,42 @@ const wait = (milliseconds, signal) => new Promise((resolve, reject) => {
 
 const fileOf = (lines) => URL.createObjectURL(new Blob(lines, { type: "text/csv" }));
 
-/** The answers so far: counts, the lines of the download, and the rows to show. */
-class Run {
-  scored = 0;
-  #counts = { approve: 0, refuse: 0, errors: 0 };
-  #versions = new Set();
-  #lines;
-  #shown = [];
-
-  constructor(file) {
-    this.file = file;
-    this.#lines = [file.marked ? "\ufeff" : "", this.#line(file.names, ADDED)];
-  }
-
-  #line(values, added) {
-    return line([...this.file.kept.map((at) => values[at]), ...added], this.file.separator);
-  }
-
-  add(chunk, { results, threshold, model_version: version }) {
-    this.#versions.add(version);
-    results.forEach(({ probability_of_default: probability, decision = "", errors = [] }, nth) => {
-      const { number: row, values } = chunk[nth];
-      // It begins with a name of the contract, so no spreadsheet takes it for a formula.
-      const error = errors.map((it) => `${it.field || "the row"} ${said(it.rule)}`).join("; ");
-      this.#lines.push(this.#line(values, error ? ["", "", "", error] : [String(probability), decision, version, ""]));
-      this.#counts[decision || "errors"] += 1;
-      if (this.scored < SHOWN || (error && this.#counts.errors <= SHOWN)) {
-        this.#shown.push([number(row), values[this.file.kept[0]], error ? "" : percent(probability, threshold), decision, error]);
-      }
-      this.scored += 1;
-    });
-  }
-
-  /** What there is to see and to download; rows that were not scored are in it, and say so. */
-  report() {
-    const { file, scored } = this;
-    const { approve, refuse, errors } = this.#counts;
-    const left = file.rows.slice(scored).map(({ values }) => this.#line(values, ["", "", "", "not scored"]));
-    const href = fileOf([...this.#lines, ...left]);
-    const name = `${file.name.replace(/\.\w+$/, "")}-scored.csv`;
-    return [
-      facts({ Approve: number(approve), Refuse: number(refuse), "With errors": number(errors), "Model version": listed([...this.#versions]) }),
-      element("p", {}, element("a", { id: "download", class: "button", href, download: name }, `Download ${name}`)),
-      table("First rows, and first with errors", ["Row", file.names[file.kept[0]], "Probability", "Decision", "Error"], this.#shown),
-    ];
-  }
+/** Collects the answers: counts, the lines of the download, and the rows to show. */
+function newRun({ name, rows, names, kept, separator, marked }) {
+  const counts = { approve: 0, refuse: 0, errors: 0 };
+  const versions = new Set();
+  const shown = [];
+  const lineOf = (values, added) => line([...kept.map((at) => values[at]), ...added], separator);
+  const lines = [marked ? "\ufeff" : "", lineOf(names, ADDED)];
+  return {
+    scored: 0,
+    add(chunk, { results, threshold, model_version: version }) {
+      versions.add(version);
+      results.forEach(({ probability_of_default: probability, decision = "", errors = [] }, nth) => {
+        const { number: row, values } = chunk[nth];
+        // It begins with a name of the contract, so no spreadsheet takes it for a formula.
+        const error = errors.map((it) => `${it.field || "the row"} ${said(it.rule)}`).join("; ");
+        lines.push(lineOf(values, error ? ["", "", "", error] : [String(probability), decision, version, ""]));
+        counts[decision || "errors"] += 1;
+        if (this.scored < SHOWN || (error && counts.errors <= SHOWN)) {
+          shown.push([number(row), values[kept[0]], error ? "" : percent(probability, threshold), decision, error]);
+        }
+        this.scored += 1;
+      });
+    },
+    /** What there is to see and to download; rows that were not scored are in it, and say so. */
+    report() {
+      const left = rows.slice(this.scored).map(({ values }) => lineOf(values, ["", "", "", "not scored"]));
+      const download = `${name.replace(/\.\w+$/, "")}-scored.csv`;
+      const link = { id: "download", class: "button", download, href: fileOf([...lines, ...left]) };
+      const [approve, refuse, errors] = Object.values(counts).map(number);
+      return [
+        facts({ Approve: approve, Refuse: refuse, "With errors": errors, "Model version": listed([...versions]) }),
+        element("p", {}, element("a", link, `Download ${download}`)),
+        table("First rows, and first with errors", ["Row", names[kept[0]], "Probability", "Decision", "Error"], shown),
+      ];
+    },
+  };
 }
 
 function explainColumns(contract) {

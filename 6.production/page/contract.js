@@ -14,7 +14,7 @@ export function toValue(field, text) {
 }
 
 /** The text that stands for a value in a form or a file. */
-export const toText = (value) => (value === null || value === undefined ? "" : String(value));
+export const toText = (value) => String(value ?? "");
 
 /** A rule as people say it. */
 export const said = (rule) => rule.replace(/ or null$/, " or empty");

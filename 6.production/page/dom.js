@@ -3,8 +3,7 @@ export function element(tag, attributes = {}, ...children) {
   const node = document.createElement(tag);
   for (const [name, value] of Object.entries(attributes)) {
     if (name.startsWith("on")) node.addEventListener(name.slice(2), value);
-    else if (value === true) node.setAttribute(name, "");
-    else if (value !== false && value !== undefined) node.setAttribute(name, value);
+    else if (value !== false) node.setAttribute(name, value);
   }
   node.append(...children);
   return node;
@@ -12,13 +11,12 @@ export function element(tag, attributes = {}, ...children) {
 
 export const byId = (id) => document.getElementById(id);
 
-const plain = new Intl.NumberFormat("en");
-export const number = (value) => plain.format(value);
+export const number = new Intl.NumberFormat("en").format;
 
 /** A share in percent, with as many digits as it takes to tell it from zero and from another one that differs. */
 export function percent(share, other) {
-  const shown = (value, digits) => value.toLocaleString("en", { style: "percent", minimumFractionDigits: digits, maximumFractionDigits: digits });
-  const tells = (digits) => (share === other || shown(share, digits) !== shown(other, digits)) && (!share || parseFloat(shown(share, digits)));
+  const shown = (value, digits) => `${(100 * value).toFixed(digits)}%`;
+  const tells = (it) => (share === other || shown(share, it) !== shown(other, it)) && (!share || parseFloat(shown(share, it)));
   return shown(share, [1, 2, 3, 4].find(tells) ?? 4);
 }
 
@@ -29,7 +27,7 @@ export const listed = (words) => new Intl.ListFormat("en-GB").format(words);
 export function setError(control, error, text) {
   error.textContent = text;
   const ids = (control.getAttribute("aria-describedby") ?? "").split(" ").filter((id) => id && id !== error.id);
-  control.setAttribute("aria-describedby", (text ? [...ids, error.id] : ids).join(" "));
+  control.setAttribute("aria-describedby", (text ? [error.id, ...ids] : ids).join(" "));
   if (text) control.setAttribute("aria-invalid", "true");
   else control.removeAttribute("aria-invalid");
 }

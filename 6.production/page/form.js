@@ -6,60 +6,52 @@ import { said, toText, toValue } from "./contract.js";
 const FEW = 3; // choices that are shown all at once
 const GROUPED = /^[+-]?\d{1,3}(,\d{3})+(\.\d+)?$/; // 137,300: written as this page writes numbers
 
-export class Form {
-  #fields;
-  #contract;
-  #summary;
-
-  /** Fills `place` with the fields; tells all errors in `summary`. */
-  constructor(contract, place, summary) {
-    this.#contract = contract;
-    this.#summary = summary;
-    this.#fields = new Map(contract.fields.map((field) => [field.name, build(field)]));
-    for (const required of [true, false]) {
-      const fields = contract.fields.filter((field) => field.required === required).map(({ name }) => this.#fields.get(name).node);
-      const legend = element("legend", {}, required ? "Required" : "If known");
-      if (fields.length) place.append(element("fieldset", {}, legend, element("div", { class: "fields" }, ...fields)));
-    }
+/** Fills `place` with the fields; all errors are told in `summary`, too. */
+export function newForm(contract, place, summary) {
+  const fields = new Map(contract.fields.map((field) => [field.name, build(field)]));
+  for (const required of [true, false]) {
+    const nodes = contract.fields.filter((field) => field.required === required).map(({ name }) => fields.get(name).node);
+    const legend = element("legend", {}, required ? "Required" : "If known");
+    if (nodes.length) place.append(element("fieldset", {}, legend, element("div", { class: "fields" }, ...nodes)));
   }
 
-  get application() {
-    return Object.fromEntries([...this.#fields].map(([name, field]) => [name, field.read()]));
-  }
+  // A rule that names another field names it by its label.
+  const inWords = (name, rule) => {
+    const larger = contract.rules.find((it) => it.smaller === name && it.rule === rule)?.larger;
+    return larger ? rule.replace(larger, fields.get(larger).label) : said(rule);
+  };
 
-  set application(values) {
-    for (const [name, field] of this.#fields) field.write(toText(values[name]));
-    this.clearErrors();
-  }
+  return {
+    get application() {
+      return Object.fromEntries([...fields].map(([name, field]) => [name, field.read()]));
+    },
 
-  clearErrors() {
-    for (const field of this.#fields.values()) field.tell("");
-    this.#summary.replaceChildren();
-  }
+    set application(values) {
+      for (const [name, field] of fields) field.write(toText(values[name]));
+      this.clearErrors();
+    },
 
-  /** Tells the API's errors at their fields and all together, and puts the focus on the first broken field. */
-  showErrors(errors) {
-    this.clearErrors();
-    const broken = errors.map(({ field, rule }) => [field, this.#inLabels(field, rule)]);
-    const items = broken.map(([name, rule]) => {
-      const field = this.#fields.get(name);
-      if (!field) return element("li", {}, `${name || "The application"} ${rule}`);
-      field.tell(rule[0].toUpperCase() + rule.slice(1));
-      const sentence = `${field.label} ${rule}`;
-      const onclick = (event) => (event.preventDefault(), field.focus());
-      return element("li", {}, element("a", { href: `#field-${name}`, onclick }, sentence));
-    });
-    const title = errors.length === 1 ? "There is a problem" : `There are ${errors.length} problems`;
-    this.#summary.append(message(element("strong", {}, title), element("ul", {}, ...items)));
-    const names = broken.map(([name]) => name);
-    [...this.#fields].find(([name]) => names.includes(name))?.[1].focus();
-  }
+    clearErrors() {
+      for (const field of fields.values()) field.tell("");
+      summary.replaceChildren();
+    },
 
-  /** A rule that names another field, with that field's label. */
-  #inLabels(name, rule) {
-    const larger = this.#contract.rules.find((it) => it.smaller === name && it.rule === rule)?.larger;
-    return larger ? rule.replace(larger, this.#fields.get(larger).label) : said(rule);
-  }
+    /** Tells the API's errors, and puts the focus on the first broken field. */
+    showErrors(errors) {
+      this.clearErrors();
+      const items = errors.map(({ field: name, rule }) => {
+        const field = fields.get(name);
+        const words = inWords(name, rule);
+        if (!field) return element("li", {}, `${name || "The application"} ${words}`);
+        field.tell(words[0].toUpperCase() + words.slice(1));
+        const onclick = (event) => (event.preventDefault(), field.focus());
+        return element("li", {}, element("a", { href: `#field-${name}`, onclick }, `${field.label} ${words}`));
+      });
+      const title = errors.length === 1 ? "There is a problem" : `There are ${errors.length} problems`;
+      summary.append(message(element("strong", {}, title), element("ul", {}, ...items)));
+      [...fields].find(([name]) => errors.some((it) => it.field === name))?.[1].focus();
+    },
+  };
 }
 
 function build(field) {
