@@ -9,17 +9,21 @@ Usage: uv run 5.testing/loading.py [--version N]      default: the challenger
 
 import argparse
 import sys
+from collections.abc import Iterator
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+import onnx
 import pandas as pd
 from mlflow.models import Model
 from sklearn.pipeline import Pipeline
 
 from credit_risk import registered_form
-from credit_risk.features import from_application
+from credit_risk.contract import FIELDS, Choice
+from credit_risk.features import FEATURE_NAMES, from_application, from_columns
 from credit_risk.files import sha256
 from credit_risk.gates import EXIT_REFUSED, Check, Measured, Verdict, check, gate_key, publish, version_to_gate
 from credit_risk.golden import TOLERANCE, largest_difference
@@ -30,6 +34,9 @@ from credit_risk.registry import CHAMPION, GOLDEN_PATH, ONNX_PATH, ONNX_SHA256, 
 from credit_risk.scorer import Scorer
 from credit_risk.script import run
 from credit_risk.signature import contract_signature
+
+Floats = npt.NDArray[np.float32]
+EDGE_LOANS = 200  # that are tried with each field at each of its edges
 
 
 def main() -> None:
@@ -83,6 +90,7 @@ class Candidate:
             check("digest", "the ONNX form is the one registered", self.onnx_digest),
             check("valid_scores", "a probability for every loan", self.valid_scores),
             check("agreement", f"both forms within {TOLERANCE:.0e}", self.agreement),
+            check("edges", f"also at the edges, within {TOLERANCE:.0e}", self.edges),
             check("golden", f"scores as registered, within {TOLERANCE:.0e}", self.golden),
         )
 
@@ -123,6 +131,22 @@ class Candidate:
         largest = float(np.max(np.abs(served - self.scores)))
         return largest <= TOLERANCE, f"{largest:.1e} on {len(served):,} loans"
 
+    def edges(self) -> Measured:
+        """Both forms agree where they are likeliest to part: missing, extreme and unseen values, and each split."""
+        applications = edge_applications(self.applications.iloc[:EDGE_LOANS])
+        features = edge_features(self.sides[0].features, self.folder / ONNX_PATH, self.pipeline)
+        largest = max(
+            float(
+                np.max(
+                    np.abs(
+                        self.scorer.score(from_columns(applications)) - default_probability(self.pipeline, applications)
+                    )
+                )
+            ),
+            float(np.max(np.abs(self.scorer.score(features) - default_probability(self.pipeline[1:], features)))),
+        )
+        return largest <= TOLERANCE, f"{largest:.1e} on {len(applications) + len(features):,} rows"
+
     def golden(self) -> Measured:
         """The golden rows get the scores they had when the version was registered."""
         largest = largest_difference(
@@ -130,6 +154,52 @@ class Candidate:
             lambda rows: np.concatenate([self.scorer.score(from_application(row)) for row in rows]),
         )
         return largest <= TOLERANCE, f"{largest:.1e}"
+
+
+def edge_applications(loans: pd.DataFrame) -> pd.DataFrame:
+    """Each loan with each field missing (if it may be), at its extremes, or of a word nobody has seen."""
+    frames = []
+    for field in FIELDS:
+        values: tuple[Any, ...] = ("?",) if isinstance(field, Choice) else (field.minimum, field.maximum)
+        frames += [loans.assign(**{field.name: value}) for value in values]
+        if not field.required:
+            frames.append(loans.assign(**{field.name: None if isinstance(field, Choice) else np.nan}))
+    optional = {field.name: None if isinstance(field, Choice) else np.nan for field in FIELDS if not field.required}
+    return pd.concat([*frames, loans.assign(**optional)], ignore_index=True)
+
+
+def edge_features(loans: Floats, onnx_file: Path, pipeline: Pipeline) -> Floats:
+    """Loans with one feature moved onto each split of each tree, and to the next number on either side of it.
+
+    Args:
+        loans: features of some loans, shape (n, len(FEATURES)).
+        onnx_file: the serving form, whose trees are looked at; a model without trees has no splits.
+        pipeline: the scikit-learn form, which knows what columns the trees see.
+
+    Returns:
+        Features, three rows a split; the loans themselves when there is none.
+    """
+    seen = [name.rpartition("__")[2] for name in pipeline[1:-1].get_feature_names_out(FEATURE_NAMES)]
+    splits = sorted(
+        {(seen[column], value) for column, value in tree_splits(onnx_file) if seen[column] in FEATURE_NAMES}
+    )
+    if not splits:
+        return loans
+    rows = np.resize(loans, (3 * len(splits), loans.shape[1]))
+    for index, (name, value) in enumerate(splits):
+        at = np.float32(value)
+        sides = (np.nextafter(at, np.float32(-np.inf)), at, np.nextafter(at, np.float32(np.inf)))
+        rows[3 * index : 3 * index + 3, FEATURE_NAMES.index(name)] = sides
+    return rows
+
+
+def tree_splits(onnx_file: Path) -> Iterator[tuple[int, float]]:
+    """Column and threshold of every split of every tree in an ONNX file."""
+    for node in onnx.load(onnx_file).graph.node:
+        if node.op_type in {"TreeEnsembleClassifier", "TreeEnsembleRegressor"}:
+            values = {attribute.name: onnx.helper.get_attribute_value(attribute) for attribute in node.attribute}
+            nodes = zip(values["nodes_featureids"], values["nodes_values"], values["nodes_modes"], strict=True)
+            yield from ((column, value) for column, value, mode in nodes if mode != b"LEAF")
 
 
 if __name__ == "__main__":

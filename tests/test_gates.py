@@ -302,6 +302,19 @@ def test_onnx_of_another_model(gated: Project) -> None:
     assert failures(gated, LOADING) >= {"agreement", "golden"}
 
 
+def test_a_split_that_moved_by_the_last_bit_is_seen_at_the_edges_alone(gated: Project) -> None:
+    pipeline, content, *rest = sound(gated)
+    model = onnx.load_from_string(content)
+    (trees,) = [node for node in model.graph.node if node.op_type.startswith("TreeEnsemble")]
+    attributes = {attribute.name: attribute for attribute in trees.attribute}
+    values = attributes["nodes_values"].floats
+    first = attributes["nodes_modes"].strings[0]
+    assert first != b"LEAF"
+    values[0] = float(np.nextafter(np.float32(values[0]), np.float32(-np.inf)))
+    register_by_hand(gated, pipeline, bytes(model.SerializeToString()), *rest)
+    assert failures(gated, LOADING) == {"edges"}
+
+
 def test_refused_at_loading_is_refused_at_performance(gated: Project) -> None:
     register_by_hand(gated, *sound(gated))  # not yet gated
     assert failures(gated, PERFORMANCE) == {"loading"}
