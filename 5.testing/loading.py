@@ -139,7 +139,8 @@ class Candidate:
             float(
                 np.max(
                     np.abs(
-                        self.scorer.score(from_columns(applications)) - default_probability(self.pipeline, applications)
+                        self.scorer.score(from_columns(dict(applications)))
+                        - default_probability(self.pipeline, applications)
                     )
                 )
             ),

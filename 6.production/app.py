@@ -29,7 +29,7 @@ from credit_risk.request import LoanApplication
 from credit_risk.serving import metrics, predict
 from credit_risk.serving.body import JSON, NDJSON, check_media_type, read_body, read_lines, too_slow
 from credit_risk.serving.champion import Champion
-from credit_risk.serving.gateway import BATCH, OPEN, PREDICT, Gateway
+from credit_risk.serving.gateway import OPEN, PREDICT, Gateway
 from credit_risk.serving.predict import Prediction, Predictions
 from credit_risk.serving.problems import FAULT, MEDIA_TYPE, Problem, ProblemDocument, documented
 from credit_risk.settings import settings
@@ -115,7 +115,7 @@ ROW = {"anyOf": [APPLICATION, {}]}
 
 
 @api.post(
-    PREDICT,
+    "/predict",
     dependencies=KEY,
     response_model=Prediction,
     responses=documented(400, 401, 408, 413, 415, 422, 503),
@@ -127,7 +127,7 @@ async def predict_one(request: Request) -> Response:
 
 
 @api.post(
-    BATCH,
+    "/predict/batch",
     dependencies=KEY,
     response_model=Predictions,
     responses=documented(400, 401, 408, 413, 415, 503)
@@ -238,7 +238,7 @@ class PageFiles(StaticFiles):
 
 
 api.mount("/page", PageFiles(directory=PAGE, check_dir=False), "page")
-gateway = Gateway(api, champion, current, OPEN | {PREDICT, BATCH, "/model", "/examples"})
+gateway = Gateway(api, champion, current, OPEN | {PREDICT, "/predict/batch", "/model", "/examples"})
 app: Any = gateway
 if current.cors_origins:
     app = CORSMiddleware(

@@ -43,7 +43,7 @@ def test_each_setting_and_endpoint_is_in_the_readme_of_production() -> None:
     for setting in Settings.model_fields:
         assert f"`{setting.upper()}`" in text
     for method, path in re.findall(
-        r'@app\.(get|post)\("([^"]+)"', (REPOSITORY / "6.production" / "app.py").read_text()
+        r'@api\.(get|post)\(\s*"([^"]+)"', (REPOSITORY / "6.production" / "app.py").read_text()
     ):
         assert f"`{method.upper()} {path}`" in text
 

@@ -7,7 +7,7 @@ import socket
 from collections import Counter
 from contextlib import suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import httpx
 import psutil
@@ -34,7 +34,7 @@ class Load:
         self._options = options
         self._stop = asyncio.Event()
 
-    async def __aenter__(self) -> "Load":
+    async def __aenter__(self) -> Self:
         self._client = httpx.AsyncClient(base_url=self._base, timeout=10, **self._options)
         self._tasks = [asyncio.create_task(self._ask(number)) for number in range(CLIENTS)]
         return self

@@ -8,6 +8,7 @@ from typing import Any
 
 import joblib
 import numpy as np
+import onnx
 import pandas as pd
 import pytest
 import yaml
@@ -16,7 +17,7 @@ from sklearn.metrics import roc_auc_score
 
 from credit_risk.features import FEATURE_NAMES, from_columns
 from credit_risk.model import TrainParams, build_pipeline, default_probability, fit, logistic_baseline, read_side
-from credit_risk.onnx_form import compile_onnx
+from credit_risk.onnx_form import _splits, compile_onnx, with_float32_splits
 from credit_risk.scorer import Facts, Scorer
 
 TRAIN = "4.dvc_pipeline/5.train_model.py"
@@ -34,6 +35,44 @@ def test_features_file_is_what_the_package_computes(finished: Project) -> None:
     assert made["loan_number"].tolist() == clean["loan_number"].tolist()
     assert set(made[list(FEATURE_NAMES)].dtypes.astype(str)) == {"float32"}
     assert np.array_equal(made[list(FEATURE_NAMES)].to_numpy(), from_columns(clean), equal_nan=True)
+
+
+@pytest.mark.parametrize("model", ["hist_gradient_boosting", "random_forest"])
+@pytest.mark.parametrize("calibration", ["none", "sigmoid"])
+def test_the_serving_form_splits_where_the_trees_split_to_the_last_bit(
+    model: str, calibration: str, finished: Project
+) -> None:
+    few = {"hist_gradient_boosting": {"max_iter": 30}, "random_forest": {"n_estimators": 10}}
+    features, labels = read_side(finished.path("1.data", "4.split", "train.parquet"))
+    pipeline = fit(train_params(finished, model=model, calibration=calibration, **few), features, labels)
+    content = compile_onnx(pipeline, Facts(FEATURE_NAMES, 0.2, 1))
+    # Every threshold of every tree, put into every feature: whatever a split sees, it sees its own threshold too.
+    trees = [node for node in onnx.load_from_string(content).graph.node if node.op_type.startswith("TreeEnsemble")]
+    values = np.unique(
+        [
+            value
+            for tree in trees
+            for attribute in tree.attribute
+            if attribute.name == "nodes_values"
+            for value in attribute.floats
+        ]
+    ).astype(np.float32)
+    near = np.concatenate([np.nextafter(values, np.float32(side)) for side in (-np.inf, np.inf)] + [values])
+    rows = np.resize(features, (len(near) * 3, features.shape[1]))
+    random = np.random.default_rng(1)
+    columns = random.integers(0, features.shape[1], len(rows))
+    rows[np.arange(len(rows)), columns] = np.resize(near, len(rows))
+    difference = np.abs(Scorer(content).score(rows) - default_probability(pipeline, rows))
+    assert difference.max() <= 1e-6
+
+
+def test_float32_splits_are_never_above_the_trees_own(finished: Project) -> None:
+    pipeline = joblib.load(finished.path("1.data", "5.model", "model.joblib"))
+    pairs = list(zip(_splits(pipeline[-1]), _splits(with_float32_splits(pipeline)[-1]), strict=True))
+    before, after = (np.concatenate(side) for side in zip(*pairs, strict=True))
+    assert (after <= before).all()
+    assert (before.astype(np.float32) > before).any()  # rounding to the nearest would have moved some up
+    assert (after == after.astype(np.float32)).all()
 
 
 def test_trained_twice_files_and_scores_are_identical(project: Project) -> None:

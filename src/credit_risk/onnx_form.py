@@ -1,11 +1,17 @@
 """The serving form: the fitted pipeline compiled to ONNX, with what a scorer needs written into the file itself."""
 
+from collections.abc import Iterator
+from copy import deepcopy
 from typing import Any
 
+import numpy as np
+import numpy.typing as npt
 import onnx
 from onnx.helper import set_model_props
 from skl2onnx import to_onnx
 from skl2onnx.common.data_types import FloatTensorType
+from sklearn.calibration import CalibratedClassifierCV
+from sklearn.ensemble import HistGradientBoostingClassifier, RandomForestClassifier
 
 from credit_risk.scorer import GRAPH_NAME, INPUT_NAME, Facts
 
@@ -23,7 +29,7 @@ def compile_onnx(pipeline: Any, facts: Facts) -> bytes:
         The ONNX model: input (n, features) in float32, outputs label and probabilities (n, 2).
     """
     model = to_onnx(
-        pipeline,
+        with_float32_splits(pipeline),
         name=GRAPH_NAME,
         initial_types=[(INPUT_NAME, FloatTensorType([None, len(facts.features)]))],
         options={"zipmap": False},
@@ -37,3 +43,30 @@ def compile_onnx(pipeline: Any, facts: Facts) -> bytes:
     onnx.checker.check_model(model)
     content: bytes = model.SerializeToString(deterministic=True)
     return content
+
+
+def with_float32_splits(pipeline: Any) -> Any:
+    """A copy whose trees split at float32 numbers and decide every float32 row as before.
+
+    A tree of scikit-learn goes left when x <= t, with t in float64; ONNX holds t in float32. Rounded to the nearest, t
+    may grow, and a row that lies between the two goes the other way. Rounded down, none does.
+    """
+    pipeline = deepcopy(pipeline)
+    for splits in _splits(pipeline[-1]):
+        nearest = splits.astype(np.float32)
+        splits[:] = np.where(nearest > splits, np.nextafter(nearest, np.float32(-np.inf)), nearest)
+    return pipeline
+
+
+def _splits(classifier: Any) -> Iterator[npt.NDArray[np.float64]]:
+    """The thresholds of each tree, to be changed in place."""
+    if isinstance(classifier, CalibratedClassifierCV):
+        for calibrated in classifier.calibrated_classifiers_:
+            yield from _splits(calibrated.estimator)
+    elif isinstance(classifier, HistGradientBoostingClassifier):
+        for trees in classifier._predictors:  # noqa: SLF001 (scikit-learn shows them nowhere else)
+            for tree in trees:
+                yield tree.nodes["num_threshold"]
+    elif isinstance(classifier, RandomForestClassifier):
+        for estimator in classifier.estimators_:
+            yield estimator.tree_.threshold

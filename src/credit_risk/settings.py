@@ -44,7 +44,7 @@ class Settings(BaseSettings):
     max_stream_rows: int = Field(1_000_000, gt=0, description="Most applications in an NDJSON stream")
     request_timeout_seconds: float = Field(10, gt=0, description="How long a body may take to arrive")
     max_in_flight: int = Field(256, gt=0, description="Requests a worker takes at once; more get 503")
-    max_queue_seconds: float = Field(0.25, gt=0, description="Longest wait for the worker's turn; beyond it, 503")
+    max_queue_seconds: float = Field(1, gt=0, description="Longest wait for the worker's turn; beyond it, 503")
     drain_seconds: float = Field(1, ge=0, description="How long to go on serving after SIGTERM, no longer ready")
     log_requests: Literal["errors", "all"] = Field("errors", description="Which requests the log has a line for")
 

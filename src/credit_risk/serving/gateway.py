@@ -25,7 +25,7 @@ from credit_risk.serving.metrics import IN_FLIGHT, REQUEST_SECONDS, count_noted
 from credit_risk.serving.problems import FAULT, MEDIA_TYPE, Problem
 from credit_risk.settings import Settings
 
-PREDICT, BATCH = "/predict", "/predict/batch"
+PREDICT = "/predict"
 HEALTH = frozenset({"/livez", "/readyz", "/metrics"})  # always answered, also under overload
 OPEN = HEALTH | {"/", "/contract", "/docs", "/openapi.json"}  # need no key
 PAGE = "/page/"  # … nor do the page's files
