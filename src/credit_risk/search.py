@@ -60,7 +60,7 @@ DATA_SHA256, FOLD_KIND, CANDIDATE, STATE, COMPLETE, PRUNED = (
 
 @dataclass(frozen=True, slots=True)
 class Candidate:
-    """What is compared: a section `train` of params.yaml, with LightGBM (which no stage knows) as its learner or not."""
+    """What is compared: a section `train` of params.yaml, or the same with LightGBM, which no stage knows."""
 
     train: TrainParams
     lightgbm: dict[str, Any] | None = None
