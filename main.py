@@ -2,6 +2,7 @@
 
 uv run main.py             runs what has changed, gates the model and promotes it if it passes
 uv run main.py --refresh   the same, and looks first whether remote sources have changed
+uv run main.py report      says where the report on the latest model is, and how it stands against the champion
 uv run main.py serve       serves the champion over HTTP
 uv run main.py history     lists promotions, refusals and rollbacks
 uv run main.py rollback    makes the previous champion the champion again
@@ -26,7 +27,7 @@ from rich.table import Column, Table
 from credit_risk import champion_cache, params, runner
 from credit_risk.errors import CreditRiskError
 from credit_risk.files import read_json
-from credit_risk.paths import data, root
+from credit_risk.paths import data, relative, root
 from credit_risk.settings import Settings
 
 # MLflow takes seconds to import, so what needs it is imported where it is used.
@@ -59,6 +60,7 @@ def main() -> None:
     serving.add_argument("--host", default="127.0.0.1", help="address to listen on (default: %(default)s)")
     serving.add_argument("--port", type=int, default=8000, help="port to listen on (default: %(default)s)")
     serving.add_argument("--workers", type=int, default=1, help="processes that answer (default: %(default)s)")
+    commands.add_parser("report", help="where the report on the latest model is, and its verdict")
     commands.add_parser("history", help="list promotions, refusals and rollbacks")
     rolling = commands.add_parser("rollback", help="make the previous champion the champion again")
     rolling.add_argument("--why", default="by hand", help="reason, for the history")
@@ -67,6 +69,8 @@ def main() -> None:
         match arguments.command:
             case "serve":
                 serve(arguments.host, arguments.port, arguments.workers)
+            case "report":
+                show_report()
             case "history":
                 show_history()
             case "rollback":
@@ -283,6 +287,32 @@ def serve(host: str, port: int, workers: int) -> None:
     listen = ["--host", host, "--port", str(port), "--workers", str(workers)]
     os.chdir(root())
     os.execv(sys.executable, [sys.executable, "6.production/serve.py", *listen])
+
+
+def show_report() -> None:
+    """Prints the path of the report, and what the performance gate has found on the challenger."""
+    from credit_risk.gates import read_verdict
+    from credit_risk.registry import CHALLENGER, Registry
+
+    report = data("6.reports", "report.html")
+    if not report.exists():
+        raise CreditRiskError(f"{relative(report)} is missing; run the pipeline first: `uv run main.py`")
+    console.print(report.as_uri(), soft_wrap=True)
+    challenger = Registry().version_of(CHALLENGER)
+    verdict = read_verdict(challenger, "performance") if challenger else None
+    if challenger is None or verdict is None:
+        console.print("the performance gate has not seen this model yet; run `uv run main.py`")
+        return
+    against = f"version {verdict['against']}" if verdict["against"] else "no champion"
+    title = (
+        f"version {challenger.number} (challenger) against {against}: {'passed' if verdict['passed'] else 'refused'}"
+    )
+    table = Table("check", "measured", "required", "passed", title=title, title_justify="left")
+    for one in verdict["checks"]:
+        table.add_row(
+            one["name"], escape(one["measured"]), escape(one["required"]), "yes" if one["passed"] else "[bold red]no[/]"
+        )
+    console.print(table)
 
 
 def show_history() -> None:

@@ -3,6 +3,7 @@
 Reads:  1.data/4.split/train.parquet
 Writes: 1.data/5.model/model.joblib      the fitted pipeline, from features to probabilities
         1.data/5.model/model.onnx        the same, compiled for serving, with threshold and feature names inside
+        1.data/5.model/out_of_fold.parquet  outcome and score of each training loan, by a model that has not seen it
         1.data/5.model/training.json     threshold, kept and dropped features, and the hash of the environment
 Params: train
 
@@ -15,11 +16,14 @@ from typing import Any
 import joblib
 import numpy as np
 import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.parquet as pq
 from sklearn.model_selection import StratifiedKFold, cross_val_predict
 from sklearn.pipeline import Pipeline
 from threadpoolctl import threadpool_limits
 
 from credit_risk import params
+from credit_risk.contract import DEFAULT
 from credit_risk.environment import environment_sha256
 from credit_risk.features import FEATURE_NAMES
 from credit_risk.files import replacing, write_json
@@ -43,6 +47,8 @@ def main() -> None:
         joblib.dump(pipeline, temporary)
     with replacing(data("5.model", "model.onnx")) as temporary:
         temporary.write_bytes(onnx)
+    with replacing(data("5.model", "out_of_fold.parquet")) as temporary:
+        pq.write_table(pa.table({DEFAULT: labels, "score": scores}), temporary, compression="zstd")
     selected = selection(pipeline)
     about = {
         "model": train.model,

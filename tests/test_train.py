@@ -78,7 +78,7 @@ def test_float32_splits_are_never_above_the_trees_own(finished: Project) -> None
 def test_trained_twice_files_and_scores_are_identical(project: Project) -> None:
     folder = project.path("1.data", "5.model")
     first = {path.name: path.read_bytes() for path in folder.iterdir()}
-    assert set(first) == {"model.joblib", "model.onnx", "training.json"}
+    assert set(first) == {"model.joblib", "model.onnx", "out_of_fold.parquet", "training.json"}
     features, _ = read_side(project.path("1.data", "4.split", "test.parquet"))
     scores = default_probability(joblib.load(folder / "model.joblib"), features)
     shutil.rmtree(folder)

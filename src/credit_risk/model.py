@@ -4,7 +4,7 @@ Steps: `encode` (category codes and missing numbers, as the classifier wants the
 `classify` (the classifier, with sigmoid calibration around it if asked for).
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Literal
@@ -44,7 +44,11 @@ class SelectionParams(Params):
 
 
 class TrainParams(Params):
-    """Section `train` of params.yaml."""
+    """Section `train` of params.yaml.
+
+    Each classifier's section holds scikit-learn's own parameters. For trees, `monotonic_cst` goes by feature name:
+    `{employees: -1}` means that more employees never raise the risk, other features equal.
+    """
 
     model: ModelName
     seed: int = Field(ge=0)
@@ -75,7 +79,7 @@ def build_pipeline(
     """
     codes = [index for index, name in enumerate(names) if name in categorical]
     numbers = [index for index, name in enumerate(names) if name not in categorical]
-    classifier = _classifier(train)
+    classifier = _classifier(train, encoded_columns(names, categorical))
     if train.calibration == "sigmoid":
         classifier = CalibratedClassifierCV(classifier, method="sigmoid", cv=5, ensemble=False)
     return Pipeline(
@@ -133,12 +137,41 @@ def read_side(path: Path, names: Sequence[str] = FEATURE_NAMES) -> tuple[npt.NDA
     return features, table[DEFAULT].to_numpy().astype(np.int8)
 
 
-def _classifier(train: TrainParams) -> BaseEstimator:
+def monotonic_signs(train: TrainParams, signs: Mapping[str, int], columns: Sequence[str]) -> list[int]:
+    """Monotonic constraints by feature name as one sign a column: 1 rising, -1 falling, 0 free.
+
+    Args:
+        train: parameters.
+        signs: 1 or -1 by feature name.
+        columns: the names of the columns that the classifier gets, in order.
+
+    Raises:
+        CreditRiskError: a name is no column, or columns may be dropped, which would move the others.
+    """
+    where = f"params.yaml: train.{train.model}.monotonic_cst"
+    if unknown := sorted(set(signs) - set(columns)):
+        raise CreditRiskError(f"{where}: {', '.join(unknown)} is no feature; see src/credit_risk/features.py")
+    if train.selection.min_importance > 0:
+        raise CreditRiskError(
+            f"{where} binds columns by position, so none may be dropped; set train.selection.min_importance to 0"
+        )
+    return [signs.get(name, 0) for name in columns]
+
+
+def encoded_columns(names: Sequence[str] = FEATURE_NAMES, categorical: Sequence[str] = CATEGORICAL) -> list[str]:
+    """The columns as a classifier of trees gets them: category codes first, then numbers."""
+    return [name for name in names if name in categorical] + [name for name in names if name not in categorical]
+
+
+def _classifier(train: TrainParams, columns: Sequence[str]) -> BaseEstimator:
+    parameters: dict[str, Any] = dict(getattr(train, train.model))
+    if isinstance(signs := parameters.get("monotonic_cst"), Mapping):
+        parameters["monotonic_cst"] = monotonic_signs(train, signs, columns)
     if train.model == "logistic_regression":
-        return LogisticRegression(**train.logistic_regression, random_state=train.seed)
+        return LogisticRegression(**parameters, random_state=train.seed)
     if train.model == "random_forest":
-        return RandomForestClassifier(**train.random_forest, random_state=train.seed, n_jobs=train.threads)
-    return HistGradientBoostingClassifier(**train.hist_gradient_boosting, early_stopping=False, random_state=train.seed)
+        return RandomForestClassifier(**parameters, random_state=train.seed, n_jobs=train.threads)
+    return HistGradientBoostingClassifier(**parameters, early_stopping=False, random_state=train.seed)
 
 
 def _encoder(model: ModelName, codes: list[int], numbers: list[int]) -> ColumnTransformer:

@@ -87,15 +87,15 @@ class Registry:
                 f"the registry at {self.address} does not answer or refuses: {text}; check MLFLOW_TRACKING_URI"
             ) from error
 
-    def experiment_id(self) -> str:
+    def experiment_id(self, name: str = EXPERIMENT) -> str:
         """The experiment that holds the runs; made on first use."""
         with self.plain_errors():
-            experiment = self.client.get_experiment_by_name(EXPERIMENT)
+            experiment = self.client.get_experiment_by_name(name)
             if experiment:
                 return str(experiment.experiment_id)
             # MLflow's default for SQLite is ./mlruns of whatever folder it is called from.
             location = (root() / "3.experiments" / "artifacts").as_uri() if self.embedded else None
-            return str(self.client.create_experiment(EXPERIMENT, artifact_location=location))
+            return str(self.client.create_experiment(name, artifact_location=location))
 
     def preflight(self) -> None:
         """Checks that the registry answers and that its artifact store can be written to.

@@ -1,0 +1,176 @@
+"""The report and the model card: what stage 6 has measured, for people who decide; readable without anything else.
+
+One HTML file with its pictures inside (SVG), and a model card in Markdown. Colours are told apart by the colour-blind
+(Okabe & Ito), and lines also by their dashes, so that a print in black and white will do.
+"""
+
+import io
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import matplotlib as mpl
+import matplotlib.pyplot as plt
+import numpy as np
+import pandas as pd
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from markupsafe import Markup
+from matplotlib.figure import Figure
+
+from credit_risk.files import replacing
+
+BLUE, ORANGE, GREEN, PURPLE, GREY = "#0072B2", "#D55E00", "#009E73", "#CC79A7", "0.6"
+STYLES: dict[str, dict[str, Any]] = {
+    "train": {"color": GREEN, "linestyle": ":"},
+    "test": {"color": BLUE, "linestyle": "-"},
+    "out_of_time": {"color": ORANGE, "linestyle": "--"},
+}
+LOOK: dict[Any, Any] = {
+    "font.size": 9,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "legend.frameon": False,
+    "svg.fonttype": "none",  # text stays text
+    "svg.hashsalt": "credit-risk",  # the same picture is the same bytes
+    "font.family": "sans-serif",
+}
+
+
+def write(templates: Path, folder: Path, facts: Mapping[str, Any]) -> None:
+    """Renders `report.html.j2` and `model_card.md.j2` of a folder into `report.html` and `model_card.md`."""
+    for name, escaped in (("report.html", True), ("model_card.md", False)):
+        environment = Environment(
+            loader=FileSystemLoader(templates),
+            autoescape=escaped,  # noqa: S701 (Markdown is no HTML)
+            undefined=StrictUndefined,
+            trim_blocks=True,
+            lstrip_blocks=True,
+        )
+        environment.filters |= {"words": words, "percent": percent, "figure": figure}
+        with replacing(folder / name) as temporary:
+            temporary.write_text(environment.get_template(f"{name}.j2").render(facts) + "\n", encoding="utf-8")
+
+
+def words(name: str) -> str:
+    """A name of the code as people write it."""
+    return name.replace("_", " ")
+
+
+def percent(share: float) -> str:
+    """A share as a percentage."""
+    return f"{share:.1%}"
+
+
+def figure(value: float, digits: int = 3) -> str:
+    """A figure with so many digits, never -0."""
+    return f"{value:.{digits}f}".replace("-0." + "0" * digits, "0." + "0" * digits)
+
+
+def pictures(facts: Mapping[str, Any]) -> dict[str, Markup]:
+    """All pictures of the report, by name, as SVG to be put into the page."""
+    mpl.use("Agg")
+    with mpl.rc_context(LOOK):
+        return {
+            "deciles": svg(draw_deciles(facts["deciles"])),
+            "calibration": svg(draw_calibration(facts["calibration"])),
+            "costs": svg(draw_costs(facts["costs"], facts["threshold"])),
+            "stability": svg(draw_bars(facts["stability"].set_index("name")[["test", "out_of_time"]])),
+            "importances": svg(draw_importances(facts["importances"])),
+            "dependence": svg(draw_dependence(facts["dependence"])),
+        }
+
+
+def svg(drawn: Figure) -> Markup:
+    """A figure as an SVG element that fits the page's width."""
+    buffer = io.StringIO()
+    drawn.savefig(buffer, format="svg", metadata={"Date": None, "Creator": None})
+    plt.close(drawn)
+    text = buffer.getvalue()
+    return Markup(text[text.index("<svg") :])  # noqa: S704 (our own drawing)
+
+
+def draw_deciles(tables: Mapping[str, pd.DataFrame]) -> Figure:
+    """The default rate of each tenth of the loans beside the mean score."""
+    drawn, all_axes = plt.subplots(1, len(tables), figsize=(8, 3), layout="constrained")
+    for axes, (side, table) in zip(all_axes, tables.items(), strict=True):
+        axes.bar(table["tenth"], table["default_rate"], color=STYLES[side]["color"], label="default rate")
+        axes.plot(table["tenth"], table["mean_score"], "k_", markersize=14, markeredgewidth=2, label="mean score")
+        axes.set(title=words(side), xlabel="tenth of the loans, riskiest first", xticks=range(1, 11))
+        axes.legend()
+    all_axes[0].set(ylabel="share")
+    return drawn
+
+
+def draw_calibration(curves: Mapping[str, Mapping[str, pd.DataFrame]]) -> Figure:
+    """Default rate against mean score, without and with a sigmoid."""
+    drawn, all_axes = plt.subplots(1, len(curves), figsize=(8, 3.6), layout="constrained")
+    styles = (("o-", BLUE), ("s--", ORANGE), ("^:", GREEN))
+    for axes, (side, lines) in zip(all_axes, curves.items(), strict=True):
+        top = max(float(curve[["score", "default_rate"]].to_numpy().max()) for curve in lines.values())
+        axes.plot([0, top], [0, top], color=GREY, linewidth=1, label="perfect")
+        for (name, curve), (style, color) in zip(lines.items(), styles, strict=False):
+            axes.plot(curve["score"], curve["default_rate"], style, color=color, markersize=4, label=name)
+        axes.set(title=words(side), xlabel="mean score of a tenth of the loans", ylabel="its default rate")
+        axes.legend()
+    return drawn
+
+
+def draw_costs(curves: Mapping[str, pd.DataFrame], threshold: float) -> Figure:
+    """The mean cost of a loan at each threshold."""
+    drawn, axes = plt.subplots(figsize=(8, 3.2), layout="constrained")
+    for side, curve in curves.items():
+        label = "train, out of fold" if side == "train" else words(side)
+        axes.plot(curve["threshold"], curve["cost"], label=label, **STYLES[side])
+    axes.axvline(threshold, color="black", linewidth=1)
+    axes.annotate(f"chosen: {threshold:.3f}", (threshold, 0.02), (4, 0), textcoords="offset points")
+    last = max(float(curve["threshold"].iloc[-1]) for curve in curves.values())
+    axes.set(
+        xlabel="loans with this score or more are refused", ylabel="mean cost a loan", xlim=(0, last), ylim=(0, None)
+    )
+    axes.legend()
+    return drawn
+
+
+def draw_bars(table: pd.DataFrame) -> Figure:
+    """The stability index of the score and of each feature."""
+    drawn, axes = plt.subplots(figsize=(8, 0.9 + 0.24 * len(table)), layout="constrained")
+    position = np.arange(len(table))[::-1]
+    for shift, side, hatch in ((0.2, "test", ""), (-0.2, "out_of_time", "//")):
+        color = STYLES[side]["color"]
+        axes.barh(position + shift, table[side], 0.4, color=color, hatch=hatch, edgecolor="white", label=words(side))
+    for limit in (0.1, 0.25):
+        axes.axvline(limit, color="0.3", linewidth=1, linestyle=":")
+        axes.annotate(f"{limit:g}", (limit, -0.8), (2, 0), textcoords="offset points", color="0.3", fontsize=7)
+    axes.set_yticks(position, table.index)
+    axes.set(xlabel="population stability index against train", ylim=(-1, len(table) - 0.4))
+    axes.legend(loc="center right")
+    return drawn
+
+
+def draw_importances(table: pd.DataFrame) -> Figure:
+    """What the AUC loses without each feature's order."""
+    drawn, axes = plt.subplots(figsize=(8, 0.8 + 0.2 * len(table)), layout="constrained")
+    position = np.arange(len(table))[::-1]
+    axes.barh(position, table["mean"], color=BLUE, xerr=table["spread"], error_kw={"elinewidth": 1, "ecolor": "0.3"})
+    axes.set_yticks(position, table["feature"])
+    axes.set(xlabel="ROC AUC lost when the feature's values are shuffled (test)", ylim=(-0.6, len(table) - 0.4))
+    return drawn
+
+
+def draw_dependence(curves: Mapping[str, pd.DataFrame]) -> Figure:
+    """The mean score against a feature, all else as it is; categories by name."""
+    drawn, all_axes = plt.subplots(2, 3, figsize=(8, 5), layout="constrained", sharey=True)
+    for axes, (name, curve) in zip(all_axes.flat, curves.items(), strict=False):
+        if curve["x"].dtype == object:
+            axes.bar(range(len(curve)), curve["y"], color=BLUE)
+            axes.set_xticks(range(len(curve)), curve["x"], rotation=90, fontsize=6 if len(curve) > 8 else 8)  # noqa: PLR2004
+        else:
+            axes.plot(curve["x"], curve["y"], "o-", color=BLUE, markersize=3)
+            if float(curve["x"].max()) > 10_000:  # noqa: PLR2004 (money reaches far)
+                axes.set(xscale="symlog")
+        axes.set_title(words(name), fontsize=9)
+    for axes in all_axes.flat[len(curves) :]:
+        axes.set_visible(False)
+    for axes in all_axes[:, 0]:
+        axes.set(ylabel="mean score", ylim=(0, None))
+    return drawn
