@@ -193,7 +193,7 @@ async def contract() -> dict[str, Any]:
     for field in FIELDS:
         told = {name: getattr(field, name) for name in field.__slots__ if name != "raw"}
         kind = "choice" if isinstance(field, Choice) else "number"
-        fields.append({**told, "label": field.name.replace("_", " ").capitalize(), "kind": kind, "rule": field.rule})
+        fields.append({**told, "label": field.label, "kind": kind, "rule": field.rule})
     rules = [{"smaller": rule.smaller, "larger": rule.larger, "rule": rule.rule} for rule in RULES]
     return {"fields": fields, "rules": rules, "key_required": bool(current.api_keys_sha256)}
 

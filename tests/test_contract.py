@@ -199,3 +199,12 @@ def test_json_schema_shows_an_example_that_is_valid() -> None:
     schema = LoanApplication.model_json_schema()
     assert request_verdicts(schema["example"]) == []
     assert schema["additionalProperties"] is False
+
+
+def test_labels_are_names_as_people_write_them() -> None:
+    labels = {field.name: field.label for field in FIELDS}
+    assert (labels["gross_approved"], labels["sba_guaranteed"], labels["naics"]) == (
+        "Gross approved",
+        "SBA guaranteed",
+        "NAICS",
+    )

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from credit_risk.errors import CreditRiskError
 
 SHOWN = 3  # choices that an error message lists
+ACRONYMS = ("NAICS", "SBA")  # words of field names that people write in capitals
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,6 +39,11 @@ class Number:
     raw: str
     description: str
     example: float
+
+    @property
+    def label(self) -> str:
+        """The name as people write it."""
+        return _label(self.name)
 
     @property
     def rule(self) -> str:
@@ -68,11 +74,21 @@ class Choice:
     example: str
 
     @property
+    def label(self) -> str:
+        """The name as people write it."""
+        return _label(self.name)
+
+    @property
     def rule(self) -> str:
         """What a value must be, as the end of a sentence; both the frame check and the API say just this."""
         shown = ", ".join(self.choices[:SHOWN]) + (", …" if len(self.choices) > SHOWN else "")
         null = "" if self.required else " or null"
         return f"must be one of {shown}{null}"
+
+
+def _label(name: str) -> str:
+    words = [word.upper() if word.upper() in ACRONYMS else word for word in name.split("_")]
+    return " ".join([words[0][:1].upper() + words[0][1:], *words[1:]])
 
 
 NO_YES = ("no", "yes")
