@@ -17,9 +17,13 @@ async function start() {
   startBatch(contract, refusedKey);
   startScoring(form);
   startTabs([byId("tab-one"), byId("tab-many")]);
-  byId("key-form").addEventListener("submit", (event) => {
+  byId("key").addEventListener("input", () => {
+    useKey(byId("key").value);
+    setError(byId("key"), byId("key-error"), "");
+  });
+  byId("key-form").addEventListener("submit", async (event) => {
     event.preventDefault();
-    takeKey(form);
+    if (await loadExamples(form)) byId("key-status").textContent = "The key is accepted.";
   });
   byId("key-form").hidden = !contract.key_required;
   byId("model-link").hidden = contract.key_required; // a link cannot send the key
@@ -28,22 +32,12 @@ async function start() {
   else await loadExamples(form);
 }
 
-// -- the key
-
-async function takeKey(form) {
-  useKey(byId("key").value);
-  setError(byId("key"), byId("key-error"), "");
-  if (await loadExamples(form)) byId("key-status").textContent = "The key is accepted.";
-}
-
 function refusedKey() {
   byId("key-form").hidden = false;
   byId("key-status").textContent = "";
   setError(byId("key"), byId("key-error"), "The server does not know this key.");
   byId("key").focus();
 }
-
-// -- one application
 
 /** Offers the examples; says whether they came. */
 async function loadExamples(form) {
@@ -105,8 +99,7 @@ function startScoring(form) {
   });
 }
 
-// -- tabs, by the WAI-ARIA pattern
-
+// By the WAI-ARIA pattern: arrows move, and only the chosen tab is in the tab order.
 function startTabs(tabs) {
   const choose = (nth) => {
     const chosen = tabs.at(nth % tabs.length);
