@@ -22,6 +22,8 @@ pytestmark = pytest.mark.browser
 CHUNK = 500  # rows that the page sends at a time
 ADDED = ["probability_of_default", "decision", "model_version", "error"]
 SCORE = "Score the application"
+PATIENCE = 30_000  # milliseconds until what does not come counts as missing, also on a busy machine
+expect.set_options(timeout=PATIENCE)
 
 
 @pytest.fixture(scope="module")
@@ -69,7 +71,7 @@ def visit(browser: Browser) -> Iterator[Visitor]:
     def open_(server: Server, before: Callable[[Page], None] = lambda _: None, **options: Any) -> Visit:
         contexts.append(browser.new_context(**options))
         visit = Visit(contexts[-1].new_page())
-        visit.page.set_default_timeout(10_000)
+        visit.page.set_default_timeout(PATIENCE)
         visit.page.on("request", lambda request: visit.asked.append(request.url))
         visit.page.on("pageerror", lambda error: visit.complaints.append(str(error)))
         visit.page.on(
@@ -159,7 +161,7 @@ def test_rule_over_two_fields_names_the_other_by_its_label(server: Server, visit
     page = visit(server).page
     page.get_by_role("button", name="low risk", exact=True).click()
     page.get_by_label("Gross approved").fill("1000")
-    page.get_by_label("Sba guaranteed").fill("2000")
+    page.get_by_label("SBA guaranteed").fill("2000")
     page.get_by_role("button", name=SCORE).click()
     expect(page.locator("#field-sba_guaranteed-error")).to_have_text("Must not be above Gross approved")
     expect(page.locator("#field-sba_guaranteed")).to_be_focused()
