@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from fastapi import FastAPI, Request, Response, Security
+from fastapi.exceptions import RequestValidationError
 from fastapi.middleware.cors import CORSMiddleware
 from fastapi.openapi.utils import get_openapi
 from fastapi.responses import FileResponse, JSONResponse
@@ -30,7 +31,7 @@ from credit_risk.serving import metrics, predict
 from credit_risk.serving.body import JSON, NDJSON, check_media_type, read_body, read_lines, too_slow
 from credit_risk.serving.champion import Champion
 from credit_risk.serving.gateway import OPEN, PREDICT, Gateway
-from credit_risk.serving.predict import Prediction, Predictions
+from credit_risk.serving.predict import ExplainedPrediction, Predictions
 from credit_risk.serving.problems import FAULT, MEDIA_TYPE, Problem, ProblemDocument, documented
 from credit_risk.settings import settings
 
@@ -89,6 +90,22 @@ async def refused(request: Request, error: HTTPException) -> Response:
     return answered(Problem(error.status_code, error.detail, headers=list((error.headers or {}).items())), request)
 
 
+@api.exception_handler(RequestValidationError)
+async def wrong_query(request: Request, error: RequestValidationError) -> Response:
+    """A parameter of the query is not what it should be; bodies are read by our own code."""
+    first = error.errors()[0]
+    return answered(Problem(422, f"{first['loc'][-1]}: {first['msg']}"), request)
+
+
+async def whole_body(request: Request, limit: int) -> bytes:
+    """The body, if it is not too large and comes in time."""
+    try:
+        async with asyncio.timeout(current.request_timeout_seconds):
+            return await read_body(request.receive, dict(request.scope["headers"]), limit)
+    except TimeoutError:
+        raise too_slow(current.request_timeout_seconds) from None
+
+
 def body_of(schemas: dict[str, Any]) -> dict[str, Any]:
     """OpenAPI of a body that is read as bytes, by media type."""
     return {"requestBody": {"required": True, "content": {kind: {"schema": it} for kind, it in schemas.items()}}}
@@ -117,13 +134,18 @@ ROW = {"anyOf": [APPLICATION, {}]}
 @api.post(
     "/predict",
     dependencies=KEY,
-    response_model=Prediction,
+    response_model=ExplainedPrediction,
+    response_model_exclude_none=True,
     responses=documented(400, 401, 408, 413, 415, 422, 503),
     openapi_extra=body_of({JSON: APPLICATION}),
 )
-async def predict_one(request: Request) -> Response:
-    """Probability of default and decision for one application."""
-    return Response(await predict.one(await request.body(), champion.get()), media_type=JSON)
+async def predict_one(request: Request, *, explain: bool = False) -> Any:
+    """Probability of default and decision for one application; with `explain=true` also what raised the risk."""
+    check_media_type(dict(request.scope["headers"]), JSON)
+    body = await whole_body(request, current.max_body_bytes)
+    if explain:
+        return predict.explained(body, champion.get())
+    return Response(await predict.one(body, champion.get()), media_type=JSON)
 
 
 @api.post(
@@ -136,16 +158,11 @@ async def predict_one(request: Request) -> Response:
 )
 async def predict_batch(request: Request) -> Response:
     """Many applications, as a JSON list or as NDJSON (streamed, a line each). A bad row gets errors in its place."""
-    headers = dict(request.scope["headers"])
     model = champion.get()
-    if check_media_type(headers, JSON, NDJSON) == NDJSON:
+    if check_media_type(dict(request.scope["headers"]), JSON, NDJSON) == NDJSON:
         lines = read_lines(request.receive, current)
         return Stream(predict.stream(lines, model))
-    try:
-        async with asyncio.timeout(current.request_timeout_seconds):
-            body = await read_body(request.receive, headers, current.max_batch_bytes)
-    except TimeoutError:
-        raise too_slow(current.request_timeout_seconds) from None
+    body = await whole_body(request, current.max_batch_bytes)
     return Response(await predict.many(body, model, current.max_batch_rows), media_type=JSON)
 
 

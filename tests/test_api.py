@@ -282,6 +282,23 @@ def test_a_stream_is_answered_while_it_is_being_sent(server: Server) -> None:
         connection.sendall(b"0\r\n\r\n")
 
 
+def test_an_explanation_adds_up_and_names_what_raised_the_risk(client: httpx.Client) -> None:
+    for example in client.get("/examples").json():
+        row = example["application"]
+        plain = client.post("/predict", json=row).json()
+        assert client.post("/predict?explain=false", json=row).json() == plain
+        answer = client.post("/predict", params={"explain": "true"}, json=row).json()
+        explanation = answer.pop("explanation")
+        assert answer == plain
+        total = explanation["reference_log_odds"] + sum(it["log_odds"] for it in explanation["contributions"])
+        assert 1 / (1 + np.exp(-total)) == pytest.approx(plain["probability_of_default"], abs=1e-5)
+        raising = [it["fields"] for it in explanation["contributions"] if it["log_odds"] > 0]
+        assert explanation["reasons"] == [name for fields in raising[:4] for name in fields]
+    assert client.post("/predict?explain=perhaps", json=EXAMPLE).status_code == 422
+    assert client.post("/predict?explain=true", json={}).json()["errors"]
+    assert client.post("/predict?explain=true", content=b"[" * 9_000, headers=JSON).status_code == 413
+
+
 def test_model_tells_version_lineage_and_gates(client: httpx.Client, finished: Project) -> None:
     about = client.get("/model").json()
     registered = json.loads(finished.path("1.data", "7.registered", "model.json").read_text())

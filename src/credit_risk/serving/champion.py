@@ -2,12 +2,14 @@
 
 import asyncio
 import json
+from functools import cached_property
 from pathlib import Path
 
 from credit_risk import champion_cache
 from credit_risk.champion_cache import ServedModel
 from credit_risk.errors import CreditRiskError
-from credit_risk.features import from_application
+from credit_risk.features import from_application, from_columns
+from credit_risk.reasons import Reasons, log_odds
 from credit_risk.serving.log import log
 from credit_risk.serving.metrics import MODEL, MODEL_LOADS
 from credit_risk.serving.problems import Problem
@@ -31,6 +33,13 @@ class Answering:
             f',"threshold":{self.threshold!r},"model_version":{json.dumps(model.version)},'
             f'"schema_version":{SCHEMA_VERSION}}}'
         )
+
+    @cached_property
+    def reasons(self) -> Reasons:
+        """Explains scores against held-out applicants that the model would approve."""
+        golden, scores = self.model.golden["applications"], self.model.golden["scores"]
+        approved = [row for row, score in zip(golden, scores, strict=True) if score < self.threshold]
+        return Reasons(lambda columns: log_odds(self.scorer.score(from_columns(columns))), approved or golden)
 
 
 class Champion:

@@ -1,7 +1,7 @@
 """What every request passes: admission, identity, key, limits, metrics and log, in one layer of plain ASGI.
 
 One layer and not five, because each of them costs more than the prediction itself. POST /predict is answered right here
-from bytes to bytes; everything else goes on to FastAPI.
+from bytes to bytes; what has a query (`?explain=true`), and everything else, goes on to FastAPI.
 """
 
 import asyncio
@@ -76,7 +76,7 @@ class Gateway:
         self._in_flight += 1
         try:
             self._admit(path, headers)
-            if path == PREDICT and scope["method"] == "POST":
+            if path == PREDICT and scope["method"] == "POST" and not scope["query_string"]:
                 await self._predict(headers, receive, answer, start)
             else:
                 scope["state"] = {**scope.get("state", {}), "request_id": request_id.decode()}

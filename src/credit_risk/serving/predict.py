@@ -8,7 +8,8 @@ from typing import Any, Literal
 import numpy as np
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from credit_risk.features import from_applications, row_of
+from credit_risk.features import from_application, from_applications, row_of
+from credit_risk.reasons import REASONS
 from credit_risk.request import NotJsonError, explain, parse, parse_many
 from credit_risk.serving.body import GROUP
 from credit_risk.serving.champion import Answering
@@ -35,6 +36,29 @@ class Prediction(_ByModel, Decision):
     """The answer to one application."""
 
 
+class FieldContribution(BaseModel):
+    """What a field adds to the risk of this applicant; fields that a rule ties together count as one."""
+
+    fields: list[str]
+    log_odds: float = Field(description="Added to the log-odds of default; negative: it lowers the risk")
+
+
+class Explanation(BaseModel):
+    """Where the risk comes from, against held-out applicants whom the model would approve."""
+
+    reasons: list[str] = Field(description="The fields that raise the risk most, at most four groups of them")
+    reference_log_odds: float = Field(description="Mean log-odds of default of the applicants compared with")
+    contributions: list[FieldContribution] = Field(
+        description="All fields, the largest first; with the reference they add up to this applicant's log-odds"
+    )
+
+
+class ExplainedPrediction(Prediction):
+    """The answer to one application, with its explanation if one was asked for."""
+
+    explanation: Explanation | None = None
+
+
 class Errors(BaseModel):
     """What stands in the place of a row that breaks the contract."""
 
@@ -53,14 +77,37 @@ async def one(body: bytes, champion: Answering) -> bytes:
     Raises:
         Problem: 400, the body is no JSON; 422, it breaks the contract.
     """
+    application = _parsed(body)
+    probability = await champion.together.score(row_of(application.__dict__))
+    return (_decision(probability, champion.threshold)[:-1] + champion.tail).encode()
+
+
+def explained(body: bytes, champion: Answering) -> ExplainedPrediction:
+    """The answer to one application, with its explanation.
+
+    Raises:
+        Problem: as for `one`.
+    """
+    application = vars(_parsed(body))
+    probability = champion.scorer.score(from_application(application)).item()
+    contributions = champion.reasons.explain(application)
+    raising = [contribution for contribution in contributions if contribution.log_odds > 0][:REASONS]
+    explanation = Explanation(
+        reasons=[name for contribution in raising for name in contribution.fields],
+        reference_log_odds=champion.reasons.reference,
+        contributions=[FieldContribution(fields=list(it.fields), log_odds=it.log_odds) for it in contributions],
+    )
+    answer = json.loads(_decision(probability, champion.threshold)[:-1] + champion.tail)
+    return ExplainedPrediction(**answer, explanation=explanation)
+
+
+def _parsed(body: bytes) -> Any:
     try:
-        application = parse(body)
+        return parse(body)
     except ValidationError as error:
         raise _refusal(error) from None
     except NotJsonError as error:
         raise Problem(400, str(error)) from None
-    probability = await champion.together.score(row_of(application.__dict__))
-    return (_decision(probability, champion.threshold)[:-1] + champion.tail).encode()
 
 
 def _decision(probability: float, threshold: float) -> str:
