@@ -88,12 +88,13 @@ def best(results: dict[str, list[FoldResult]]) -> str:
 
 def table(results: dict[str, list[FoldResult]], folds: str) -> Table:
     """The learners, best first."""
-    each_fold = Column(f"each of {FOLDS} {folds} folds of train", no_wrap=True)
-    shown = Table(Column("learner", no_wrap=True), "ROC AUC", "± s.e.", each_fold, "seconds")
+    titles = ("learner", "ROC AUC", "± s.e.", "seconds")
+    learner, auc, error, seconds = (Column(title, no_wrap=True) for title in titles)
+    shown = Table(learner, auc, error, f"each of {FOLDS} {folds} folds", seconds)
     for model, measured in sorted(results.items(), key=lambda item: -mean(item[1])):
         each = " ".join(f"{result.roc_auc:.3f}" for result in measured)
-        seconds = sum(result.seconds for result in measured)
-        shown.add_row(model, f"{mean(measured):.4f}", f"{standard_error(measured):.4f}", each, f"{seconds:.1f}")
+        took = sum(result.seconds for result in measured)
+        shown.add_row(model, f"{mean(measured):.4f}", f"{standard_error(measured):.4f}", each, f"{took:.1f}")
     return shown
 
 

@@ -124,6 +124,16 @@ def test_slices_of_chance_are_rarely_marked_and_small_ones_are_put_together() ->
     assert marked <= 6  # 5 % of 40 are 2
 
 
+def test_a_slice_beside_loans_that_never_default_is_measured_and_not_compared() -> None:
+    labels, scores = calibrated(2_000)
+    groups = np.where(np.arange(2_000) < 500, "whole", "in part").astype(object)
+    labels[:500] = 0
+    (row,) = evidence.slices(labels, scores, {"guaranteed": groups}, 100, 5).to_dict("records")
+    assert row["group"] == "in part"
+    assert row["roc_auc"] == pytest.approx(roc_auc_score(labels[500:], scores[500:]))
+    assert not row["ranks_worse"]
+
+
 def test_dependence_and_promise_of_a_known_function() -> None:
     rng = np.random.default_rng(0)
     features = rng.random((500, 2)).astype(np.float32)

@@ -145,7 +145,8 @@ def slices(
 
 def _slice(labels: Labels, scores: Scores, mine: npt.NDArray[np.bool_]) -> dict[str, float]:
     auc, error = auc_error(labels[mine], scores[mine])
-    rest, rest_error = auc_error(labels[~mine], scores[~mine])
+    comparable = np.bincount(labels[~mine], minlength=2).min() >= 2  # noqa: PLR2004 (a variance)
+    rest, rest_error = auc_error(labels[~mine], scores[~mine]) if comparable else (auc, error)
     mean, observed = float(scores[mine].mean()), float(labels[mine].mean())
     spread = float((scores[mine] * (1 - scores[mine])).sum()) ** 0.5
     return {
