@@ -4,7 +4,7 @@ They stand for RDS, S3 and the MLflow server on EC2 or ECS, listen on loopback o
 generated passwords too, in 7.deploy/stack (ignored by git). `up` may be repeated: it starts what is not running.
 
 uv run 7.deploy/local_stack.py up        starts them and writes .env.local, the environment that uses them
-uv run 7.deploy/local_stack.py env       prints that environment as exports: eval "$(uv run 7.deploy/local_stack.py env)"
+uv run 7.deploy/local_stack.py env       prints that environment as exports
 uv run 7.deploy/local_stack.py status    what runs and answers
 uv run 7.deploy/local_stack.py down      ends what `up` has started; the data stay
 """
@@ -12,7 +12,6 @@ uv run 7.deploy/local_stack.py down      ends what `up` has started; the data st
 import argparse
 import json
 import os
-import re
 import secrets
 import shlex
 import shutil
@@ -96,7 +95,9 @@ def up(ports: dict[str, int], artifacts: str) -> None:
     for name in PASSWORDS:
         stack.passwords.setdefault(name, secrets.token_urlsafe(24))
     if (stack.ports, stack.artifacts) != (ports, artifacts) and any(running(stack, name) for name in PORTS):
-        raise CreditRiskError("the stack is running with other options; run `uv run 7.deploy/local_stack.py down` first")
+        raise CreditRiskError(
+            "the stack is running with other options; run `uv run 7.deploy/local_stack.py down` first"
+        )
     stack.ports, stack.artifacts = ports, artifacts
     folder().mkdir(parents=True, exist_ok=True)
     save(stack)
@@ -201,8 +202,13 @@ def start_mlflow(stack: Stack) -> None:
     home = folder() / "mlflow"
     home.mkdir(exist_ok=True)
     databases = [f"postgresql+psycopg2://mlflow@{HOST}:{stack.ports['postgres']}/{name}" for name in DATABASES]
-    users = f"[mlflow]\ndefault_permission = READ\ndatabase_uri = {databases[1]}\nadmin_username = admin\n"
-    write_private(home / "users.ini", users)
+    users = {
+        "default_permission": "READ",
+        "database_uri": databases[1],
+        "admin_username": "admin",
+        "auth_cache_ttl_seconds": "60",  # else it hashes the password anew for each request: 0.2 s and more
+    }
+    write_private(home / "users.ini", "[mlflow]\n" + "".join(f"{key} = {value}\n" for key, value in users.items()))
     layout = {
         "proxied": ["--serve-artifacts", "--artifacts-destination", f"s3://{BUCKETS[0]}"],
         "direct": ["--no-serve-artifacts", "--default-artifact-root", f"s3://{BUCKETS[0]}"],
