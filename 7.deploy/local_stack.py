@@ -32,7 +32,6 @@ import requests
 
 from credit_risk.errors import CreditRiskError
 from credit_risk.paths import root
-from credit_risk.registry import EXPERIMENT, MODEL
 from credit_risk.script import run
 
 HOST, REGION = "127.0.0.1", "us-east-1"
@@ -49,7 +48,7 @@ PASSWORDS = (
     "MLFLOW_SERVICE_PASSWORD",
     "MLFLOW_FLASK_SERVER_SECRET_KEY",
 )
-START_SECONDS, STOP_SECONDS, ANSWER_SECONDS = 90, 10, 2
+START_SECONDS, STOP_SECONDS, ANSWER_SECONDS = 90, 5, 2
 
 
 @dataclass
@@ -234,6 +233,8 @@ def start_mlflow(stack: Stack) -> None:
 
 def make_users(stack: Stack) -> None:
     """Users, experiment and registered model: `pipeline` may change both, `service` (as everybody) may read them."""
+    from credit_risk.registry import EXPERIMENT, MODEL  # imports MLflow, which takes seconds
+
     for user in USERS:
         ask(stack, "2.0/mlflow/users/create", username=user, password=password_of(stack, user))
     ask(stack, "2.0/mlflow/experiments/create", name=EXPERIMENT)

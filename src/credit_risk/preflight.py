@@ -18,6 +18,7 @@ from mlflow.utils.rest_utils import http_request
 
 from credit_risk.errors import CreditRiskError
 from credit_risk.outages import explain, explain_status
+from credit_risk.paths import root
 from credit_risk.registry import EXPERIMENT, Registry
 
 MAX_SKEW = 300  # seconds; S3 refuses requests from 900 on
@@ -39,12 +40,12 @@ def preflight(registry: Registry) -> None:
     Raises:
         CreditRiskError: the first thing that is wrong, with the remedy.
     """
-    for check in checks(registry):
+    for check in preflight_checks(registry):
         if check.problem:
             raise CreditRiskError(check.problem)
 
 
-def checks(registry: Registry) -> Iterator[Check]:
+def preflight_checks(registry: Registry) -> Iterator[Check]:
     """Makes the checks, one after the other; the first that fails is the last, for the others depend on it."""
     if registry.embedded:
         steps: dict[str, Callable[[], str]] = {"database": lambda: _database(registry)}
@@ -58,6 +59,24 @@ def checks(registry: Registry) -> Iterator[Check]:
         except CreditRiskError as error:
             yield Check(name, problem=str(error))
             return
+
+
+def data_remote() -> Iterator[Check]:
+    """Checks DVC's default remote, if it is on S3 and there are keys or a role for it."""
+    from dvc.repo import Repo  # takes half a second
+
+    with Repo(str(root())) as repo:
+        config = repo.config
+        url = config["remote"].get(config["core"].get("remote", ""), {}).get("url", "")
+    if not url.startswith("s3:"):
+        return
+    if boto3.Session().get_credentials() is None:
+        yield Check("data remote", found=f"{url} is not used here: there are no AWS keys")
+        return
+    try:
+        yield Check("data remote", found=bucket(url))
+    except CreditRiskError as error:
+        yield Check("data remote", problem=str(error))
 
 
 def artifact_store(registry: Registry) -> str:
@@ -128,17 +147,19 @@ class _Server:
 
     def answer(self, method: str, path: str, **how: Any) -> requests.Response:
         asked: Any = http_request  # has no types
-        answer: requests.Response = asked(self.access, path, method, max_retries=0, raise_on_status=False, **how)
-        return answer
-
-    def ask(self, method: str, path: str, **how: Any) -> requests.Response:
         try:
-            answer = self.answer(method, path, **how)
+            answer: requests.Response = asked(self.access, path, method, max_retries=0, raise_on_status=False, **how)
         except Exception as error:  # requests, urllib3 and MLflow each raise their own kinds
             raise CreditRiskError(explain(error, self.who, "MLFLOW_TRACKING_URI")) from error
+        return answer
+
+    def checked(self, answer: requests.Response) -> requests.Response:
         if sentence := explain_status(answer.status_code, answer.text, self.who):
             raise CreditRiskError(sentence)
         return answer
+
+    def ask(self, method: str, path: str) -> requests.Response:
+        return self.checked(self.answer(method, path))
 
     def answers(self) -> str:
         health = self.ask("GET", "/health")
@@ -161,13 +182,14 @@ class _Server:
 
     def artifacts(self, path: str) -> str:
         url = f"/api/2.0/mlflow-artifacts/artifacts{path}/{PROBE}"
-        try:
-            self.ask("PUT", url, data=PROBE.encode())
-            read = self.ask("GET", url).content
-        except CreditRiskError as error:
-            reasons = "the server's AWS keys, bucket, region and space"
-            raise CreditRiskError(f"artifacts can't be stored: {error} and check {reasons}") from error
-        if read != PROBE.encode():
+        put = self.answer("PUT", url, data=PROBE.encode())
+        if put.status_code >= requests.codes.internal_server_error:
+            raise CreditRiskError(
+                f"{self.who} can't store artifacts (HTTP {put.status_code}); its log says why: check its AWS keys, bucket, "
+                "region and free space, with `uv run main.py doctor` in its environment"
+            )
+        self.checked(put)
+        if self.ask("GET", url).content != PROBE.encode():
             raise CreditRiskError(f"{self.who} gives other bytes than were put into it; check its artifact store")
         # Registration never deletes, and a role that may not is a good one: whether it works is no condition.
         self.answer("DELETE", url)

@@ -58,6 +58,7 @@ class Registry:
         os.environ["MLFLOW_HTTP_REQUEST_MAX_RETRIES"] = str(settings.mlflow_http_request_max_retries)
         logging.getLogger("mlflow").setLevel(logging.ERROR)  # it tells of tables and packages that nobody asked about
         os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
+        os.environ.setdefault("MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT", "true")
         with self.plain_errors():
             if self.embedded:
                 Path(urlsplit(self.uri).path[1:]).parent.mkdir(parents=True, exist_ok=True)
