@@ -163,7 +163,7 @@ def test_data_travel_by_dvc_and_a_second_clone_reproduces_nothing(
         shutil.copy(registered.path("uv.lock"), clone.path("uv.lock"))
         output = "".join(dvc(clone, *command) for command in commands)
         assert "Running stage" not in output
-        assert output.count("didn't change, skipping") == 7
+        assert "Data and pipelines are up to date." in output
         model = ("1.data", "5.model", "model.onnx")
         assert clone.path(*model).read_bytes() == registered.path(*model).read_bytes()
     remote = registered.run("main.py", "doctor", **environment).stdout

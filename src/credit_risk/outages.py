@@ -10,6 +10,7 @@ from urllib.parse import urlsplit
 import botocore.exceptions as aws
 import requests
 from mlflow.exceptions import MlflowException
+from mlflow.tracking.registry import UnsupportedModelRegistryStoreURIException
 
 _S3_CODES = {
     "keys are wrong; correct AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY": (
@@ -60,7 +61,7 @@ _NETWORK: tuple[tuple[tuple[type[BaseException], ...], str], ...] = (
         "{who} does not answer in time; see whether it is frozen or behind a firewall, or correct {setting}",
     ),
     (
-        (requests.exceptions.InvalidURL, requests.exceptions.InvalidSchema, requests.exceptions.MissingSchema),
+        (requests.exceptions.InvalidURL, requests.exceptions.InvalidSchema, UnsupportedModelRegistryStoreURIException),
         "{who} is no address; write {setting} as http://host:port",
     ),
     ((ConnectionError, aws.ConnectionClosedError), "{who} has broken off the connection; see its log"),
