@@ -6,6 +6,8 @@ uv run main.py report      says where the report on the latest model is, and how
 uv run main.py serve       serves the champion over HTTP
 uv run main.py history     lists promotions, refusals and rollbacks
 uv run main.py rollback    makes the previous champion the champion again
+uv run main.py doctor      checks registry, artifact store and data remote, and says how to mend them
+uv run main.py reproduce   makes a version anew from its lineage, and says whether it is the same
 """
 
 import argparse
@@ -64,6 +66,9 @@ def main() -> None:
     commands.add_parser("history", help="list promotions, refusals and rollbacks")
     rolling = commands.add_parser("rollback", help="make the previous champion the champion again")
     rolling.add_argument("--why", default="by hand", help="reason, for the history")
+    commands.add_parser("doctor", help="check registry, artifact store and data remote")
+    again = commands.add_parser("reproduce", help="make a version anew from its lineage, and compare")
+    again.add_argument("version", metavar="VERSION", help="number of the version")
     arguments = parser.parse_args()
     try:
         match arguments.command:
@@ -75,6 +80,10 @@ def main() -> None:
                 show_history()
             case "rollback":
                 rollback(arguments.why)
+            case "doctor":
+                sys.exit(doctor())
+            case "reproduce":
+                sys.exit(reproduce(arguments.version))
             case _:
                 sys.exit(journey(arguments.refresh))
     except CreditRiskError as error:
@@ -320,12 +329,11 @@ def show_history() -> None:
     from credit_risk.promotion import history
     from credit_risk.registry import Registry
 
-    other = "instead of (rolled back: to)"
-    table = Table(Column("time (UTC)", no_wrap=True), Column("what", no_wrap=True), "version", other, "why")
+    other = "instead of (rolled back, lost: to)"
+    table = Table(Column("time (UTC)", no_wrap=True), Column("what", no_wrap=True), "version", other, "why", "who")
     for event in history(Registry()):
-        table.add_row(
-            event.time[:19].replace("T", " "), event.kind, event.version, event.other or "none", escape(event.why)
-        )
+        time, instead = event.time[:19].replace("T", " "), event.other or "none"
+        table.add_row(time, event.kind, event.version, instead, escape(event.why), escape(event.actor))
     console.print(table if table.row_count else "nothing has been promoted or refused yet")
 
 
@@ -336,6 +344,34 @@ def rollback(why: str) -> None:
 
     old, new = promotion.rollback(Registry(), why)
     console.print(f"champion is version {new} again, instead of {old}; running servers follow within seconds")
+
+
+def doctor() -> int:
+    """Prints what works and what does not, with the remedy; returns the exit code: 0 when all is well."""
+    from credit_risk.preflight import data_remote, preflight_checks
+    from credit_risk.registry import Registry
+
+    fine = True
+    for check in [*preflight_checks(Registry()), *data_remote()]:
+        fine = fine and not check.problem
+        word = "[bold red]failed[/]" if check.problem else "ok    "
+        console.print(f"{word}  {check.name:<16} {escape(check.problem or check.found)}", soft_wrap=True)
+    return 0 if fine else 1
+
+
+def reproduce(number: str) -> int:
+    """Makes a version anew and prints what differs; returns the exit code: 0 when nothing does."""
+    from credit_risk.registry import Registry
+    from credit_risk.reproduce import remake
+
+    registry = Registry()
+    with (root() / LOG).open("w", encoding="utf-8") as log, console.status(f"making version {number} anew"):
+        differences = remake(registry, registry.version(number), log)
+    for difference in differences:
+        console.print(f"differs: {escape(difference)}", soft_wrap=True)
+    verdict = "differs from" if differences else "is equal to"
+    console.print(f"made anew, version {number} {verdict} the registered one in metrics, scores and ONNX digest")
+    return 1 if differences else 0
 
 
 if __name__ == "__main__":

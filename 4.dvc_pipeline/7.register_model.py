@@ -38,6 +38,7 @@ from credit_risk.golden import FILE_NAME, write_golden
 from credit_risk.holdout import as_records, read_holdout
 from credit_risk.model import default_probability
 from credit_risk.paths import data, root
+from credit_risk.preflight import preflight
 from credit_risk.registered_form import CODE, TRUSTED, registered_form
 from credit_risk.registry import CHALLENGER, LINEAGE_KEY, ONNX_SHA256, Registry
 from credit_risk.script import run
@@ -51,7 +52,7 @@ REQUIREMENTS = ("numpy", "pandas", "scikit-learn", "skops")  # to load and run t
 def main() -> None:
     """Runs the stage."""
     registry = Registry()
-    registry.preflight()
+    preflight(registry)
     lineage = read_lineage()
     key, onnx_sha256 = lineage_key(lineage), lineage["onnx_sha256"]
     version = registry.with_lineage(key)

@@ -33,7 +33,7 @@ from credit_risk.serving.champion import Champion
 from credit_risk.serving.gateway import OPEN, PREDICT, Gateway
 from credit_risk.serving.predict import ExplainedPrediction, Predictions
 from credit_risk.serving.problems import FAULT, MEDIA_TYPE, Problem, ProblemDocument, documented
-from credit_risk.settings import settings
+from credit_risk.settings import serving_settings
 
 PAGE = Path(__file__).parent / "page"
 KEEPER_PATIENCE = 10  # times its usual pause: longer, and a silent keeper is told in /readyz
@@ -48,7 +48,7 @@ PAGE_HEADERS = {
 }
 EXAMPLES = ("low risk", "middling risk", "high risk")
 
-current = settings()
+current = serving_settings()
 champion = Champion(current.model_cache)
 
 

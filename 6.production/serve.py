@@ -19,7 +19,7 @@ import uvicorn
 
 from credit_risk.script import WATCH, run
 from credit_risk.serving.log import LOG_CONFIG, log
-from credit_risk.settings import settings
+from credit_risk.settings import serving_settings
 
 HERE = Path(__file__).parent
 PAUSE_SECONDS = 5.0  # before a keeper that has ended is started again
@@ -32,7 +32,7 @@ def main() -> None:
     parser.add_argument("--port", type=int, default=8000, help="port to listen on (default: %(default)s)")
     parser.add_argument("--workers", type=int, default=1, help="processes that answer (default: %(default)s)")
     arguments = parser.parse_args()
-    current = settings()
+    current = serving_settings()
     # The server ends itself by the signal that stopped it, once it has; the keeper must be stopped first.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
     with tempfile.TemporaryDirectory(prefix="metrics-") as folder:

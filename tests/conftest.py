@@ -6,12 +6,14 @@ os.environ["OMP_NUM_THREADS"] = "1"  # tests run beside each other, and threads 
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable
+import tempfile
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 from filelock import FileLock
 from projects import Project, copy_finished, copy_project
+from stacks import Stack, running_stack
 
 
 @pytest.fixture(scope="session")
@@ -67,9 +69,19 @@ def inside(monkeypatch: pytest.MonkeyPatch) -> Callable[[Project], None]:
     """Lets this process work inside a project, as a script that runs there does."""
 
     def enter(project: Project) -> None:
-        for name in [name for name in os.environ if name.startswith("MLFLOW_")]:
+        for name in [name for name in os.environ if name.startswith(("MLFLOW_", "AWS_"))]:
             monkeypatch.delenv(name)
         monkeypatch.setenv("CREDIT_RISK_ROOT", str(project.root))
         monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{project.path('3.experiments', 'mlflow.db')}")
 
     return enter
+
+
+@pytest.fixture(scope="session")
+def stack() -> Iterator[Stack]:
+    """PostgreSQL, S3 and the MLflow server, real ones; each test process has its own."""
+    if not shutil.which("postgres") and not list(Path("/usr/lib/postgresql").glob("*/bin/postgres")):
+        pytest.skip("PostgreSQL is not installed (Debian's package: postgresql)")
+    # Not below pytest's folder, which only its owner can enter.
+    with tempfile.TemporaryDirectory(prefix="stack-") as folder, running_stack(Path(folder)) as running:
+        yield running

@@ -435,7 +435,7 @@ def test_unsafe_settings_do_not_start(finished: Project, environment: dict[str, 
     result = finished.run("6.production/serve.py", check=False, **environment)
     assert result.returncode == 1
     assert result.stderr.count("\n") == 1
-    assert result.stderr.startswith("serve: settings: ")
+    assert result.stderr.startswith("serve: ")
     assert says in result.stderr
     assert "in clear" not in result.stderr
 

@@ -133,9 +133,9 @@ def test_with_the_registry_down_the_last_good_model_is_served_and_readyz_says_so
     assert fetch(finished, tmp_path).returncode == 0
     with running(finished, *SERVE, MODEL_CACHE=str(tmp_path), **DOWN) as server:
         assert server.client.post("/predict", json=EXAMPLE).status_code == 200
-        wait_until(lambda: "does not answer" in server.client.get("/readyz").text, "the keeper's word")
+        wait_until(lambda: "is down" in server.client.get("/readyz").text, "the keeper's word")
         detail = server.client.get("/readyz").json()["detail"]
-        assert detail.startswith("serving version 1 from the cache: the registry at http://127.0.0.1:9")
+        assert detail.startswith("serving version 1 from the cache: the MLflow server at http://127.0.0.1:9")
 
 
 def test_main_serves_the_last_good_model_with_the_registry_down(finished: Project, tmp_path: Path) -> None:

@@ -21,6 +21,7 @@ from credit_risk.registry import (
     PREVIOUS_CHAMPION,
     Registry,
 )
+from credit_risk.settings import Settings
 
 REGISTER = "4.dvc_pipeline/7.register_model.py"
 
@@ -75,6 +76,7 @@ def test_rollback_goes_back_once_and_says_when_from_where_and_why(registry: Regi
     last = history(registry)[-1]
     assert (last.kind, last.version, last.other, last.why) == ("rolled back", "2", "1", "complaints")
     assert last.time.endswith("Z")
+    assert "@" in last.actor
     assert rolled_back(registry.version("2")) == last
     assert rolled_back(registry.version("1")) is None
     with pytest.raises(CreditRiskError, match="no previous champion"):
@@ -129,6 +131,15 @@ def test_a_lost_alias_is_reported(registry: Registry, monkeypatch: pytest.Monkey
     monkeypatch.setattr(registry, "point", interfere)
     with pytest.raises(CreditRiskError, match="the alias went to version 3 while it was moved to 1"):
         promote(registry, "1", None, "")
+    last = history(registry)[-1]
+    assert (last.kind, last.version, last.other) == ("lost", "1", "3")
+    assert rolled_back(registry.version("1")) is None
+
+
+def test_the_actor_is_who_started_the_ci_job(registry: Registry, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("GITHUB_ACTOR", "ada")
+    promote(registry, "1", None, "first")
+    assert history(registry)[-1].actor == "ada (CI)"
 
 
 def test_events_are_told_in_order() -> None:
@@ -200,9 +211,12 @@ def test_a_run_that_a_kill_left_open_is_ended_and_done_again(
 @pytest.mark.parametrize(
     ("uri", "message"),
     [
-        ("http://127.0.0.1:9", "the registry at http://127.0.0.1:9 does not answer or refuses"),
+        ("http://127.0.0.1:9", "the MLflow server at http://127.0.0.1:9 is down: nothing listens there"),
         ("sqlite:////proc/nowhere/mlflow.db", "the registry at sqlite:////proc/nowhere/mlflow.db"),
-        ("nonsense://host", "the registry at nonsense://host"),
+        (
+            "nonsense://host",
+            "the MLflow server at nonsense://host is no address; write MLFLOW_TRACKING_URI as http://host:port",
+        ),
     ],
 )
 def test_registry_that_does_not_answer_is_one_sentence(  # noqa: PLR0913, PLR0917 (fixtures)
@@ -232,9 +246,25 @@ def test_artifact_store_that_cant_be_written_is_one_sentence(
     shutil.rmtree(project.path("3.experiments", "artifacts"))
     project.path("3.experiments", "artifacts").write_text("a file where a folder should be")
     assert run_script(project, REGISTER) == 1
-    assert "can't be written to" in capsys.readouterr().err
+    error = capsys.readouterr().err
+    assert "stage 7: the artifact store file:///" in error
+    assert "Not a directory" in error
 
 
 def test_password_in_the_address_is_not_shown(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://me:secret@127.0.0.1:9/ml")
     assert Registry().address == "http://127.0.0.1:9/ml"
+
+
+@pytest.mark.parametrize("password", ["changeme", "Password123", "minioadmin"])
+def test_production_refuses_placeholder_passwords(password: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MLFLOW_TRACKING_PASSWORD", password)
+    assert password not in repr(Settings())
+    monkeypatch.setenv("APP_ENV", "production")
+    with pytest.raises(CreditRiskError, match="the password of the MLflow server is a placeholder"):
+        Settings()
+    monkeypatch.setenv("MLFLOW_TRACKING_PASSWORD", "a long and secret one")
+    assert Settings().app_env == "production"
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"http://me:{password}@host:5000")
+    with pytest.raises(CreditRiskError, match="placeholder"):
+        Settings()

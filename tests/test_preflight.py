@@ -1,0 +1,344 @@
+"""Each way in which registry or artifact store can fail is one sentence with its remedy; each failure is a real one."""
+
+import datetime as dt
+import json
+import socket
+import ssl
+import subprocess
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from threading import Thread
+from typing import Any
+
+import boto3
+import botocore.auth
+import pytest
+import requests
+from moto.server import ThreadedMotoServer
+from projects import Project, run_script
+from stacks import JUICEFS, Stack, free_port, gateway
+
+from credit_risk.errors import CreditRiskError
+from credit_risk.preflight import bucket, preflight, preflight_checks
+from credit_risk.registry import Registry, limit_s3
+from credit_risk.settings import Settings
+
+REGISTER = "4.dvc_pipeline/7.register_model.py"
+
+
+@pytest.fixture(autouse=True)
+def quick(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Short limits, and no AWS keys but those that a test sets."""
+    for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_PROFILE", "AWS_DEFAULT_REGION"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("AWS_EC2_METADATA_DISABLED", "true")
+    monkeypatch.setenv("AWS_SHARED_CREDENTIALS_FILE", str(tmp_path / "none"))
+    monkeypatch.setenv("AWS_CONFIG_FILE", str(tmp_path / "none"))
+    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_TIMEOUT", "2")
+    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
+
+
+def problem(uri: str, monkeypatch: pytest.MonkeyPatch) -> str:
+    """What the preflight says of a registry at this address."""
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", uri)
+    with pytest.raises(CreditRiskError) as raised:
+        preflight(Registry())
+    return str(raised.value)
+
+
+@contextmanager
+def listening(body: str, status: int = 200, ahead: int = 0, tls: ssl.SSLContext | None = None) -> Iterator[str]:
+    """A server that gives the same answer to everything; its clock may be ahead by so many seconds."""
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            self.rfile.read(int(self.headers.get("content-length") or 0))
+            self.send_response(status)
+            self.send_header("content-length", str(len(body)))
+            self.end_headers()
+            self.wfile.write(body.encode())
+
+        do_PUT = do_GET  # noqa: N815 (the name that http.server looks for)
+
+        def date_time_string(self, timestamp: float | None = None) -> str:
+            now = dt.datetime.now(dt.UTC).timestamp()
+            return super().date_time_string((timestamp or now) + ahead)
+
+        def log_message(self, *_: object) -> None: ...
+
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    if tls:
+        server.socket = tls.wrap_socket(server.socket, server_side=True)
+    Thread(target=server.serve_forever, daemon=True).start()
+    try:
+        yield f"{'https' if tls else 'http'}://127.0.0.1:{server.server_port}"
+    finally:
+        server.shutdown()
+        server.server_close()
+
+
+@pytest.fixture(scope="module")
+def certificate(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A certificate for 127.0.0.1 that no authority has signed, and its key."""
+    path = tmp_path_factory.mktemp("tls") / "cert.pem"
+    command = ["openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-keyout", str(path), "-out", f"{path}.crt"]
+    names = ["-days", "1", "-subj", "/CN=test", "-addext", "subjectAltName=IP:127.0.0.1"]
+    subprocess.run(command + names, check=True, capture_output=True)
+    with path.open("a") as both:
+        both.write(Path(f"{path}.crt").read_text())
+    return path
+
+
+@pytest.fixture
+def tls(certificate: Path) -> ssl.SSLContext:
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(certificate)
+    return context
+
+
+def test_server_is_down(monkeypatch: pytest.MonkeyPatch) -> None:
+    uri = f"http://127.0.0.1:{free_port()}"
+    expected = f"the MLflow server at {uri} is down: nothing listens there; start it, or correct MLFLOW_TRACKING_URI"
+    assert problem(uri, monkeypatch) == expected
+
+
+def test_wrong_host(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert "there is no host of this name; correct MLFLOW_TRACKING_URI" in problem("http://no.invalid:5", monkeypatch)
+
+
+def test_frozen_server(monkeypatch: pytest.MonkeyPatch) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        sentence = problem(f"http://127.0.0.1:{silent.getsockname()[1]}", monkeypatch)
+    assert "does not answer in time; see whether it is frozen or behind a firewall" in sentence
+
+
+def test_another_kind_of_server(monkeypatch: pytest.MonkeyPatch) -> None:
+    with listening("<html>") as uri:
+        assert "is another kind of server; correct MLFLOW_TRACKING_URI" in problem(uri, monkeypatch)
+
+
+def test_incompatible_version(monkeypatch: pytest.MonkeyPatch) -> None:
+    with listening("OK") as uri:  # to /health as to /version
+        assert "has MLflow OK, which does not fit 3." in problem(uri, monkeypatch)
+
+
+def test_clock_of_the_server_differs(monkeypatch: pytest.MonkeyPatch) -> None:
+    with listening("OK", ahead=3600) as uri:
+        assert f"this machine's clock is 60 minutes behind the MLflow server at {uri}" in problem(uri, monkeypatch)
+    with listening("OK", ahead=-3600) as uri:
+        assert "this machine's clock is 60 minutes ahead of the MLflow server" in problem(uri, monkeypatch)
+
+
+def test_certificate_that_is_not_trusted(
+    tls: ssl.SSLContext, certificate: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with listening("OK", tls=tls) as uri:
+        expected = "is not trusted; name the file of its authority in MLFLOW_TRACKING_SERVER_CERT_PATH"
+        assert expected in problem(uri, monkeypatch)
+        monkeypatch.setenv("MLFLOW_TRACKING_SERVER_CERT_PATH", f"{certificate}.crt")
+        assert "does not fit" in problem(uri, monkeypatch)  # it went on to the next check
+
+
+def test_https_to_a_server_without_tls(monkeypatch: pytest.MonkeyPatch) -> None:
+    with listening("OK") as uri:
+        sentence = problem(uri.replace("http:", "https:"), monkeypatch)
+    assert "does not speak TLS; write http:// in MLFLOW_TRACKING_URI" in sentence
+
+
+@pytest.fixture(scope="module")
+def usual(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """A real S3 service with the bucket `models`."""
+    with gateway(tmp_path_factory.mktemp("usual")) as address:
+        client(address).create_bucket(Bucket="models")
+        yield address
+
+
+def client(address: str, service: str = "s3", key: str = "key", secret: str = "secret-key") -> Any:  # noqa: S107
+    return boto3.client(
+        service,
+        endpoint_url=address,
+        aws_access_key_id=key,
+        aws_secret_access_key=secret,
+        region_name="us-east-1",
+    )
+
+
+@pytest.fixture
+def s3(monkeypatch: pytest.MonkeyPatch) -> Callable[..., str]:
+    """Probes s3://models at an address, with this environment; gives what was found or what is wrong."""
+
+    def probe(address: str, url: str = "s3://models/artifacts", **environment: str) -> str:
+        usual = {"AWS_ACCESS_KEY_ID": "key", "AWS_SECRET_ACCESS_KEY": "secret-key", "AWS_DEFAULT_REGION": "us-east-1"}
+        for name, value in (usual | {"AWS_ENDPOINT_URL_S3": address} | environment).items():
+            monkeypatch.setenv(name, value) if value else monkeypatch.delenv(name, raising=False)
+        limit_s3(Settings())
+        try:
+            return bucket(url)
+        except CreditRiskError as error:
+            return str(error)
+
+    return probe
+
+
+def test_s3_as_it_should_be(usual: str, s3: Callable[..., str]) -> None:
+    assert s3(usual) == "s3://models/artifacts is writable"
+    left = boto3.client("s3").list_objects_v2(Bucket="models", Prefix="artifacts/preflight")
+    assert left["KeyCount"] == 0
+
+
+@pytest.mark.parametrize(
+    ("environment", "sentence"),
+    [
+        ({"AWS_ACCESS_KEY_ID": "other"}, "its keys are wrong; correct AWS_ACCESS_KEY_ID and"),
+        ({"AWS_SECRET_ACCESS_KEY": "other"}, "its keys are wrong; correct AWS_ACCESS_KEY_ID and"),
+        ({"AWS_ACCESS_KEY_ID": "", "AWS_SECRET_ACCESS_KEY": ""}, "there are no AWS keys; set AWS_ACCESS_KEY_ID"),
+        ({"AWS_DEFAULT_REGION": "eu-central-1"}, "in another region, us-east-1 and not eu-central-1; correct"),
+    ],
+)
+def test_s3_refuses(environment: dict[str, str], sentence: str, usual: str, s3: Callable[..., str]) -> None:
+    said = s3(usual, **environment)
+    assert said.startswith("s3://models")
+    assert sentence in said
+
+
+def test_disk_is_full(tmp_path: Path, s3: Callable[..., str]) -> None:
+    with gateway(tmp_path) as address:
+        client(address).create_bucket(Bucket="models")
+        client(address).put_object(Bucket="models", Key="artifacts/first", Body=b"x")
+    quota = ["quota", "set", f"sqlite3://{tmp_path}/meta.db", "--path", "/models", "--inodes", "2"]
+    subprocess.run([JUICEFS, *quota], check=True, capture_output=True)
+    with gateway(tmp_path) as address:
+        assert s3(address) == "s3://models: its disk is full; free some space, or raise the quota"
+
+
+def test_bucket_is_read_only(s3: Callable[..., str]) -> None:
+    """A user's policy decides that, which moto's server keeps to as AWS does."""
+    server = ThreadedMotoServer(port=0)
+    server.start()
+    try:
+        address = "http://{}:{}".format(*server.get_host_and_port())
+        client(address).create_bucket(Bucket="models")
+        iam = client(address, "iam")
+        iam.create_user(UserName="reader")
+        statement = {"Effect": "Allow", "Action": ["s3:GetObject", "s3:ListBucket"], "Resource": "*"}
+        policy = json.dumps({"Version": "2012-10-17", "Statement": [statement]})
+        iam.put_user_policy(UserName="reader", PolicyName="read", PolicyDocument=policy)
+        keys = iam.create_access_key(UserName="reader")["AccessKey"]
+        requests.post(f"{address}/moto-api/reset-auth", data=b"0", timeout=5)  # from now on policies count
+        said = s3(address, AWS_ACCESS_KEY_ID=keys["AccessKeyId"], AWS_SECRET_ACCESS_KEY=keys["SecretAccessKey"])
+    finally:
+        requests.post(f"{address}/moto-api/reset-auth", data=b"inf", timeout=5)
+        server.stop()
+    assert said == (
+        "s3://models: its keys may not do this; give their user or role s3:GetObject, s3:PutObject and s3:ListBucket "
+        "on the bucket (AccessDenied)"
+    )
+
+
+def test_bucket_is_missing(usual: str, s3: Callable[..., str]) -> None:
+    said = s3(usual, "s3://nowhere")
+    assert said == "s3://nowhere: its bucket does not exist; create it, or correct its name (NoSuchBucket)"
+
+
+def test_s3_is_down(s3: Callable[..., str]) -> None:
+    address = f"http://127.0.0.1:{free_port()}"
+    assert s3(address) == "s3://models is down: nothing listens there; start it, or correct AWS_ENDPOINT_URL_S3"
+    assert "there is no host of this name" in s3("http://no.invalid")
+
+
+def test_s3_is_frozen(s3: Callable[..., str]) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        assert "does not answer in time" in s3(f"http://127.0.0.1:{silent.getsockname()[1]}")
+
+
+def test_s3_has_a_certificate_that_is_not_trusted(tls: ssl.SSLContext, s3: Callable[..., str]) -> None:
+    with listening("", tls=tls) as address:
+        assert "is not trusted; name the file of its authority in AWS_CA_BUNDLE" in s3(address)
+
+
+def test_clock_differs_from_that_of_s3(usual: str, s3: Callable[..., str], monkeypatch: pytest.MonkeyPatch) -> None:
+    now = botocore.auth.get_current_datetime
+    monkeypatch.setattr(botocore.auth, "get_current_datetime", lambda: now() + dt.timedelta(hours=1))
+    assert "clock and this machine's are more than 15 minutes apart; set this one (NTP)" in s3(usual)
+
+
+@pytest.mark.parametrize(
+    ("code", "sentence"),
+    [
+        ("ExpiredToken", "its keys have expired; sign in again"),
+        ("RequestExpired", "its keys have expired; sign in again"),
+    ],
+)
+def test_what_aws_alone_answers(code: str, sentence: str, s3: Callable[..., str]) -> None:
+    """Session tokens, which no service on one machine has: the answers that AWS documents, over HTTP."""
+    with listening(f"<Error><Code>{code}</Code><Message>No.</Message></Error>", status=403) as address:
+        assert sentence in s3(address, AWS_SESSION_TOKEN="token")  # noqa: S106
+
+
+@pytest.mark.stack
+class TestOnTheStack:
+    """What only a real MLflow server answers."""
+
+    @pytest.fixture(autouse=True)
+    def environment(self, stack: Stack, monkeypatch: pytest.MonkeyPatch) -> None:
+        for name, value in stack.environment().items():
+            monkeypatch.setenv(name, value)
+
+    def test_all_is_well(self) -> None:
+        names = ["tracking server", "version", "credentials", "artifact store"]
+        checks = list(preflight_checks(Registry()))
+        assert [check.name for check in checks] == names
+        assert not [check.problem for check in checks if check.problem]
+
+    def test_wrong_password(self, stack: Stack, monkeypatch: pytest.MonkeyPatch) -> None:
+        uri = stack.environment()["MLFLOW_TRACKING_URI"]
+        monkeypatch.setenv("MLFLOW_TRACKING_PASSWORD", "wrong")
+        sentence = problem(uri, monkeypatch)
+        assert sentence.endswith(
+            "refuses user pipeline or its password; correct MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD"
+        )
+        monkeypatch.delenv("MLFLOW_TRACKING_USERNAME")
+        assert problem(uri, monkeypatch).endswith("wants MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD")
+
+    def test_host_is_not_allowed(self, stack: Stack, monkeypatch: pytest.MonkeyPatch) -> None:
+        port = stack.state["ports"]["mlflow"]
+        sentence = problem(f"http://127.1:{port}", monkeypatch)  # another name of 127.0.0.1
+        assert f"does not allow this host name; start it with --allowed-hosts 127.1:{port}, or use" in sentence
+
+    def test_user_who_may_only_read(self, stack: Stack, monkeypatch: pytest.MonkeyPatch) -> None:
+        for name, value in stack.environment("service").items():
+            monkeypatch.setenv(name, value)
+        sentence = problem(stack.environment()["MLFLOW_TRACKING_URI"], monkeypatch)
+        assert "does not let user service do this; use another user, or have its admin grant the right" in sentence
+
+    @pytest.mark.parametrize(
+        ("server", "sentence"),
+        [
+            ("postgres", "answers with HTTP 500: its database or its artifact store fails it; see its log"),
+            ("s3", "can't store artifacts (HTTP 500); its log says why: check its AWS keys, bucket, region"),
+            ("mlflow", "is down: nothing listens there"),
+        ],
+    )
+    def test_outage(  # noqa: PLR0913, PLR0917 (fixtures)
+        self,
+        server: str,
+        sentence: str,
+        stack: Stack,
+        project: Project,
+        monkeypatch: pytest.MonkeyPatch,
+        capsys: pytest.CaptureFixture[str],
+    ) -> None:
+        monkeypatch.setenv("CREDIT_RISK_ROOT", str(project.root))
+        monkeypatch.setenv("MLFLOW_HTTP_REQUEST_TIMEOUT", "15")  # so that the server's own answer is heard
+        uri = stack.environment()["MLFLOW_TRACKING_URI"]
+        stack.break_(server, "stop")
+        try:
+            assert sentence in problem(uri, monkeypatch)
+            assert run_script(project, REGISTER) == 1
+        finally:
+            stack.mend(server, "stop")
+        said = capsys.readouterr().err
+        assert said.startswith("stage 7: the MLflow server at http://127.0.0.1:")
+        assert said.count("\n") == 1
