@@ -1,0 +1,22 @@
+"""An ordinary FastAPI handler around this project's scoring core: what is left of the gain without the fast path.
+
+MODEL_FOLDER: folder of the downloaded model version.
+"""
+
+import os
+from pathlib import Path
+
+from fastapi import FastAPI
+
+from credit_risk.features import from_application
+from credit_risk.request import LoanApplication
+from credit_risk.scorer import Scorer
+
+app = FastAPI()
+scorer = Scorer.load(Path(os.environ["MODEL_FOLDER"], "extra_files", "model.onnx"))
+
+
+@app.post("/predict")
+async def predict(application: LoanApplication) -> dict[str, float]:
+    """Probability of default of one application."""
+    return {"probability_of_default": float(scorer.score(from_application(application.__dict__))[0])}
