@@ -84,7 +84,8 @@ class Stack:
         if how == "freeze":
             for process in reversed(self.processes(name)):
                 process.resume()
-        self.up()
+        else:
+            self.up()
 
     def forget_model(self) -> None:
         """Deletes the registered model with all its versions and aliases, and makes an empty one."""
