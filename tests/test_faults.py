@@ -16,7 +16,7 @@ from stacks import Stack, free_port
 
 from credit_risk.gates import EXIT_REFUSED
 from credit_risk.promotion import history
-from credit_risk.registry import CHALLENGER, CHAMPION, Registry
+from credit_risk.registry import CHALLENGER, CHAMPION, MODEL, Registry
 
 pytestmark = [pytest.mark.stack, pytest.mark.timeout(300)]
 REGISTER, LOADING, PERFORMANCE = (
@@ -118,7 +118,7 @@ def onnx_object(registry: Registry) -> tuple[str, bytes]:
     """Key and bytes of the challenger's ONNX form in S3."""
     challenger = registry.version_of(CHALLENGER)
     assert challenger is not None
-    model = registry.client.get_model_version("CreditRiskModel", challenger.number).model_id
+    model = registry.client.get_model_version(MODEL, challenger.number).source.rpartition("/")[2]
     s3 = boto3.client("s3")
     pages = s3.get_paginator("list_objects_v2").paginate(Bucket="credit-risk-mlflow")
     keys = [found["Key"] for page in pages for found in page["Contents"]]
