@@ -150,7 +150,7 @@ def report(rows: dict[str, list[float]], repeat: int) -> str:
     lines = [
         "# Registration and loading over PostgreSQL and S3",
         "",
-        f"Made by `uv run benchmarks/registry.py` on {made}, MLflow {mlflow.__version__}; the servers run beside it.",
+        f"Made by `uv run benchmarks/registry.py` on {made}, MLflow {mlflow.__version__}, all on one machine.",
         f"Median of {repeat} and the slowest, in seconds. The server has been used before.",
         "",
         "| what | median | slowest |",

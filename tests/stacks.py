@@ -4,6 +4,7 @@ import json
 import os
 import re
 import shutil
+import signal
 import socket
 import subprocess
 import sys
@@ -73,9 +74,11 @@ class Stack:
 
     def break_(self, name: str, how: str) -> None:
         """Ends a server, or freezes it; then it does not answer."""
+        # PostgreSQL cuts everything off on SIGQUIT, as at a crash; after SIGKILL a zombie would keep it from starting.
+        end = signal.SIGQUIT if name == "postgres" else signal.SIGKILL
         for process in self.processes(name):
             with suppress(psutil.NoSuchProcess):
-                process.kill() if how == "stop" else process.suspend()
+                process.send_signal(end if how == "stop" else signal.SIGSTOP)
         if how == "stop":
             pid = self.state["processes"][name][0]
             wait_until(lambda: not psutil.pid_exists(pid) or psutil.Process(pid).status() == "zombie", f"{name} to end")
@@ -84,7 +87,8 @@ class Stack:
         if how == "freeze":
             for process in reversed(self.processes(name)):
                 process.resume()
-        self.up()
+        else:
+            self.up()
 
     def forget_model(self) -> None:
         """Deletes the registered model with all its versions and aliases, and makes an empty one."""

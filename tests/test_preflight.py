@@ -316,7 +316,7 @@ class TestOnTheStack:
     @pytest.mark.parametrize(
         ("server", "sentence"),
         [
-            ("postgres", "answers with HTTP 500: its database or its artifact store fails it; see its log"),
+            ("postgres", ": its database or its artifact store fails it; see its log"),
             ("s3", "can't store artifacts (HTTP 500); its log says why: check its AWS keys, bucket, region"),
             ("mlflow", "is down: nothing listens there"),
         ],
