@@ -48,7 +48,7 @@ def request_verdicts(row: dict[str, Any]) -> list[str]:
     try:
         LoanApplication.model_validate(row)
     except ValidationError as error:
-        return [f"{problem['field']} {problem['reason']}" for problem in explain(error)]
+        return [f"{problem['field']} {problem['rule']}" for problem in explain(error)]
     return []
 
 
