@@ -334,13 +334,15 @@ def test_file_that_cannot_be_scored_is_refused_in_one_sentence_before_anything_i
     expect(page.locator("#file-error")).to_be_empty()
 
 
-def test_template_can_be_scored(server: Server, visit: Visitor) -> None:
+def test_template_can_be_dropped_and_scored(server: Server, visit: Visitor) -> None:
     page = visit(server).page
     page.get_by_role("tab", name="A CSV file").click()
     with page.expect_download() as waiting:
         page.get_by_role("link", name="Download a template").click()
     content = Path(waiting.value.path()).read_bytes()
-    page.locator("#file").set_input_files({"name": "applications.csv", "mimeType": "text/csv", "buffer": content})
+    make = "text => { const it = new DataTransfer(); it.items.add(new File([text], 'applications.csv')); return it; }"
+    dropped = page.evaluate_handle(make, content.decode())
+    page.locator(".drop").dispatch_event("drop", {"dataTransfer": dropped})
     page.get_by_role("button", name="Score 1 row").click()
     (row,) = csv.DictReader(io.StringIO(download(page)))
     answer = server.client.post("/predict", json=EXAMPLE).json()
