@@ -328,7 +328,7 @@ def main() -> None:
     arguments = parser.parse_args()
     if not shutil.which("wrk"):
         raise CreditRiskError("the load generator wrk is missing; install it (Debian: apt-get install wrk)")
-    signal.signal(signal.SIGTERM, lambda *_: signal.raise_signal(signal.SIGINT))  # then, too, the servers are ended
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # as Ctrl-C: the servers are ended first
     peers = [peer for peer in PEERS if peer.name in {THIS, *arguments.only}]
     rounds, seconds = (1, QUICK_SECONDS) if arguments.quick else (ROUNDS, SECONDS)
     began, busy = time.monotonic(), os.getloadavg()[0]
@@ -409,7 +409,8 @@ def registry(bench: Bench) -> Iterator[Bench]:
     command = [sys.executable, "-m", "mlflow", "server", "--backend-store-uri", known.uri, "--port", str(port)]
     command += ["--host", "127.0.0.1", "--workers", "1", "--no-serve-artifacts"]
     log = bench.scratch / "mlflow-server.log"
-    with process(command, {}, bench, log, for_load=True) as server, httpx.Client(trust_env=False) as client:
+    quiet = {"MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}  # eight processes that nothing here needs
+    with process(command, quiet, bench, log, for_load=True) as server, httpx.Client(trust_env=False) as client:
         wait_for(lambda: client.get(f"http://127.0.0.1:{port}/health"), server, "the MLflow server", log)
         yield replace(bench, registry=f"http://127.0.0.1:{port}")
 
