@@ -17,6 +17,7 @@ import botocore.auth
 import pytest
 import requests
 from moto.server import ThreadedMotoServer
+from projects import REPOSITORY, Project
 from stacks import JUICEFS, Stack, free_port, gateway
 
 from credit_risk.errors import CreditRiskError
@@ -318,13 +319,14 @@ class TestOnTheStack:
             ("mlflow", "is down: nothing listens there"),
         ],
     )
-    def test_outage(self, server: str, sentence: str, stack: Stack, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setenv("MLFLOW_HTTP_REQUEST_TIMEOUT", "15")  # so that the server's own answer is heard
-        uri = stack.environment()["MLFLOW_TRACKING_URI"]
+    def test_outage_as_the_doctor_tells_it(self, server: str, sentence: str, stack: Stack) -> None:
+        environment = stack.environment() | {"MLFLOW_HTTP_REQUEST_TIMEOUT": "15"}  # the server's own answer is heard
         stack.break_(server, "stop")
         try:
-            said = problem(uri, monkeypatch)
+            done = Project(REPOSITORY).run("main.py", "doctor", check=False, **environment)
         finally:
             stack.mend(server, "stop")
-        assert said.startswith(f"the MLflow server at {uri}")
+        assert done.returncode == 1
+        (said,) = [line for line in done.stdout.splitlines() if environment["MLFLOW_TRACKING_URI"] in line][-1:]
+        assert said.startswith("failed")
         assert sentence in said
