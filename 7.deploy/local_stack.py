@@ -264,6 +264,7 @@ def start_mlflow(stack: Stack, _: dict[str, str]) -> None:
         "MLFLOW_FLASK_SERVER_SECRET_KEY": stack.passwords["MLFLOW_FLASK_SERVER_SECRET_KEY"],
         "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",  # else seven idle processes of 240 MB
         "MLFLOW_DISABLE_TELEMETRY": "true",
+        "AWS_MAX_ATTEMPTS": "2",  # while the server tries again and again, its clients wait
     }
     aws = {name: value for name, value in environment(stack).items() if name.startswith("AWS_")}
     inherited = {name: value for name, value in os.environ.items() if not name.startswith(("MLFLOW_", "AWS_"))}

@@ -2,7 +2,6 @@
 
 import json
 import os
-import re
 import shutil
 import signal
 import socket
@@ -16,7 +15,7 @@ from typing import Any
 
 import psutil
 import requests
-from projects import REPOSITORY, wait_until
+from projects import REPOSITORY, Project, script, wait_until
 
 from credit_risk.registry import MODEL
 
@@ -62,8 +61,9 @@ class Stack:
 
     def environment(self, user: str = "pipeline") -> dict[str, str]:
         """What `env` prints, with limits that keep tests quick."""
-        printed = re.findall(r"^export (\w+)=(\S+)$", self.run("env", "--user", user).stdout, re.MULTILINE)
-        return dict(printed) | {"MLFLOW_HTTP_REQUEST_TIMEOUT": "5", "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "0"}
+        names = script(Project(REPOSITORY), SCRIPT)
+        limits = {"MLFLOW_HTTP_REQUEST_TIMEOUT": "5", "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "0"}
+        return dict(names["environment"](names["Stack"](**self.state), user)) | limits
 
     def logs(self) -> str:
         return "".join(path.read_text() for path in (self.root / "7.deploy" / "stack").glob("*.log"))
@@ -94,8 +94,9 @@ class Stack:
         """Deletes the registered model with all its versions and aliases, and makes an empty one."""
         admin = ("admin", self.state["passwords"]["MLFLOW_ADMIN_PASSWORD"])
         url = f"http://127.0.0.1:{self.state['ports']['mlflow']}/api/2.0/mlflow/registered-models/delete"
-        requests.delete(url, json={"name": MODEL}, auth=admin, timeout=30)
-        self.up()
+        requests.delete(url, json={"name": MODEL}, auth=admin, timeout=30).raise_for_status()
+        names = script(Project(REPOSITORY), SCRIPT)
+        names["make_users"](names["Stack"](**self.state))
 
 
 @contextmanager

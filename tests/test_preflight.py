@@ -17,15 +17,13 @@ import botocore.auth
 import pytest
 import requests
 from moto.server import ThreadedMotoServer
-from projects import Project, run_script
+from projects import REPOSITORY, Project
 from stacks import JUICEFS, Stack, free_port, gateway
 
 from credit_risk.errors import CreditRiskError
 from credit_risk.preflight import bucket, preflight, preflight_checks
 from credit_risk.registry import Registry, limit_s3
 from credit_risk.settings import Settings
-
-REGISTER = "4.dvc_pipeline/7.register_model.py"
 
 
 @pytest.fixture(autouse=True)
@@ -321,24 +319,14 @@ class TestOnTheStack:
             ("mlflow", "is down: nothing listens there"),
         ],
     )
-    def test_outage(  # noqa: PLR0913, PLR0917 (fixtures)
-        self,
-        server: str,
-        sentence: str,
-        stack: Stack,
-        project: Project,
-        monkeypatch: pytest.MonkeyPatch,
-        capsys: pytest.CaptureFixture[str],
-    ) -> None:
-        monkeypatch.setenv("CREDIT_RISK_ROOT", str(project.root))
-        monkeypatch.setenv("MLFLOW_HTTP_REQUEST_TIMEOUT", "15")  # so that the server's own answer is heard
-        uri = stack.environment()["MLFLOW_TRACKING_URI"]
+    def test_outage_as_the_doctor_tells_it(self, server: str, sentence: str, stack: Stack) -> None:
+        environment = stack.environment() | {"MLFLOW_HTTP_REQUEST_TIMEOUT": "15"}  # the server's own answer is heard
         stack.break_(server, "stop")
         try:
-            assert sentence in problem(uri, monkeypatch)
-            assert run_script(project, REGISTER) == 1
+            done = Project(REPOSITORY).run("main.py", "doctor", check=False, **environment)
         finally:
             stack.mend(server, "stop")
-        said = capsys.readouterr().err
-        assert said.startswith("stage 7: the MLflow server at http://127.0.0.1:")
-        assert said.count("\n") == 1
+        assert done.returncode == 1
+        (said,) = [line for line in done.stdout.splitlines() if environment["MLFLOW_TRACKING_URI"] in line][-1:]
+        assert said.startswith("failed")
+        assert sentence in said

@@ -74,8 +74,10 @@ def test_passwords_are_generated_and_only_their_owner_can_read_them(stack: Stack
     assert [stat.S_IMODE(path.stat().st_mode) for path in files] == [0o600, 0o600]
     assert len(set(stack.secrets)) == len(stack.secrets)
     assert all(len(secret) >= 32 for secret in stack.secrets)
-    names = dict(line.split("=", 1) for line in files[0].read_text().splitlines())
-    assert names.items() <= stack.environment().items()
+    variables = dict(line.split("=", 1) for line in files[0].read_text().splitlines())
+    assert variables.items() <= stack.environment().items()
+    exports = "".join(f"export {name}={value}\n" for name, value in variables.items())
+    assert stack.run("env").stdout == exports
 
 
 @on_stack

@@ -11,6 +11,7 @@ import botocore.exceptions as aws
 import requests
 from mlflow.exceptions import MlflowException
 from mlflow.tracking.registry import UnsupportedModelRegistryStoreURIException
+from urllib3.exceptions import ProtocolError
 
 _S3_CODES = {
     "keys are wrong; correct AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY": (
@@ -64,7 +65,7 @@ _NETWORK: tuple[tuple[tuple[type[BaseException], ...], str], ...] = (
         (requests.exceptions.InvalidURL, requests.exceptions.InvalidSchema, UnsupportedModelRegistryStoreURIException),
         "{who} is no address; write {setting} as http://host:port",
     ),
-    ((ConnectionError, aws.ConnectionClosedError), "{who} has broken off the connection; see its log"),
+    ((ConnectionError, ProtocolError, aws.ConnectionClosedError), "{who} has broken off the connection; see its log"),
 )
 
 
