@@ -307,10 +307,11 @@ def test_a_split_that_moved_by_the_last_bit_is_seen_at_the_edges_alone(gated: Pr
     model = onnx.load_from_string(content)
     (trees,) = [node for node in model.graph.node if node.op_type.startswith("TreeEnsemble")]
     attributes = {attribute.name: attribute for attribute in trees.attribute}
-    values = attributes["nodes_values"].floats
-    first = attributes["nodes_modes"].strings[0]
-    assert first != b"LEAF"
-    values[0] = float(np.nextafter(np.float32(values[0]), np.float32(-np.inf)))
+    values, modes = attributes["nodes_values"].floats, attributes["nodes_modes"].strings
+    held_out = [read_side(gated.path("1.data", "4.split", f"{side}.parquet"))[0] for side in ("test", "out_of_time")]
+    seen = {float(value) for features in held_out for value in np.unique(features)}
+    split = next(k for k, mode in enumerate(modes) if mode != b"LEAF" and values[k] not in seen)
+    values[split] = float(np.nextafter(np.float32(values[split]), np.float32(-np.inf)))
     register_by_hand(gated, pipeline, bytes(model.SerializeToString()), *rest)
     assert failures(gated, LOADING) == {"edges"}
 

@@ -163,7 +163,7 @@ def test_version_carries_both_forms_and_its_lineage(finished: Project, inside: C
     assert run.data.params["train.model"] == "hist_gradient_boosting"
     assert run.inputs.dataset_inputs[0].dataset.name == "loans"
     logged = {file.path for file in registry.client.list_artifacts(run.info.run_id, "reports")}
-    assert logged == {"reports/metrics.json", "reports/plots"}
+    assert logged == {"reports/metrics.json", "reports/model_card.md", "reports/plots", "reports/report.html"}
     lineage = json.loads(champion.tags["lineage"])
     assert set(lineage) == {
         "data", "params", "environment_sha256", "onnx_sha256", "git_commit", "git_dirty", "dvc_lock"
