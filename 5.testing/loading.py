@@ -37,6 +37,7 @@ from credit_risk.signature import contract_signature
 
 Floats = npt.NDArray[np.float32]
 EDGE_LOANS = 200  # that are tried with each field at each of its edges
+SPLIT_LOANS = 8  # that are moved onto each split: not every loan comes by it
 
 
 def main() -> None:
@@ -178,7 +179,7 @@ def edge_features(loans: Floats, onnx_file: Path, pipeline: Pipeline) -> Floats:
         pipeline: the scikit-learn form, which knows what columns the trees see.
 
     Returns:
-        Features, three rows a split; the loans themselves when there is none.
+        Features, three rows a split and loan tried; the loans themselves when there is no split.
     """
     seen = [name.rpartition("__")[2] for name in pipeline[1:-1].get_feature_names_out(FEATURE_NAMES)]
     splits = sorted(
@@ -186,12 +187,12 @@ def edge_features(loans: Floats, onnx_file: Path, pipeline: Pipeline) -> Floats:
     )
     if not splits:
         return loans
-    rows = np.resize(loans, (3 * len(splits), loans.shape[1]))
+    rows = np.resize(loans, (len(splits), SPLIT_LOANS, 3, loans.shape[1]))  # other loans at each split
     for index, (name, value) in enumerate(splits):
         at = np.float32(value)
         sides = (np.nextafter(at, np.float32(-np.inf)), at, np.nextafter(at, np.float32(np.inf)))
-        rows[3 * index : 3 * index + 3, FEATURE_NAMES.index(name)] = sides
-    return rows
+        rows[index, :, :, FEATURE_NAMES.index(name)] = sides
+    return rows.reshape(-1, loans.shape[1])
 
 
 def tree_splits(onnx_file: Path) -> Iterator[tuple[int, float]]:
