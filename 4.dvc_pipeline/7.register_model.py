@@ -123,15 +123,18 @@ def logged_run(registry: Registry, key: str) -> Iterator[str]:
 def log_everything(lineage: dict[str, Any]) -> Any:
     """Logs params, metrics, dataset, reports and both forms of the model; returns the logged model."""
     mlflow.log_params(flat(lineage["params"]))
-    figures = flat(read_json(data("6.reports", "metrics.json")))
-    mlflow.log_metrics({name: value for name, value in figures.items() if isinstance(value, (int, float))})
     digest = hashlib.sha256(json.dumps(lineage["data"], sort_keys=True).encode()).hexdigest()
     source: Any = HTTPDatasetSource(", ".join(lineage["data"]))  # type: ignore[no-untyped-call]
     mlflow.log_input(MetaDataset(source, "loans", digest[:32]), "training")  # type: ignore[abstract]
     mlflow.log_dict(lineage | record(), "lineage.json")
     mlflow.log_artifacts(str(data("6.reports")), "reports")
     with tempfile.TemporaryDirectory() as folder:
-        return log_model(Path(folder))
+        model = log_model(Path(folder))
+    # After the model, and for it: metrics that a run has already are asked for one by one when a model is logged.
+    figures = flat(read_json(data("6.reports", "metrics.json")))
+    numbers = {name: value for name, value in figures.items() if isinstance(value, (int, float))}
+    mlflow.log_metrics(numbers, model_id=model.model_id)
+    return model
 
 
 def log_model(folder: Path) -> Any:

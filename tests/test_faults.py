@@ -29,7 +29,7 @@ REGISTER, LOADING, PERFORMANCE = (
 MOMENTS: dict[str, list[tuple[Any, str, set[str]]]] = {
     REGISTER: [
         (Registry, "experiment_id", {"postgres", "s3", "mlflow"}),  # before anything
-        (mlflow.sklearn, "log_model", {"postgres", "s3", "mlflow"}),  # params and metrics are logged
+        (mlflow.sklearn, "log_model", {"postgres", "s3", "mlflow"}),  # params are logged
         (Registry, "create_version", {"postgres", "mlflow"}),  # the model is logged
         (Registry, "point", {"postgres", "mlflow"}),  # the version is made and has no alias
     ],
