@@ -260,6 +260,16 @@ def test_large_batches_are_413(client: httpx.Client) -> None:
     assert client.post("/predict/batch", content=b" " * 2_000_001, headers=JSON).status_code == 413
 
 
+def test_a_million_wrong_rows_or_fields_take_no_memory(server: Server) -> None:
+    before = server.process.memory_info().rss
+    rows = b"[" + b"1," * 900_000 + b"1]"
+    fields = b"[{" + b",".join(b'"f%d":1' % number for number in range(30_000)) + b"}]"
+    assert server.client.post("/predict/batch", content=rows, headers=JSON).status_code == 413
+    (result,) = server.client.post("/predict/batch", content=fields, headers=JSON).json()["results"]
+    assert result["errors"][0]["rule"] == "must not have more than 52 fields"
+    assert server.process.memory_info().rss - before < 50e6
+
+
 def test_a_stream_beyond_the_limit_ends_with_the_reason(client: httpx.Client) -> None:
     answer = client.post("/predict/batch", content=f"{TEXT}\n" * 4_000, headers=NDJSON)
     last = json.loads(answer.text.splitlines()[-1])

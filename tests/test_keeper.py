@@ -118,6 +118,22 @@ def test_damaged_cache_is_not_served_and_is_repaired(finished: Project, tmp_path
     assert model.read_bytes() == content
 
 
+@pytest.mark.parametrize("name", ["about.json", "golden.json"])
+@pytest.mark.parametrize("content", ["", "{}", "[]", '{"applications": []}'])
+def test_damaged_facts_stop_no_worker_and_are_repaired(
+    finished: Project, tmp_path: Path, name: str, content: str
+) -> None:
+    assert fetch(finished, tmp_path).returncode == 0
+    (path,) = tmp_path.rglob(name)
+    whole = path.read_text()
+    path.write_text(content)
+    with running(finished, *LONE, MODEL_CACHE=str(tmp_path)) as server:
+        assert server.client.get("/readyz").status_code == 503
+        assert fetch(finished, tmp_path).returncode == 0
+        wait_until_ready(server)
+    assert json.loads(path.read_text()) == json.loads(whole)
+
+
 @pytest.mark.parametrize("pointer", ["", "{}", '{"folder": "../.."}', '{"folder": "gone"}', "[]"])
 def test_a_damaged_pointer_is_not_followed(finished: Project, tmp_path: Path, pointer: str) -> None:
     assert fetch(finished, tmp_path).returncode == 0

@@ -47,13 +47,7 @@ def load(cache: Path) -> ServedModel:
     Raises:
         CreditRiskError: there is none yet, or its files are damaged.
     """
-    try:
-        folder = cache / read_json(cache / _POINTER)["folder"]
-        about, golden = read_json(folder / ABOUT), read_json(folder / GOLDEN)
-    except FileNotFoundError as error:
-        raise CreditRiskError("no model has been fetched yet") from error
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise CreditRiskError(f"the model cache is damaged; delete {cache.name} and fetch again") from error
+    folder, about, golden = _read(cache)
     scorer = Scorer.load(folder / ONNX)
     if scorer.digest != about["onnx_sha256"]:
         raise CreditRiskError(
@@ -63,12 +57,27 @@ def load(cache: Path) -> ServedModel:
 
 
 def is_current(cache: Path, version: str, digest: str) -> bool:
-    """Whether the pointer names just this version, and its model is undamaged."""
+    """Whether the pointer names just this version, and its files are undamaged."""
+    try:
+        folder, about, _ = _read(cache)
+        return bool(about["version"] == version) and sha256(folder / ONNX) == digest
+    except (CreditRiskError, OSError):
+        return False
+
+
+def _read(cache: Path) -> tuple[Path, dict[str, Any], dict[str, Any]]:
+    """The folder that the pointer names, and its JSON files, with what others rely on in them."""
     try:
         folder = cache / read_json(cache / _POINTER)["folder"]
-        return bool(read_json(folder / ABOUT)["version"] == version) and sha256(folder / ONNX) == digest
-    except (OSError, ValueError, KeyError, TypeError):
-        return False
+        about, golden = read_json(folder / ABOUT), read_json(folder / GOLDEN)
+        usable = about["version"] and about["onnx_sha256"] and golden["applications"][0] and golden["scores"]
+    except FileNotFoundError as error:
+        raise CreditRiskError("no model has been fetched yet") from error
+    except (OSError, ValueError, LookupError, TypeError):
+        usable = False
+    if not usable:
+        raise CreditRiskError(f"the model cache is damaged; delete {cache.name} and fetch again")
+    return folder, about, golden
 
 
 def install(cache: Path, files: dict[str, Path], about: dict[str, Any]) -> None:

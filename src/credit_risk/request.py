@@ -4,7 +4,7 @@ import json
 from collections.abc import Sequence
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError, create_model, model_validator
+from pydantic import BaseModel, ConfigDict, FailFast, Field, TypeAdapter, ValidationError, create_model, model_validator
 from pydantic_core import from_json
 
 from credit_risk.contract import FIELDS, RULES, Choice, Number, refusal
@@ -56,49 +56,91 @@ LoanApplication: Any = create_model(
     "LoanApplication", __base__=_Rules, __doc__="What a lender knows when a loan is approved.", **_fields
 )
 
-_MANY: TypeAdapter[list[Any]] = TypeAdapter(list[LoanApplication])
+# At the first wrong row it stops, and the rows are judged one by one: a million of them must not make a million errors.
+_MANY: TypeAdapter[list[Any]] = TypeAdapter(Annotated[list[LoanApplication], FailFast()])
 _validate_one = LoanApplication.__pydantic_validator__.validate_json
 _validate_many = _MANY.validator.validate_json
 _RULES_BY_FIELD = {field.name: field.rule for field in FIELDS}
 SHOWN_NAME = 100  # characters of an unknown field's name that an error repeats
+MOST_FIELDS = 4 * len(FIELDS)  # beyond it a row's fields are not told one by one
+
+
+class NotJsonError(ValueError):
+    """A body that can't be read as what it says it is; the message is one clause."""
+
+
+class TooManyError(ValueError):
+    """A list of more applications than are wanted."""
+
+
+class InvalidError(ValueError):
+    """An application that breaks the contract."""
+
+    def __init__(self, problems: list[dict[str, str]]) -> None:
+        """Takes what is wrong, as `explain` says it."""
+        super().__init__("the application breaks the contract")
+        self.problems = problems
 
 
 def parse(body: bytes) -> Any:
     """One application of a JSON body.
 
     Raises:
-        ValidationError: it is no application of the contract; see `explain`.
+        InvalidError: it is no application of the contract.
         NotJsonError: it is no JSON, or names a field twice.
     """
-    application = _validate_one(body)
+    try:
+        application = _validate_one(body)
+    except ValidationError as error:
+        raise InvalidError(explain(error)) from None
     # One colon a field, unless a value holds one: only then, or when a field stands twice, the slow check is needed.
     if body.count(b":") != len(application.__pydantic_fields_set__):
         _refuse_duplicates(body)
     return application
 
 
-def parse_many(body: bytes) -> list[Any]:
+def parse_many(body: bytes, limit: int) -> list[Any]:
     """Each item of a JSON list: its application, or what is wrong with it as a list of `explain`.
 
     Raises:
-        NotJsonError: the body as a whole is no list of JSON.
+        NotJsonError: the body as a whole is no list of JSON, or an item names a field twice.
+        TooManyError: the list has more items than the limit.
     """
+    # A comma a field and one a row: so many items are too many, or none of them is an application.
+    if body.count(b",") > limit * (len(FIELDS) + 1):
+        raise TooManyError
     try:
         applications: list[Any] = _validate_many(body)
-    except ValidationError as error:
-        wrong = _by_row(error)
-        items = from_json(body)
-        valid = iter(_MANY.validate_python([item for row, item in enumerate(items) if row not in wrong]))
-        applications = [explain(wrong[row]) if row in wrong else next(valid) for row in range(len(items))]
-        _refuse_duplicates(body)
-        return applications
+    except ValidationError:
+        items = _read_list(body)
+        if len(items) <= limit:
+            _refuse_duplicates(body)
+            return [_judge(item) for item in items]
+        raise TooManyError from None
+    if len(applications) > limit:
+        raise TooManyError
     if body.count(b":") != sum(len(application.__pydantic_fields_set__) for application in applications):
         _refuse_duplicates(body)
     return applications
 
 
-class NotJsonError(ValueError):
-    """A body that can't be read as what it says it is; the message is one clause."""
+def _read_list(body: bytes) -> list[Any]:
+    try:
+        items = from_json(body)
+    except ValueError as error:
+        raise NotJsonError(f"the body is not JSON: {error}") from None
+    if not isinstance(items, list):
+        raise NotJsonError("the body must be a JSON array of applications")
+    return items
+
+
+def _judge(item: Any) -> Any:
+    if isinstance(item, dict) and len(item) > MOST_FIELDS:
+        return [{"field": "", "value_type": "object", "rule": f"must not have more than {MOST_FIELDS} fields"}]
+    try:
+        return LoanApplication.model_validate(item)
+    except ValidationError as error:
+        return explain(error)
 
 
 def explain(error: ValidationError | Sequence[Any]) -> list[dict[str, str]]:
@@ -155,17 +197,6 @@ def _json_type(value: Any) -> str:
             return "array"
         case _:
             return "object"
-
-
-def _by_row(error: ValidationError) -> dict[int, list[Any]]:
-    """The errors of a list by row; raises NotJsonError when it is no list."""
-    wrong: dict[int, list[Any]] = {}
-    for detail in error.errors(include_url=False):
-        if not detail["loc"]:
-            explain([detail])  # raises when it is no JSON
-            raise NotJsonError("the body must be a JSON array of applications")
-        wrong.setdefault(int(detail["loc"][0]), []).append(detail)
-    return wrong
 
 
 def _refuse_duplicates(body: bytes) -> None:

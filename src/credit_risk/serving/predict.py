@@ -6,11 +6,11 @@ from collections.abc import AsyncIterator
 from typing import Any, Literal
 
 import numpy as np
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field
 
 from credit_risk.features import from_application, from_applications, row_of
 from credit_risk.reasons import REASONS
-from credit_risk.request import NotJsonError, explain, parse, parse_many
+from credit_risk.request import InvalidError, NotJsonError, TooManyError, parse, parse_many
 from credit_risk.serving.body import GROUP
 from credit_risk.serving.champion import Answering
 from credit_risk.serving.metrics import SCORES
@@ -104,8 +104,8 @@ def explained(body: bytes, champion: Answering) -> ExplainedPrediction:
 def _parsed(body: bytes) -> Any:
     try:
         return parse(body)
-    except ValidationError as error:
-        raise _refusal(error) from None
+    except InvalidError as error:
+        raise invalid(error.problems) from None
     except NotJsonError as error:
         raise Problem(400, str(error)) from None
 
@@ -116,28 +116,18 @@ def _decision(probability: float, threshold: float) -> str:
     return f'{{"probability_of_default":{probability!r},"decision":"{word}"}}'
 
 
-def _refusal(error: ValidationError) -> Problem:
-    try:
-        return invalid(explain(error))
-    except NotJsonError as no_json:
-        return Problem(400, str(no_json))
-
-
 async def many(body: bytes, champion: Answering, limit: int) -> bytes:
     """The answer to a JSON list of applications, in JSON; a row that breaks the contract gets errors in its place.
 
     Raises:
         Problem: 400, the body is no list of JSON; 413, it has more rows than the limit.
     """
-    # Every application is an object, so braces bound their number before any of them is built.
-    if body.count(b"{") > limit:
-        raise Problem(413, f"a batch must not have more than {limit:,} applications; send NDJSON")
     try:
-        rows = parse_many(body)
+        rows = parse_many(body, limit)
+    except TooManyError:
+        raise Problem(413, f"a batch must not have more than {limit:,} applications; send NDJSON") from None
     except NotJsonError as error:
         raise Problem(400, str(error)) from None
-    if len(rows) > limit:
-        raise Problem(413, f"a batch must not have more than {limit:,} applications; send NDJSON")
     results: list[str] = []
     for start in range(0, len(rows), GROUP):
         results += _score(rows[start : start + GROUP], champion)
@@ -165,14 +155,10 @@ async def stream(lines: AsyncIterator[list[bytes]], champion: Answering) -> Asyn
 def _parse_line(line: bytes) -> Any:
     try:
         return parse(line)
-    except ValidationError as error:
-        try:
-            return explain(error)
-        except NotJsonError as no_json:
-            reason = str(no_json)
-    except NotJsonError as no_json:
-        reason = str(no_json)
-    return [_whole_row(reason.removeprefix("the body "))]
+    except InvalidError as error:
+        return error.problems
+    except NotJsonError as error:
+        return [_whole_row(str(error).removeprefix("the body "))]
 
 
 def _whole_row(rule: str) -> dict[str, str]:
