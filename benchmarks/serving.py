@@ -593,6 +593,19 @@ def serving(peer: Peer, bench: Bench) -> Iterator[Server]:
         yield Server(client, url, time.monotonic() - start, child.pid)
 
 
+def wait_for_keeper(server: Server) -> None:
+    """Waits until this API's keeper has looked at the registry: its start, once in a server's life, takes the core.
+
+    Raises:
+        CreditRiskError: it has not done so in READY_SECONDS.
+    """
+    deadline = time.monotonic() + READY_SECONDS
+    while "from the cache" in server.client.get("/readyz").json()["detail"]:
+        if time.monotonic() > deadline:
+            raise CreditRiskError(f"the keeper has not reported in {READY_SECONDS} s")
+        time.sleep(POLL_SECONDS)
+
+
 def memory_mb(pid: int) -> tuple[float, float]:
     """Memory of a process and all below it, pages that they share counted once; and how much of it is a keeper."""
     whole = keeper = 0.0
@@ -624,6 +637,8 @@ def measure(peer: Peer, bench: Bench, seconds: int, measured: Measured) -> None:
     with serving(peer, bench) as server:
         if peer.probability and not measured.loads:
             measured.difference = check(peer, bodies, bench, server)
+        if peer.name == THIS:
+            wait_for_keeper(server)
         rate = load(server, requests, bench, WARM_UP_SECONDS, 16).per_second
         loads = []
         for connections in CONNECTIONS:
@@ -746,7 +761,7 @@ counted once. Packages: without compiled bytecode. Failed: requests refused or l
 to the probabilities of the registered scikit-learn form.
 
 This API is a worker ({worker_memory} MB; ready in {worker_ready} s by itself) and a keeper ({keeper_memory} MB), which
-starts at the same moment on the same core. From an empty cache, with download and checks, it was ready in {empty} s.
+starts at the same moment on the same core; requests are measured once it has started. From an empty cache, with download and checks, it was ready in {empty} s.
 
 ## Beyond single requests
 
