@@ -761,7 +761,8 @@ counted once. Packages: without compiled bytecode. Failed: requests refused or l
 to the probabilities of the registered scikit-learn form.
 
 This API is a worker ({worker_memory} MB; ready in {worker_ready} s by itself) and a keeper ({keeper_memory} MB), which
-starts at the same moment on the same core; requests are measured once it has started. From an empty cache, with download and checks, it was ready in {empty} s.
+starts at the same moment on the same core; requests are measured once it
+has started. From an empty cache, with download and checks, it was ready in {empty} s.
 
 ## Beyond single requests
 
