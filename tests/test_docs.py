@@ -80,7 +80,7 @@ def test_no_file_names_a_package_index_or_holds_a_stray_path() -> None:
 def test_serving_figures_in_the_readme_are_the_measured_ones() -> None:
     measured = (REPOSITORY / "benchmarks" / "results" / "serving.md").read_text()
     section = README.split("## How fast it serves")[1].split("##")[0]
-    figures = re.findall(r"\d[\d,.]*\d", section.split("|---|")[1])
+    figures = re.findall(r"\d[\d,.]*\d", section.split("|---|")[-1])
     assert len(figures) > 10
     for figure in figures:
         assert f" {figure} " in measured, figure
