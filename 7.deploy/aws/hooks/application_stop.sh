@@ -4,7 +4,7 @@
 # shellcheck source=common.sh
 . "$(dirname "${BASH_SOURCE[0]}")/common.sh"
 
-# A server whose settings are damaged must still be able to stop.
+# A server that has lost its settings must still be able to stop.
 [ ! -r "$SERVER_ENV" ] || load "$SERVER_ENV" ""
 exists || { say "nothing runs"; exit 0; }
 stop_container

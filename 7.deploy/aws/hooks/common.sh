@@ -1,4 +1,4 @@
-# shellcheck shell=bash
+# shellcheck shell=bash disable=SC2034 # the hooks use what looks unused here
 # What all hooks need. CodeDeploy runs them as root with DEPLOYMENT_ID, LIFECYCLE_EVENT and the like; the user data of an
 # instance refresh runs the same scripts. Settings come from the server (server.env, written by the launch template's
 # user data) and from the release (image.env, written by release.py).
@@ -38,7 +38,7 @@ exists() {
 # happens, the container is gone afterwards: an ApplicationStop that fails would block this server's releases for good.
 stop_container() {
     exists || return 0
-    "$CONTAINER_TOOL" stop --time "$((${DRAIN_SECONDS:-15} + 15))" "$NAME" >/dev/null ||
+    "$CONTAINER_TOOL" stop -t "$((${DRAIN_SECONDS:-15} + 15))" "$NAME" >/dev/null ||
         say "the container did not stop by itself and is removed"
     "$CONTAINER_TOOL" rm --force "$NAME" >/dev/null || fail "the container can't be removed; look at $CONTAINER_TOOL ps --all"
     rm -f "$STATE/smoke-key"

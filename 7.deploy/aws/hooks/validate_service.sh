@@ -10,7 +10,7 @@ url=http://127.0.0.1:$PORT
 refuse() {
     echo "last lines of the API's log:" >&2
     "$CONTAINER_TOOL" logs --tail 20 "$NAME" >&2 || true
-    "$CONTAINER_TOOL" stop --time 5 "$NAME" >/dev/null 2>&1 || true
+    "$CONTAINER_TOOL" stop -t 5 "$NAME" >/dev/null 2>&1 || true
     fail "$*"
 }
 
