@@ -3,7 +3,7 @@
 A keeper that ends is started again; a worker that ends, too. SIGTERM drains: the API says that it is not ready,
 finishes what it has, and ends, and the keeper with it.
 
-Usage: uv run 6.production/serve.py [--host 127.0.0.1] [--port 8000] [--workers 1]
+Usage: uv run 6.production/serve.py [--host 127.0.0.1] [--port 8000] [--workers 1] [--no-keeper]
 """
 
 import argparse
@@ -31,13 +31,14 @@ def main() -> None:
     parser.add_argument("--host", default="127.0.0.1", help="address to listen on (default: %(default)s)")
     parser.add_argument("--port", type=int, default=8000, help="port to listen on (default: %(default)s)")
     parser.add_argument("--workers", type=int, default=1, help="processes that answer (default: %(default)s)")
+    parser.add_argument("--no-keeper", action="store_true", help="serve what the cache holds, and ask no registry")
     arguments = parser.parse_args()
     current = serving_settings()
     # The server ends itself by the signal that stopped it, once it has; the keeper must be stopped first.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
     with tempfile.TemporaryDirectory(prefix="metrics-") as folder:
         os.environ["PROMETHEUS_MULTIPROC_DIR"] = folder  # read when metrics are imported: not before this line
-        keeper = Keeper()
+        keeper = None if arguments.no_keeper else Keeper()
         try:
             uvicorn.run(
                 "app:app",
@@ -51,7 +52,8 @@ def main() -> None:
                 timeout_graceful_shutdown=int(current.request_timeout_seconds) + 1,
             )
         finally:
-            keeper.stop()
+            if keeper:
+                keeper.stop()
 
 
 class Keeper:

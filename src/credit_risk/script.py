@@ -38,7 +38,9 @@ def stop_with_parent() -> None:
     Without it, killing DVC or main.py would leave a stage behind that goes on writing. Nothing is cleaned up on the
     way out, as with a kill: files are renamed into place when they are complete.
     """
-    parents = {os.getppid(), int(os.environ.get(WATCH, os.getppid()))}
+    parents = {os.getppid(), int(os.environ.get(WATCH, os.getppid()))} - {
+        0
+    }  # the first process of a container has none
     watched = [psutil.Process(pid) for pid in parents if psutil.pid_exists(pid)]
     if len(watched) < len(parents):
         os._exit(1)
