@@ -1,10 +1,9 @@
-"""Makes what blue/green releases need and CloudFormation can't hold: the first group of servers, and CodeDeploy's group.
+"""Makes what blue/green releases need and CloudFormation can't hold: a first group of servers, and CodeDeploy's group.
 
 CodeDeploy copies the servers' group and deletes the old one at each release, so no stack may own it; and CloudFormation
-refuses a deployment group that copies one. Run it once, with an administrator's credentials, when the stack of
-7.deploy/aws/servers.yaml is there; it reads everything from the stack's outputs, and running it again makes what is
-missing. Coming from another way of updating: run it first, release once with the stack's parameter Updates set to
-blue-green, and only the new servers are left.
+refuses a deployment group that copies one. Run it with an administrator's credentials when the stack of
+7.deploy/aws/servers.yaml has been updated with Updates=blue-green; it reads everything from the stack's outputs. Run it
+again after the first release, and whenever sizes change in the stack: it settles them on the group that serves then.
 
 uv run 7.deploy/blue_green.py [--stack credit-risk-servers]
 """
@@ -34,11 +33,13 @@ def main() -> None:
             raise CreditRiskError(f"update {stack} with Updates={GROUP} first; now it is {outputs['Updates']}")
         deployments = boto3.client("codedeploy")
         application = outputs["Application"]
+        autoscaling = boto3.client("autoscaling")
         if GROUP in deployments.list_deployment_groups(applicationName=application)["deploymentGroups"]:
-            print(f"{application} has its deployment group {GROUP} already")
+            names = {"applicationName": application, "deploymentGroupName": GROUP}
+            print(settle(autoscaling, deployments.get_deployment_group(**names)["deploymentGroupInfo"], outputs))
             return
         name = f"{stack}-first"
-        make_servers(boto3.client("autoscaling"), name, outputs)
+        make_servers(autoscaling, name, outputs)
         deployments.create_deployment_group(**deployment_group(name, outputs))
         print(f"made the servers {name} and the deployment group {GROUP}; release.py can release now")
     except (BotoCoreError, ClientError) as error:
@@ -61,6 +62,29 @@ def make_servers(autoscaling: Any, name: str, outputs: dict[str, str]) -> None:
             DefaultInstanceWarmup=60,
             Tags=[{"Key": "Name", "Value": name, "PropagateAtLaunch": True}],
         )
+    scale(autoscaling, name, outputs)
+
+
+def settle(autoscaling: Any, group: dict[str, Any], outputs: dict[str, str]) -> str:
+    """Sets sizes and scaling of the group that serves now; once something is released, by the balancer's check.
+
+    Returns:
+        What has been done.
+    """
+    name = group["autoScalingGroups"][0]["name"]
+    check = "ELB" if group.get("lastSuccessfulDeployment") else "EC2"
+    autoscaling.update_auto_scaling_group(
+        AutoScalingGroupName=name,
+        MinSize=int(outputs["MinServers"]),
+        MaxSize=int(outputs["MaxServers"]),
+        HealthCheckType=check,
+    )
+    scale(autoscaling, name, outputs)
+    return f"the servers {name} have the stack's sizes and scaling, and health check {check}"
+
+
+def scale(autoscaling: Any, name: str, outputs: dict[str, str]) -> None:
+    """Aims at so many requests a minute and server."""
     autoscaling.put_scaling_policy(
         AutoScalingGroupName=name,
         PolicyName="requests-per-server",
