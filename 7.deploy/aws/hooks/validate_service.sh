@@ -16,7 +16,8 @@ refuse() {
 
 deadline=$((SECONDS + READY_SECONDS))
 until curl --fail --silent --max-time 2 --output /dev/null "$url/readyz"; do
-    [ "$("$CONTAINER_TOOL" container inspect --format '{{.State.Running}}' "$NAME" 2>/dev/null)" = true ] ||
+    # Docker calls a container running that it starts again and again.
+    [ "$("$CONTAINER_TOOL" container inspect --format '{{.State.Running}} {{.RestartCount}}' "$NAME" 2>&1)" = 'true 0' ] ||
         refuse "the API has ended instead of getting ready"
     [ "$SECONDS" -lt "$deadline" ] ||
         refuse "the API is not ready after $READY_SECONDS seconds: $(curl --silent --max-time 2 "$url/readyz" || echo no answer)"
