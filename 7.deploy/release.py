@@ -209,6 +209,8 @@ def release(stack: Stack, key: str, bake_seconds: float) -> None:
     Raises:
         CreditRiskError: it has failed, and how.
     """
+    if not os.environ.get("SMOKE_API_KEY"):
+        raise CreditRiskError("set SMOKE_API_KEY, a key that the API accepts; nothing is released that can't be tried")
     way: Way = Refresh(stack, bake_seconds) if stack.outputs["Updates"] == "instance-refresh" else CodeDeploy(stack)
     way.start(key)
     try:
@@ -235,7 +237,7 @@ def smoke_test(url: str) -> None:
         CreditRiskError: one answer is wrong; says which.
     """
     example = (root() / "6.production" / "example.json").read_bytes()
-    headers = {"content-type": "application/json", "x-api-key": os.environ.get("SMOKE_API_KEY", "")}
+    headers = {"content-type": "application/json", "x-api-key": os.environ["SMOKE_API_KEY"]}
     for _ in range(SMOKE_REQUESTS):
         try:
             answer = requests.post(f"{url}/predict", data=example, headers=headers, timeout=ANSWER_SECONDS)

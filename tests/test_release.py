@@ -250,6 +250,14 @@ def test_another_strategy_than_the_stacks_is_refused(stack: Any) -> None:
         NAMES["deploy"](stack, push_image(), "blue-green", **TIMES)
 
 
+def test_without_a_key_to_try_it_with_nothing_is_released(stack: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("SMOKE_API_KEY")
+    before = len(deployments())
+    with pytest.raises(CreditRiskError, match="set SMOKE_API_KEY"):
+        NAMES["deploy"](stack, push_image(), None, **TIMES)
+    assert len(deployments()) == before
+
+
 def test_rolling_back_without_a_release_before_says_so(stack: Any) -> None:
     with pytest.raises(CreditRiskError, match="no release before"):
         NAMES["roll_back"](stack, **TIMES)
@@ -433,7 +441,7 @@ def test_blue_greens_groups_are_made_from_the_stacks_outputs(stacks: Any, capfd:
     functions = script(here, name)
     wished = functions["deployment_group"]("s", outputs)  # moto forgets the names of alarms and of servers' groups
     assert [alarm["name"] for alarm in wished["alarmConfiguration"]["alarms"]] == outputs["Alarms"].split(",")
-    assert [{"name": name} for name in wished["autoScalingGroups"]] == [{"name": "s"}]
+    assert wished["autoScalingGroups"] == ["s"], "exactly one, or CodeDeploy refuses to copy it"
     # Later, on the copy that serves then: the stack's sizes, and the balancer's check.
     scaling.update_auto_scaling_group(AutoScalingGroupName="credit-risk-servers-first", MaxSize=3)
     serving = {"autoScalingGroups": [{"name": "credit-risk-servers-first"}], "lastSuccessfulDeployment": {"status": 1}}
