@@ -7,7 +7,7 @@ import threading
 import time
 import uuid
 import zipfile
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
@@ -138,8 +138,7 @@ def deployments() -> dict[str, Any]:
 
 
 def keys_deployed() -> list[str]:
-    made = sorted(deployments().values(), key=lambda deployment: deployment.create_time)
-    return [deployment.revision["s3Location"]["key"] for deployment in made]
+    return [deployment.revision["s3Location"]["key"] for deployment in deployments().values()]  # in order of creation
 
 
 # --- the release as a file
@@ -322,6 +321,18 @@ def unfinished(*ids: str, group: Any = GROUP) -> tuple[str, Any, Any]:
     return ("list_deployments", {**group, "includeOnlyStatuses": UNFINISHED}, {"deployments": list(ids)})
 
 
+def interrupt_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Somebody presses Ctrl-C at the script's first pause; other threads sleep, too, and are let alone."""
+    left, sleep = [KeyboardInterrupt()], time.sleep
+
+    def interrupted(seconds: float) -> None:
+        if left and threading.current_thread() is threading.main_thread():
+            raise left.pop()
+        sleep(seconds)
+
+    monkeypatch.setattr(time, "sleep", interrupted)
+
+
 def test_a_failed_deployment_is_told_once_its_rollback_is_done(stack: Any) -> None:
     failed = {
         "errorInformation": {"code": "HEALTH_CONSTRAINTS", "message": "too many instances failed"},
@@ -337,13 +348,7 @@ def test_a_failed_deployment_is_told_once_its_rollback_is_done(stack: Any) -> No
 
 
 def test_ctrl_c_stops_the_deployment_and_rolls_back(stack: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    pauses = iter([KeyboardInterrupt])
-
-    def sleep(_: float) -> None:
-        if interrupt := next(pauses, None):
-            raise interrupt
-
-    monkeypatch.setattr(time, "sleep", sleep)
+    interrupt_once(monkeypatch)
     stop = ("stop_deployment", {"deploymentId": ID, "autoRollbackEnabled": True}, {"status": "Pending"})
     rolled = {"rollbackInfo": {"rollbackDeploymentId": BACK}}
     calls = [unfinished(), CREATE, look("InProgress"), look("InProgress"), stop, look("InProgress"), look("Stopped")]
@@ -533,13 +538,7 @@ def test_a_refresh_that_an_alarm_has_rolled_back_is_no_release(stack: Any, api: 
 
 
 def test_ctrl_c_rolls_a_refresh_back(stack: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    pauses: Iterator[Callable[[], None] | type[BaseException]] = iter([KeyboardInterrupt])
-
-    def sleep(_: float) -> None:
-        if interrupt := next(pauses, None):
-            raise interrupt  # type: ignore[misc]
-
-    monkeypatch.setattr(time, "sleep", sleep)
+    interrupt_once(monkeypatch)
     statuses = ("InProgress", "InProgress", "RollbackInProgress", "RollbackSuccessful")
     with refreshing(stack, *statuses, undone=True), pytest.raises(KeyboardInterrupt):
         NAMES["release"](stack, "releases/x.zip", **TIMES)
