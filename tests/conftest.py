@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+from containers import TAG, build
 from filelock import FileLock
 from projects import Project, copy_finished, copy_project
 from stacks import Stack, running_stack
@@ -75,6 +76,18 @@ def inside(monkeypatch: pytest.MonkeyPatch) -> Callable[[Project], None]:
         monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{project.path('3.experiments', 'mlflow.db')}")
 
     return enter
+
+
+@pytest.fixture(scope="session")
+def image(shared: Path, finished: Project) -> str:
+    """The image of the API, with the champion of the finished project baked in."""
+    done = shared / "image"
+    with FileLock(shared / "image.lock"):
+        if not done.exists():
+            finished.run("6.production/keeper.py", "--once")
+            build(finished.root, TAG, "--build-arg", "MODEL=6.production/cache")
+            done.touch()
+    return TAG
 
 
 @pytest.fixture(scope="session")

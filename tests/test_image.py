@@ -1,0 +1,115 @@
+"""The image of the API, built and run for real."""
+
+import json
+import socket
+import subprocess
+import sys
+import tomllib
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from containers import Container, needs_podman, podman, running, wait_until_ready
+from projects import REPOSITORY, Project, wait_until
+from servers import EXAMPLE
+
+from credit_risk.golden import TOLERANCE
+
+pytestmark = [pytest.mark.containers, needs_podman]
+MAX_BYTES = 600e6
+
+
+@pytest.fixture(scope="module")
+def container(image: str) -> Iterator[Container]:
+    with running(image) as started:
+        wait_until_ready(started)
+        yield started
+
+
+def inspected(image: str) -> Any:
+    return json.loads(podman("image", "inspect", image).stdout)[0]
+
+
+def in_image(image: str, *command: str) -> str:
+    return podman("run", "--rm", "--entrypoint", command[0], image, *command[1:]).stdout
+
+
+def test_it_says_what_it_is(image: str, finished: Project) -> None:
+    found = inspected(image)
+    commit = subprocess.run(["git", "rev-parse", "HEAD"], cwd=finished.root, capture_output=True, text=True, check=True)
+    version = tomllib.loads((REPOSITORY / "pyproject.toml").read_text())["project"]["version"]
+    assert found["Labels"]["org.opencontainers.image.version"] == version
+    assert found["Labels"]["org.opencontainers.image.revision"].startswith(commit.stdout.strip())
+    assert found["User"] == "10001"
+    assert found["Config"]["StopSignal"] == "SIGTERM"
+    assert found["Size"] <= MAX_BYTES
+
+
+def test_it_holds_what_serving_needs_and_no_more(image: str) -> None:
+    code = "import importlib.metadata as m, json; print(json.dumps(sorted(d.name.lower() for d in m.distributions())))"
+    names = {name.replace("_", "-") for name in json.loads(in_image(image, "python", "-c", code))}
+    bill = subprocess.run(
+        [Path(sys.executable).parent / "cyclonedx-py", "requirements", "requirements.lock"],
+        cwd=REPOSITORY,
+        capture_output=True,
+        check=True,
+    )
+    listed = {component["name"].lower().replace("_", "-") for component in json.loads(bill.stdout)["components"]}
+    assert names <= listed
+    assert listed - names <= {"colorama", "tzdata"}  # of other systems
+    assert {"onnxruntime", "uvicorn"} <= names
+    assert not {"pandas", "scikit-learn", "mlflow", "pip"} & names
+    files = in_image(image, "sh", "-c", "find /app -type f ! -name '*.pyc'; id -u").split()
+    assert "/app/6.production/app.py" in files
+    assert "10001" in files
+    assert not [name for name in files if "new_api_key" in name or "1.data" in name or ".env" in name]
+
+
+def test_no_address_and_no_secret_is_left_inside(image: str) -> None:
+    assert in_image(image, "sh", "-c", "cat /etc/pip.conf /root/.config/pip/pip.conf 2>/dev/null || true") == ""
+    history = podman("history", "--no-trunc", "--format", "{{.CreatedBy}}", image).stdout
+    assert "STOPSIGNAL SIGTERM" in history
+    assert "://" not in history.replace("http://127.0.0.1", "")  # the health check's
+    settings = dict(line.split("=", 1) for line in inspected(image)["Config"]["Env"])
+    assert not [name for name in settings if "KEY" in name or "PASSWORD" in name or "URI" in name]
+
+
+def test_it_serves_the_model_that_was_baked_in(container: Container) -> None:
+    golden = json.loads(podman("exec", container.name, "sh", "-c", "cat /app/model/*/golden.json").stdout)
+    for application, score in zip(golden["applications"], golden["scores"], strict=True):
+        answer = container.client.post("/predict", json=application)
+        assert abs(answer.json()["probability_of_default"] - score) <= TOLERANCE
+    podman("healthcheck", "run", container.name)
+    assert "no keeper has reported yet" in container.client.get("/readyz").text  # it has no registry to follow
+
+
+def test_a_request_that_has_begun_is_answered_when_the_container_is_stopped(image: str) -> None:
+    body = json.dumps(EXAMPLE).encode()
+    with running(image, DRAIN_SECONDS="0") as started:
+        wait_until_ready(started)
+        with socket.create_connection(("127.0.0.1", started.client.base_url.port or 0), timeout=20) as connection:
+            head = f"POST /predict HTTP/1.1\r\nhost: x\r\ncontent-length: {len(body)}\r\n"
+            connection.sendall(head.encode() + b"content-type: application/json\r\n\r\n" + body[:10])
+            wait_until(lambda: "in_flight 1.0" in started.client.get("/metrics").text, "the request to begin")
+            podman("kill", "--signal", "TERM", started.name)
+            wait_until(lambda: "Shutting down" in started.logs(), "the server to begin its end")
+            connection.sendall(body[10:])
+            assert connection.recv(4096).startswith(b"HTTP/1.1 200")
+        wait_until(lambda: started.state("Running") == "false", "the container to end")
+        assert started.state("ExitCode") == "0"
+
+
+@pytest.mark.parametrize(
+    ("flags", "workers"), [(("--cpus", "0.5"), 1), (("--cpus", "1"), 1), (("--env", "WORKERS=3"), 3)]
+)
+def test_it_has_as_many_workers_as_the_container_has_cpus(image: str, flags: tuple[str, ...], workers: int) -> None:
+    with running(image, *flags) as started:
+        wait_until_ready(started)
+        wait_until(lambda: started.logs().count("Started server process") == workers, f"{workers} workers")
+
+
+def test_without_model_and_registry_it_says_so_and_ends(image: str, tmp_path: Path) -> None:
+    done = podman("run", "--rm", "--volume", f"{tmp_path}:/app/model:ro", image, check=False)
+    assert done.returncode == 1
+    assert "start.sh: no model: set MLFLOW_TRACKING_URI" in done.stderr
