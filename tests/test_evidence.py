@@ -179,7 +179,7 @@ def test_the_report_holds_everything_and_loads_nothing(finished: Project) -> Non
     assert page.loaded == []
     assert page.anchors <= page.ids
     assert not re.search(r"url\((?!#)|@import", text)
-    assert text.count("<svg") == 6
+    assert text.count("<svg") == 7
     assert not re.search(r"\bnan\b|\binf\b|None|Undefined", re.sub(r"<svg.*?</svg>", "", text, flags=re.DOTALL))
     metrics = json.loads(finished.path("1.data", "6.reports", "metrics.json").read_text())
     card = finished.path("1.data", "6.reports", "model_card.md").read_text()

@@ -1,25 +1,29 @@
-"""The report and the model card: what stage 6 has measured, for people who decide; readable without anything else.
+"""The pictures of the report on what stage 6 has measured, as SVG, so that the page needs no other file.
 
-One HTML file with its pictures inside (SVG), and a model card in Markdown. Colours are told apart by the colour-blind
-(Okabe & Ito), and lines also by their dashes, so that a print in black and white will do.
+Colours are told apart by the colour-blind (Okabe & Ito), and lines also by their dashes, so that a print in black and
+white will do.
 """
 
 import io
+import warnings
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 import matplotlib as mpl
 import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
-from jinja2 import Environment, FileSystemLoader, StrictUndefined
+import shap
 from markupsafe import Markup
+from matplotlib.colors import LinearSegmentedColormap
 from matplotlib.figure import Figure
 
-from credit_risk.files import replacing
+from credit_risk.attribution import Attribution
+from credit_risk.pages import words
 
-BLUE, ORANGE, GREEN, PURPLE, GREY = "#0072B2", "#D55E00", "#009E73", "#CC79A7", "0.6"
+BLUE, ORANGE, GREEN, GREY = "#0072B2", "#D55E00", "#009E73", "0.6"
+LOW_TO_HIGH = LinearSegmentedColormap.from_list("low to high", [BLUE, "#BBBBBB", ORANGE])
+MOST_ATTRIBUTED = 12  # features in the picture of SHAP values: the rest hardly moves the score
 STYLES: dict[str, dict[str, Any]] = {
     "train": {"color": GREEN, "linestyle": ":"},
     "test": {"color": BLUE, "linestyle": "-"},
@@ -36,41 +40,11 @@ LOOK: dict[Any, Any] = {
 }
 
 
-def write(templates: Path, folder: Path, facts: Mapping[str, Any]) -> None:
-    """Renders `report.html.j2` and `model_card.md.j2` of a folder into `report.html` and `model_card.md`."""
-    for name, escaped in (("report.html", True), ("model_card.md", False)):
-        environment = Environment(
-            loader=FileSystemLoader(templates),
-            autoescape=escaped,  # noqa: S701 (Markdown is no HTML)
-            undefined=StrictUndefined,
-            trim_blocks=True,
-            lstrip_blocks=True,
-        )
-        environment.filters |= {"words": words, "percent": percent, "figure": figure}
-        with replacing(folder / name) as temporary:
-            temporary.write_text(environment.get_template(f"{name}.j2").render(facts) + "\n", encoding="utf-8")
-
-
-def words(name: str) -> str:
-    """A name of the code as people write it."""
-    return name.replace("_", " ")
-
-
-def percent(share: float) -> str:
-    """A share as a percentage."""
-    return f"{share:.1%}"
-
-
-def figure(value: float, digits: int = 3) -> str:
-    """A figure with so many digits, never -0."""
-    return f"{value:.{digits}f}".replace("-0." + "0" * digits, "0." + "0" * digits)
-
-
 def pictures(facts: Mapping[str, Any]) -> dict[str, Markup]:
     """All pictures of the report, by name, as SVG to be put into the page."""
     mpl.use("Agg")
     with mpl.rc_context(LOOK):
-        return {
+        drawn = {
             "deciles": svg(draw_deciles(facts["deciles"])),
             "calibration": svg(draw_calibration(facts["calibration"])),
             "costs": svg(draw_costs(facts["costs"], facts["threshold"])),
@@ -78,6 +52,9 @@ def pictures(facts: Mapping[str, Any]) -> dict[str, Markup]:
             "importances": svg(draw_importances(facts["importances"])),
             "dependence": svg(draw_dependence(facts["dependence"])),
         }
+        if facts["attribution"] is not None:
+            drawn["attribution"] = svg(draw_attribution(facts["attribution"]))
+        return drawn
 
 
 def svg(drawn: Figure) -> Markup:
@@ -154,6 +131,31 @@ def draw_importances(table: pd.DataFrame) -> Figure:
     axes.barh(position, table["mean"], color=BLUE, xerr=table["spread"], error_kw={"elinewidth": 1, "ecolor": "0.3"})
     axes.set_yticks(position, table["feature"])
     axes.set(xlabel="ROC AUC lost when the feature's values are shuffled (test)", ylim=(-0.6, len(table) - 0.4))
+    return drawn
+
+
+def draw_attribution(found: Attribution) -> Figure:
+    """What each feature adds to each loan's score: a dot a loan."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", RuntimeWarning)  # categories have no low and high
+        shap.summary_plot(
+            found.values,
+            found.columns,
+            feature_names=found.names,
+            max_display=MOST_ATTRIBUTED,
+            cmap=LOW_TO_HIGH,
+            plot_size=(8, 4.8),
+            show=False,
+            rng=np.random.default_rng(0),  # dots of equal value are spread at random
+        )
+    drawn = plt.gcf()
+    axes, bar = drawn.axes
+    for dots in axes.collections:
+        dots.set_rasterized(True)  # thousands of dots: as a picture they take a tenth of the space
+    axes.set_xlabel(f"added to the {found.unit}", fontsize=9)
+    axes.tick_params(labelsize=9)
+    bar.set_ylabel("value of the feature", fontsize=9)
+    bar.tick_params(labelsize=9)
     return drawn
 
 
