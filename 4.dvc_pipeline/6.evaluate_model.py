@@ -46,7 +46,7 @@ from credit_risk.metrics import Interval, Labels, Scores, expected_calibration_e
 from credit_risk.model import Floats, TrainParams, default_probability, fit, logistic_baseline, read_side
 from credit_risk.paths import data, root
 from credit_risk.report import pictures
-from credit_risk.scorecard import words_of
+from credit_risk.scorecard import FLAGS, words_of
 from credit_risk.script import run
 
 SIDES = ("test", "out_of_time")
@@ -256,9 +256,10 @@ def cost_at(threshold: float, side: Side, train: TrainParams) -> float:
 
 
 def cheapest(curve: pd.DataFrame) -> dict[str, float]:
-    """The threshold of a cost curve that would have cost least, known afterwards only, and its cost."""
-    best = curve.loc[curve["cost"].idxmin()]
-    return {"threshold": float(best["threshold"]), "cost": float(best["cost"])}
+    """The threshold of a cost curve that would have cost least, and its cost; of those within 1 %, the mildest."""
+    thresholds, costs = curve["threshold"].to_numpy(), curve["cost"].to_numpy()
+    mildest = np.flatnonzero(costs <= 1.01 * costs.min())[-1]
+    return {"threshold": float(thresholds[mildest]), "cost": float(costs[mildest])}
 
 
 def costs(sides: dict[str, Side], train: TrainParams) -> dict[str, pd.DataFrame]:
@@ -329,8 +330,8 @@ def dependence(model: Any, sample: Floats, names: list[str]) -> dict[str, pd.Dat
             FEATURE_NAMES.index(name),
             categorical=name in CATEGORICAL,
         )
-        if name in CATEGORICAL:
-            curve["x"] = words_of(name, curve["x"].to_numpy()).astype(object)
+        if name in CATEGORICAL or name in FLAGS:
+            curve["x"] = words_of(name, curve["x"].to_numpy())
             curve = curve.astype({"x": object}).sort_values("y")
         curves[name] = curve
     return curves

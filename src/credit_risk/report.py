@@ -23,6 +23,7 @@ from credit_risk.pages import words
 
 BLUE, ORANGE, GREEN, GREY = "#0072B2", "#D55E00", "#009E73", "0.6"
 LOW_TO_HIGH = LinearSegmentedColormap.from_list("low to high", [BLUE, "#BBBBBB", ORANGE])
+SHOWN_ENDS = 7  # categories with the lowest and with the highest mean scores that are drawn of many
 MOST_ATTRIBUTED = 12  # features in the picture of SHAP values: the rest hardly moves the score
 STYLES: dict[str, dict[str, Any]] = {
     "train": {"color": GREEN, "linestyle": ":"},
@@ -156,6 +157,7 @@ def draw_attribution(found: Attribution) -> Figure:
     axes.tick_params(labelsize=9)
     bar.set_ylabel("value of the feature", fontsize=9)
     bar.tick_params(labelsize=9)
+    drawn.tight_layout()
     return drawn
 
 
@@ -164,8 +166,12 @@ def draw_dependence(curves: Mapping[str, pd.DataFrame]) -> Figure:
     drawn, all_axes = plt.subplots(2, 3, figsize=(8, 5), layout="constrained", sharey=True)
     for axes, (name, curve) in zip(all_axes.flat, curves.items(), strict=False):
         if curve["x"].dtype == object:
-            axes.bar(range(len(curve)), curve["y"], color=BLUE)
-            axes.set_xticks(range(len(curve)), curve["x"], rotation=90, fontsize=6 if len(curve) > 8 else 8)  # noqa: PLR2004
+            many = len(curve) > 2 * SHOWN_ENDS
+            ends = pd.concat([curve.head(SHOWN_ENDS), curve.tail(SHOWN_ENDS)]) if many else curve
+            axes.bar(range(len(ends)), ends["y"], color=BLUE)
+            axes.set_xticks(range(len(ends)), ends["x"], rotation=90 if len(ends) > 4 else 0, fontsize=8)  # noqa: PLR2004
+            if many:
+                axes.axvline(SHOWN_ENDS - 0.5, color="black", linestyle=":", linewidth=1)  # those between are left out
         else:
             axes.plot(curve["x"], curve["y"], "o-", color=BLUE, markersize=3)
             if float(curve["x"].max()) > 10_000:  # noqa: PLR2004 (money reaches far)

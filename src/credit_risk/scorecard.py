@@ -7,6 +7,7 @@ Navas-Palencia (2020), "Optimal binning: mathematical programming formulation".
 """
 
 import re
+import warnings
 from typing import Any
 
 import numpy as np
@@ -30,9 +31,14 @@ CHOICES = {field.name: field.choices for field in FIELDS if isinstance(field, Ch
 FLAGS = tuple(feature.name for feature in FEATURES if feature.unit.startswith("1 or 0"))
 INTERVAL = re.compile(r"\[?\(?(?P<low>[-\w.]+), (?P<high>[-\w.]+)\)")  # how OptBinning writes a cut
 
+# It says at every fit what pandas 4 will refuse.
+warnings.filterwarnings("ignore", module=r"optbinning\.")
+
 
 def words_of(name: str, codes: npt.NDArray[Any]) -> npt.NDArray[Any]:
-    """The words behind a feature's codes."""
+    """The words behind the codes of a category or flag."""
+    if name in FLAGS:
+        return np.where(codes == 1, "yes", "no").astype(object)
     words = {float(code): str(word) for code, word in enumerate(CHOICES[name])} | {MISSING: "unknown", UNSEEN: "unseen"}
     return np.array([words[float(code)] for code in codes], dtype=object)
 
@@ -41,11 +47,7 @@ def readable(features: Floats) -> pd.DataFrame:
     """Features, shape (n, len(FEATURES)), as a frame: categories and flags by their words, numbers as they are."""
 
     def column(name: str, values: npt.NDArray[Any]) -> npt.NDArray[Any]:
-        if name in CATEGORICAL:
-            return words_of(name, values)
-        if name in FLAGS:
-            return np.where(values == 1, "yes", "no").astype(object)
-        return values.astype(np.float64)
+        return words_of(name, values) if name in CATEGORICAL or name in FLAGS else values.astype(np.float64)
 
     return pd.DataFrame({name: column(name, features[:, index]) for index, name in enumerate(FEATURE_NAMES)})
 
@@ -75,10 +77,11 @@ def evidence_table(process: BinningProcess, name: str) -> pd.DataFrame:
     return _readable_table(process.get_binned_variable(name).binning_table.build(add_totals=False))
 
 
-def information_values(process: BinningProcess) -> pd.Series:
+def information_values(process: BinningProcess) -> dict[str, float]:
     """Information value by feature, the highest first."""
-    summary = process.summary().set_index("name")["iv"].astype(float)
-    return summary.sort_values(ascending=False, kind="stable")
+    summary = process.summary()
+    values = zip(summary["name"], summary["iv"].astype(float), strict=True)
+    return dict(sorted(values, key=lambda pair: -pair[1]))
 
 
 def fit_scorecard(process: BinningProcess, features: Floats, labels: Labels, seed: int) -> Scorecard:
