@@ -13,6 +13,7 @@ import pandas as pd
 import pytest
 import yaml
 from projects import Project, run_script, script
+from sklearn.calibration import CalibratedClassifierCV
 from sklearn.metrics import roc_auc_score
 
 from credit_risk.features import FEATURE_NAMES, from_columns
@@ -138,6 +139,28 @@ def test_scorer_refuses_what_is_not_its_model(finished: Project) -> None:
         Scorer(content[: len(content) // 2])
     with pytest.raises(Exception, match="wants features"):
         Scorer(content, expected_features=(*FEATURE_NAMES, "term"))
+
+
+def test_isotonic_calibration_is_refused_in_one_sentence(
+    project: Project, inside: Callable[[Project], None], capsys: pytest.CaptureFixture[str]
+) -> None:
+    inside(project)
+    project.set_param("calibration: none", "calibration: isotonic")
+    assert run_script(project, TRAIN) == 1
+    assert capsys.readouterr().err == (
+        "stage 5: 4.dvc_pipeline/params.yaml: train.calibration: isotonic is refused: compiled for serving, its steps come "
+        "out up to 0.04 off; use sigmoid\n"
+    )
+
+
+def test_isotonic_calibration_would_still_not_agree_with_its_serving_form(finished: Project) -> None:
+    """The reason for the refusal; when this fails, the library has mended it, and isotonic can be allowed."""
+    features, labels = read_side(finished.path("1.data", "4.split", "train.parquet"))
+    pipeline = fit(train_params(finished), features, labels)
+    classifier = CalibratedClassifierCV(pipeline["classify"], method="isotonic", cv=3, ensemble=False)
+    pipeline.set_params(classify=classifier).fit(features, labels)
+    scorer = Scorer(compile_onnx(pipeline, Facts(FEATURE_NAMES, 0.2, 1)))
+    assert np.abs(scorer.score(features) - default_probability(pipeline, features)).max() > 1e-3
 
 
 def test_selection_keeps_and_drops_by_importance(finished: Project) -> None:

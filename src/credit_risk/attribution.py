@@ -24,14 +24,14 @@ class Attribution:
     """SHAP values of n loans.
 
     Attributes:
-        values: what each column adds, shape (n, k).
+        added: what each column adds, shape (n, k).
         base: the mean output, to which a loan's values add up to its own.
         columns: what the classifier gets, shape (n, k); category codes are NaN, as their order means nothing.
         names: of the columns.
         unit: what is explained.
     """
 
-    values: npt.NDArray[np.float64]
+    added: npt.NDArray[np.float64]
     base: float
     columns: npt.NDArray[np.float64]
     names: list[str]

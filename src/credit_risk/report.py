@@ -140,7 +140,7 @@ def draw_attribution(found: Attribution) -> Figure:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", RuntimeWarning)  # categories have no low and high
         shap.summary_plot(
-            found.values,
+            found.added,
             found.columns,
             feature_names=found.names,
             max_display=MOST_ATTRIBUTED,
