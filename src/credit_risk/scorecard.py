@@ -73,7 +73,7 @@ def bin_features(features: Floats, labels: Labels, seed: int) -> BinningProcess:
 
 
 def evidence_table(process: BinningProcess, name: str) -> pd.DataFrame:
-    """The groups of a feature: bin, loans, default_rate, woe and iv; those without loans are left out."""
+    """The groups of a feature by number: bin, loans, default_rate, woe and iv; those without loans are left out."""
     return _readable_table(process.get_binned_variable(name).binning_table.build(add_totals=False))
 
 
@@ -134,7 +134,8 @@ def _readable_table(table: pd.DataFrame) -> pd.DataFrame:
             "default_rate": table["Event rate"].astype(float).to_numpy(),
             "woe": table["WoE"].astype(float).to_numpy(),
             "iv": table["IV"].astype(float).to_numpy(),
-        }
+        },
+        index=table.index,
     )
 
 
