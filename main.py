@@ -299,19 +299,22 @@ def serve(host: str, port: int, workers: int) -> None:
 
 
 def show_report() -> None:
-    """Prints the path of the report, and what the performance gate has found on the challenger."""
+    """Prints where report and comparison are, and what the performance gate has found on the challenger."""
     from credit_risk.gates import read_verdict
     from credit_risk.registry import CHALLENGER, Registry
 
     report = data("6.reports", "report.html")
     if not report.exists():
         raise CreditRiskError(f"{relative(report)} is missing; run the pipeline first: `uv run main.py`")
-    console.print(report.as_uri(), soft_wrap=True)
-    challenger = Registry().version_of(CHALLENGER)
+    console.print(f"evidence:   {report.as_uri()}", soft_wrap=True)
+    registry = Registry()
+    challenger = registry.version_of(CHALLENGER)
     verdict = read_verdict(challenger, "performance") if challenger else None
     if challenger is None or verdict is None:
         console.print("the performance gate has not seen this model yet; run `uv run main.py`")
         return
+    if page := registry.attached(challenger, "performance.html", root() / "5.testing" / "reports"):
+        console.print(f"comparison: {page.as_uri()}", soft_wrap=True)
     against = f"version {verdict['against']}" if verdict["against"] else "no champion"
     title = (
         f"version {challenger.number} (challenger) against {against}: {'passed' if verdict['passed'] else 'refused'}"

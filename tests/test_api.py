@@ -128,7 +128,7 @@ def test_missing_is_the_same_as_null(client: httpx.Client) -> None:
         (EXAMPLE | {"employees": -1}, "employees", "number", "must be a whole number from 0 to 9,999"),
         (EXAMPLE | {"state": "ZZ"}, "state", "string", "must be one of AL, AK, AZ, … or null"),
         (EXAMPLE | {"state": ["AL"]}, "state", "array", "must be one of AL, AK, AZ, … or null"),
-        (EXAMPLE | {"Term": 60}, "Term", "number", "is unknown at approval: it was overwritten with the loan's real"),
+        (EXAMPLE | {"Term": 60}, "Term", "number", "is unknown at approval: it was rewritten when a loan failed"),
         (EXAMPLE | {"colour": {}}, "colour", "object", "is not in the contract"),
         (EXAMPLE | {"sba_guaranteed": 1e6}, "sba_guaranteed", "number", "must not be above gross_approved"),
         ({k: v for k, v in EXAMPLE.items() if k != "employees"}, "employees", "missing", "is missing; it must be a"),
