@@ -6,6 +6,7 @@ champion: the alias moves only here. Exit code: 0 passed, 3 refused, 1 error. Ve
 that would change are a page for people, in 5.testing/reports and with the version's run.
 
 Usage: uv run 5.testing/performance.py [--version N]              gates it and, if it passes, promotes it
+       uv run 5.testing/performance.py [--version N] --no-promote gates it, and leaves the champion as it is
        uv run 5.testing/performance.py [--version N] --against M  compares the two and promotes neither
 """
 
@@ -65,6 +66,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--version", metavar="N", help="version to gate (default: the challenger)")
     parser.add_argument("--against", metavar="M", help="compare with this version and promote neither")
+    parser.add_argument("--no-promote", action="store_true", help="gate it, and leave the champion as it is")
     arguments = parser.parse_args()
     section = params.load("gates", GateParams)
     registry = Registry()
@@ -88,7 +90,7 @@ def main() -> None:
     registry.attach(version, page)
     publish(registry, verdict)
     if not arguments.against:
-        decide(registry, verdict, contender)
+        decide(registry, verdict, contender, promoting=not arguments.no_promote)
     if not verdict.passed:
         sys.exit(EXIT_REFUSED)
 
@@ -139,9 +141,11 @@ def changed_decisions(labels: Labels, refused: list[npt.NDArray[np.bool_]]) -> l
     ]
 
 
-def decide(registry: Registry, verdict: Verdict, contender: "Contender") -> None:
+def decide(registry: Registry, verdict: Verdict, contender: "Contender", *, promoting: bool) -> None:
     """Moves the alias if every check has passed; writes the refusal on the version if not."""
-    if verdict.passed:
+    if verdict.passed and not promoting:
+        print(f"version {verdict.version} may be promoted: uv run 5.testing/performance.py --version {verdict.version}")
+    elif verdict.passed:
         why = f"ROC AUC {contender.figures('test')['roc_auc']:.3f} in time, "
         why += f"{contender.figures('out_of_time')['roc_auc']:.3f} out of time"
         promote(registry, verdict.version, verdict.against, why)
