@@ -13,14 +13,19 @@ from pathlib import Path
 import pytest
 from filelock import FileLock
 from projects import Project, copy_finished, copy_project
+from servers import fetch
 from stacks import Stack, running_stack
 
 
 @pytest.fixture(scope="session")
 def shared(tmp_path_factory: pytest.TempPathFactory, worker_id: str) -> Path:
-    """A folder that all test processes of this run share; one at a time fills it."""
+    """A folder that all test processes of this run share; one at a time fills it.
+
+    With TESTS_SHARED, several runs share it (on one state of the repository): then it is this folder.
+    """
     base = tmp_path_factory.getbasetemp()
-    folder = (base if worker_id == "master" else base.parent) / "shared"
+    given = os.environ.get("TESTS_SHARED")
+    folder = Path(given) if given else (base if worker_id == "master" else base.parent) / "shared"
     folder.mkdir(exist_ok=True)
     return folder
 
@@ -38,30 +43,58 @@ def empty_registry(shared: Path) -> Path:
 
 
 @pytest.fixture(scope="session")
-def finished(shared: Path, empty_registry: Path) -> Project:
+def start(shared: Path, empty_registry: Path) -> Path:
+    """A project on which nothing has run, for copying."""
+    folder = shared / "start"
+    with FileLock(shared / "start.lock"):
+        if not folder.exists():
+            made = copy_project(shared / "start.part")
+            shutil.copy(empty_registry, made.path("3.experiments", "mlflow.db"))
+            made.root.rename(folder)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def finished(shared: Path, start: Path) -> Project:
     """A project on which `main.py` has run once. Tests read it; those that change something take a copy."""
     project = Project(shared / "finished")
     output = project.path("output.txt")
     with FileLock(shared / "finished.lock"):
         if not output.exists():
-            copy_project(project.root)
-            shutil.copy(empty_registry, project.path("3.experiments", "mlflow.db"))
+            shutil.copytree(start, project.root, symlinks=True)
             output.write_text(project.run("main.py").stdout)
     return project
 
 
 @pytest.fixture
-def fresh(tmp_path: Path, empty_registry: Path) -> Project:
+def fresh(tmp_path: Path, start: Path) -> Project:
     """A project on which nothing has run, with an empty registry."""
-    project = copy_project(tmp_path / "project")
-    shutil.copy(empty_registry, project.path("3.experiments", "mlflow.db"))
-    return project
+    shutil.copytree(start, tmp_path / "project", symlinks=True)
+    return Project(tmp_path / "project")
 
 
 @pytest.fixture
 def project(tmp_path: Path, finished: Project) -> Project:
     """A copy of the finished project, with a registry of its own."""
     return copy_finished(finished, tmp_path / "project")
+
+
+@pytest.fixture(scope="session")
+def fetched(shared: Path, finished: Project) -> Path:
+    """What the keeper has put into the cache for the finished project, for copying."""
+    folder = shared / "cache"
+    with FileLock(shared / "cache.lock"):
+        if not folder.exists():
+            assert fetch(finished, shared / "cache.part").returncode == 0
+            (shared / "cache.part").rename(folder)
+    return folder
+
+
+@pytest.fixture
+def cache(tmp_path: Path, fetched: Path) -> Path:
+    """A cache that holds the champion of the finished project."""
+    shutil.copytree(fetched, tmp_path / "cache")
+    return tmp_path / "cache"
 
 
 @pytest.fixture

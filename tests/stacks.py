@@ -15,6 +15,7 @@ from typing import Any
 
 import boto3
 import psutil
+import pytest
 import requests
 from projects import REPOSITORY, Project, script, wait_until
 
@@ -89,8 +90,14 @@ class Stack:
         if how == "freeze":
             for process in reversed(self.processes(name)):
                 process.resume()
-        else:
-            self.up()
+            return
+        # As `up` does, without asking for all that is there already.
+        names = script(Project(REPOSITORY), SCRIPT)
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setenv("CREDIT_RISK_ROOT", str(self.root))
+            stack = names["Stack"](**self.state)
+            names[f"start_{name}"](stack, names["find_programs"](stack))
+            names["wait_for"](stack, name)
 
     def forget_model(self) -> None:
         """Deletes the registered model with all its versions and aliases, and makes an empty one."""

@@ -100,7 +100,7 @@ def test_each_answer_under_changing_champions_comes_from_the_version_it_names(pr
 
 @pytest.mark.slow
 @pytest.mark.parametrize("workers", ["1", "2"])
-def test_sigterm_under_load_loses_nothing(finished: Project, tmp_path: Path, workers: str) -> None:
+def test_sigterm_under_load_loses_nothing(finished: Project, cache: Path, workers: str) -> None:
     async def stop_in_the_middle(server: Server) -> Load:
         async with Load(server) as load:
             await load.until(500)
@@ -112,8 +112,7 @@ def test_sigterm_under_load_loses_nothing(finished: Project, tmp_path: Path, wor
             load.stop()
         return load
 
-    assert fetch(finished, tmp_path).returncode == 0  # so that every worker has a model from its start on
-    environment = {"MODEL_CACHE": str(tmp_path), "DRAIN_SECONDS": "1"} | PATIENT
+    environment = {"MODEL_CACHE": str(cache), "DRAIN_SECONDS": "1"} | PATIENT
     with running(finished, *SERVE, "--workers", workers, **environment) as server:
         load = asyncio.run(stop_in_the_middle(server))
         assert server.process.wait(20) in {0, -signal.SIGTERM}
@@ -124,7 +123,7 @@ def test_sigterm_under_load_loses_nothing(finished: Project, tmp_path: Path, wor
 
 @pytest.mark.slow
 def test_sigkill_of_a_worker_loses_at_most_what_it_had_in_flight_and_it_comes_back(
-    finished: Project, tmp_path: Path
+    finished: Project, cache: Path
 ) -> None:
     def workers(server: Server) -> list[psutil.Process]:
         children = psutil.Process(server.process.pid).children()
@@ -145,8 +144,7 @@ def test_sigkill_of_a_worker_loses_at_most_what_it_had_in_flight_and_it_comes_ba
             await load.until(len(load.answers) + 300)
         return load
 
-    assert fetch(finished, tmp_path).returncode == 0
-    with running(finished, *SERVE, "--workers", "2", MODEL_CACHE=str(tmp_path), **PATIENT) as server:
+    with running(finished, *SERVE, "--workers", "2", MODEL_CACHE=str(cache), **PATIENT) as server:
         wait_until(lambda: len(workers(server)) == 2, "two workers")
         load = asyncio.run(kill_in_the_middle(server))
         assert len(load.failures) <= CLIENTS
@@ -154,9 +152,8 @@ def test_sigkill_of_a_worker_loses_at_most_what_it_had_in_flight_and_it_comes_ba
         wait_until(lambda: "http_requests_in_flight 0.0" in server.client.get("/metrics").text, "nothing in flight")
 
 
-def test_beyond_the_limit_requests_are_shed_and_health_is_not(finished: Project, tmp_path: Path) -> None:
-    assert fetch(finished, tmp_path).returncode == 0
-    with running(finished, *LONE, MODEL_CACHE=str(tmp_path), MAX_IN_FLIGHT="3") as server:
+def test_beyond_the_limit_requests_are_shed_and_health_is_not(finished: Project, cache: Path) -> None:
+    with running(finished, *LONE, MODEL_CACHE=str(cache), MAX_IN_FLIGHT="3") as server:
         body = json.dumps(EXAMPLE).encode()
         head = b"POST /predict HTTP/1.1\r\nhost: x\r\ncontent-type: application/json\r\ncontent-length: %d\r\n\r\n"
         slow = [socket.create_connection(("127.0.0.1", server.port), timeout=10) for _ in range(3)]
@@ -176,14 +173,13 @@ def test_beyond_the_limit_requests_are_shed_and_health_is_not(finished: Project,
 
 
 @pytest.mark.slow
-def test_when_the_queue_is_too_long_requests_are_shed(finished: Project, tmp_path: Path) -> None:
+def test_when_the_queue_is_too_long_requests_are_shed(finished: Project, cache: Path) -> None:
     async def ask(server: Server) -> Load:
         async with Load(server, limits=httpx.Limits(max_connections=CLIENTS)) as load:
             await load.until(2000)
         return load
 
-    assert fetch(finished, tmp_path).returncode == 0
-    with running(finished, *LONE, MODEL_CACHE=str(tmp_path), MAX_QUEUE_SECONDS="0.000001") as server:
+    with running(finished, *LONE, MODEL_CACHE=str(cache), MAX_QUEUE_SECONDS="0.000001") as server:
         load = asyncio.run(ask(server))
     statuses = Counter(answer.status_code for _, answer in load.answers)
     assert set(statuses) <= {200, 503}
@@ -192,7 +188,7 @@ def test_when_the_queue_is_too_long_requests_are_shed(finished: Project, tmp_pat
 
 
 @pytest.mark.slow
-def test_memory_is_flat_over_many_requests(finished: Project, tmp_path: Path) -> None:
+def test_memory_is_flat_over_many_requests(finished: Project, cache: Path) -> None:
     body = json.dumps(EXAMPLE).encode()
     head = b"POST /predict HTTP/1.1\r\nhost: x\r\ncontent-type: application/json\r\ncontent-length: %d\r\n\r\n"
     at_once = 50  # requests that are sent before their answers are read
@@ -206,8 +202,7 @@ def test_memory_is_flat_over_many_requests(finished: Project, tmp_path: Path) ->
                 assert part
                 received += part
 
-    assert fetch(finished, tmp_path).returncode == 0
-    with running(finished, *LONE, MODEL_CACHE=str(tmp_path)) as server:
+    with running(finished, *LONE, MODEL_CACHE=str(cache)) as server:
         with socket.create_connection(("127.0.0.1", server.port), timeout=30) as connection:
             ask(connection, 20_000)
             before = server.process.memory_info().rss

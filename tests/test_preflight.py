@@ -337,7 +337,7 @@ class TestOnTheStack:
         try:
             done = Project(REPOSITORY).run("main.py", "doctor", check=False, **environment)
         finally:
-            stack.mend(server, "stop")
+            stack.up()  # starts what is not running
         assert done.returncode == 1
         (said,) = [line for line in done.stdout.splitlines() if environment["MLFLOW_TRACKING_URI"] in line][-1:]
         assert said.startswith("failed")
