@@ -11,8 +11,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from filelock import FileLock
-from projects import Project, copy_finished, copy_project
+from projects import Project, copy_finished, copy_project, once
 from servers import fetch
 from stacks import Stack, running_stack
 
@@ -33,37 +32,33 @@ def shared(tmp_path_factory: pytest.TempPathFactory, worker_id: str) -> Path:
 @pytest.fixture(scope="session")
 def empty_registry(shared: Path) -> Path:
     """An MLflow database with its tables, for copying: making them takes five seconds."""
-    path = shared / "mlflow.db"
-    with FileLock(f"{path}.lock"):
-        if not path.exists():
-            code = f"from mlflow import MlflowClient; MlflowClient('sqlite:///{path}.part').search_experiments()"
-            subprocess.run([sys.executable, "-c", code], check=True, capture_output=True)
-            Path(f"{path}.part").rename(path)
-    return path
+
+    def make(path: Path) -> None:
+        code = f"from mlflow import MlflowClient; MlflowClient('sqlite:///{path}').search_experiments()"
+        subprocess.run([sys.executable, "-c", code], check=True, capture_output=True)
+
+    return once(shared / "mlflow.db", make)
 
 
 @pytest.fixture(scope="session")
 def start(shared: Path, empty_registry: Path) -> Path:
     """A project on which nothing has run, for copying."""
-    folder = shared / "start"
-    with FileLock(shared / "start.lock"):
-        if not folder.exists():
-            made = copy_project(shared / "start.part")
-            shutil.copy(empty_registry, made.path("3.experiments", "mlflow.db"))
-            made.root.rename(folder)
-    return folder
+
+    def make(folder: Path) -> None:
+        shutil.copy(empty_registry, copy_project(folder).path("3.experiments", "mlflow.db"))
+
+    return once(shared / "start", make)
 
 
 @pytest.fixture(scope="session")
 def finished(shared: Path, start: Path) -> Project:
     """A project on which `main.py` has run once. Tests read it; those that change something take a copy."""
-    project = Project(shared / "finished")
-    output = project.path("output.txt")
-    with FileLock(shared / "finished.lock"):
-        if not output.exists():
-            shutil.copytree(start, project.root, symlinks=True)
-            output.write_text(project.run("main.py").stdout)
-    return project
+
+    def make(folder: Path) -> None:
+        project = Project(Path(shutil.copytree(start, folder, symlinks=True)))
+        project.path("output.txt").write_text(project.run("main.py").stdout)
+
+    return Project(once(shared / "finished", make))
 
 
 @pytest.fixture
@@ -82,12 +77,7 @@ def project(tmp_path: Path, finished: Project) -> Project:
 @pytest.fixture(scope="session")
 def fetched(shared: Path, finished: Project) -> Path:
     """What the keeper has put into the cache for the finished project, for copying."""
-    folder = shared / "cache"
-    with FileLock(shared / "cache.lock"):
-        if not folder.exists():
-            assert fetch(finished, shared / "cache.part").returncode == 0
-            (shared / "cache.part").rename(folder)
-    return folder
+    return once(shared / "cache", lambda folder: fetch(finished, folder).check_returncode())
 
 
 @pytest.fixture

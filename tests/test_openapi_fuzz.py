@@ -22,7 +22,7 @@ def test_no_request_gets_an_answer_that_is_not_documented(finished: Project, cac
             [
                 str(Path(sys.executable).with_name("schemathesis")),
                 *("run", f"http://127.0.0.1:{server.port}/openapi.json", "--header", f"X-API-Key: {KEY}"),
-                *("--checks", "all", "--max-examples", "3000", "--seed", "1", "--no-color"),
+                *("--checks", "all", "--max-examples", "2400", "--seed", "1", "--no-color"),
             ],
             cwd=tmp_path,
             env=finished.environment | {"SCHEMATHESIS_HOOKS": str(HOOKS)},
