@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
+from threading import Thread
 from typing import Any
 
 import boto3
@@ -65,7 +66,7 @@ class Stack:
     def environment(self, user: str = "pipeline") -> dict[str, str]:
         """What `env` prints, with limits that keep tests quick."""
         names = script(Project(REPOSITORY), SCRIPT)
-        limits = {"MLFLOW_HTTP_REQUEST_TIMEOUT": "5", "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "0"}
+        limits = {"MLFLOW_HTTP_REQUEST_TIMEOUT": "4", "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "0"}
         return dict(names["environment"](names["Stack"](**self.state), user)) | limits
 
     def logs(self) -> str:
@@ -98,6 +99,9 @@ class Stack:
             stack = names["Stack"](**self.state)
             names[f"start_{name}"](stack, names["find_programs"](stack))
             names["wait_for"](stack, name)
+        # A child of this process: unless somebody waits for it, it stays a zombie, and `down` waits for it in vain.
+        server = psutil.Process(self.state["processes"][name][0])
+        Thread(target=server.wait, daemon=True).start()
 
     def forget_model(self) -> None:
         """Deletes the registered model with all its versions and aliases, and makes an empty one."""

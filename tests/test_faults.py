@@ -44,9 +44,23 @@ def at_work(
     return project
 
 
-@pytest.mark.parametrize("how", ["stop", "freeze"])
 @pytest.mark.parametrize("server", ["postgres", "s3", "mlflow"])
-def test_outage_at_each_moment(
+class TestStopped:  # classes, so that two test processes can share the work
+    def test_outage_at_each_moment(
+        self, server: str, at_work: Project, stack: Stack, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        outage_at_each_moment(server, "stop", at_work, stack, capsys)
+
+
+@pytest.mark.parametrize("server", ["postgres", "s3", "mlflow"])
+class TestFrozen:
+    def test_outage_at_each_moment(
+        self, server: str, at_work: Project, stack: Stack, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        outage_at_each_moment(server, "freeze", at_work, stack, capsys)
+
+
+def outage_at_each_moment(
     server: str, how: str, at_work: Project, stack: Stack, capsys: pytest.CaptureFixture[str]
 ) -> None:
     for path, moments in MOMENTS.items():
