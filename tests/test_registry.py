@@ -260,7 +260,7 @@ def test_password_in_the_address_is_not_shown(monkeypatch: pytest.MonkeyPatch) -
 @pytest.mark.parametrize(
     "secret",
     [
-        *("changeme", "Password123", "secret", "minioadmin", "minio123", "change_me!", "your-secret-access-key"),
+        *("changeme", "Password123", "Secret1!", "minioadmin", "minio123", "change_me!", "your-secret-access-key"),
         "wJalrXUtnFEMI/K7MDENG/bPxRfiCYEXAMPLEKEY",  # of AWS's documentation
     ],
 )
