@@ -52,8 +52,8 @@ def main() -> None:
     ]
     text = f"""# A decision with its reasons
 
-Made by `uv run benchmarks/reasons.py` on {platform.machine()}, {os.cpu_count()} cores: one connection, {requests:,} requests of each kind in
-turn, over HTTP; milliseconds as the client sees them. With reasons, a median of {AIM_MS} ms is aimed at.
+Made by `uv run benchmarks/reasons.py` on {platform.machine()}, {os.cpu_count()} cores: one connection, {requests:,} requests
+of each kind in turn, over HTTP; milliseconds as the client sees them. With reasons, a median of {AIM_MS} ms is aimed at.
 
 | decision | median, ms | 99th percentile, ms |
 |---|---|---|
