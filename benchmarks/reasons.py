@@ -50,10 +50,11 @@ def main() -> None:
         f"| {name} | {statistics.median(times):.2f} | {statistics.quantiles(times, n=100)[98]:.2f} |"
         for name, times in took.items()
     ]
+    machine = f"{platform.machine()}, {os.cpu_count()} cores"
     text = f"""# A decision with its reasons
 
-Made by `uv run benchmarks/reasons.py` on {platform.machine()}, {os.cpu_count()} cores: one connection, {requests:,} requests
-of each kind in turn, over HTTP; milliseconds as the client sees them. With reasons, a median of {AIM_MS} ms is aimed at.
+Made by `uv run benchmarks/reasons.py` on {machine}: one connection, {requests:,} requests of each kind in
+turn, over HTTP; milliseconds as the client sees them. With reasons, a median of {AIM_MS} ms is aimed at.
 
 | decision | median, ms | 99th percentile, ms |
 |---|---|---|
