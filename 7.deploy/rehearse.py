@@ -117,7 +117,7 @@ def report(results: list[Result], rate: int) -> str:
         [
             "# Releases and mishaps under load",
             "",
-            f"Made by `uv run 7.deploy/rehearse.py all` on {os.cpu_count()} cores, shared by servers, balancer and client;",
+            f"Made by `uv run 7.deploy/rehearse.py all` on {os.cpu_count()} cores, which all of it shares,",
             f"{rate} requests a second. Times in ms: median / 99th percentile, while it happened and before.",
             "`no-drain` is the control: servers are killed, and nothing is asked twice.",
             "",
