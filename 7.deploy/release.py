@@ -1,0 +1,509 @@
+"""Brings an image onto the servers on AWS, the way their stack says, and back if anything is wrong.
+
+The rolling out is CodeDeploy's or Auto Scaling's; this script starts it, waits, asks the public address for a score,
+watches the alarms, and has it undone when one of these fails or when it is interrupted (Ctrl-C, SIGTERM).
+
+uv run 7.deploy/release.py push --image REPOSITORY:TAG         pushes it with docker or podman; prints its digest
+uv run 7.deploy/release.py deploy --image REPOSITORY@sha256:…  [--strategy rolling|blue-green|instance-refresh]
+uv run 7.deploy/release.py rollback                            to the release before
+uv run 7.deploy/release.py status
+
+Environment: AWS credentials and region, as boto3 finds them; SMOKE_API_KEY, a key that the API accepts;
+CONTAINER_TOOL, docker by default.
+"""
+
+import argparse
+import hashlib
+import io
+import os
+import re
+import signal
+import subprocess
+import time
+import zipfile
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Any, Protocol
+
+import boto3
+import requests
+from botocore.config import Config
+from botocore.exceptions import BotoCoreError, ClientError
+
+from credit_risk.errors import CreditRiskError
+from credit_risk.paths import root
+from credit_risk.script import run
+
+STRATEGIES = ("rolling", "blue-green", "instance-refresh")
+DIGEST_REF = re.compile(r"(?P<registry>[^/]+)/(?P<repository>[^@:]+)@(?P<digest>sha256:[0-9a-f]{64})")
+TAG_REF = re.compile(r"(?P<registry>[^/]+)/(?P<repository>[^@:]+):(?P<tag>[\w.-]+)")
+SMOKE_REQUESTS, ANSWER_SECONDS = 10, 10
+NOT_THERE = {"404", "NoSuchKey", "ImageNotFoundException"}
+Info = dict[str, Any]
+
+
+@dataclass
+class Stack:
+    """The stack of servers, and how to ask AWS about it; clients by service are made when they are needed."""
+
+    name: str
+    poll_seconds: float = 5
+    timeout_seconds: float = 3600
+    clients: dict[str, Any] = field(default_factory=dict)
+
+    def aws(self, service: str) -> Any:
+        """The client of a service."""
+        if service not in self.clients:
+            self.clients[service] = boto3.client(service, config=Config(retries={"mode": "standard"}))
+        return self.clients[service]
+
+    @cached_property
+    def outputs(self) -> dict[str, str]:
+        """What the stack tells."""
+        (found,) = self.aws("cloudformation").describe_stacks(StackName=self.name)["Stacks"]
+        return {output["OutputKey"]: output["OutputValue"] for output in found["Outputs"]}
+
+    def until(self, done: Callable[[], Any], what: str) -> Any:
+        """Asks again and again, until the answer is truthy; returns it.
+
+        Raises:
+            CreditRiskError: it takes too long.
+        """
+        deadline = time.monotonic() + self.timeout_seconds
+        while not (answer := done()):
+            if time.monotonic() > deadline:
+                raise CreditRiskError(f"{what} is not done after {self.timeout_seconds:.0f} seconds")
+            time.sleep(self.poll_seconds)
+        return answer
+
+
+class Way(Protocol):
+    """How a release comes onto the servers."""
+
+    def start(self, key: str) -> None:
+        """Begins with the release at a key of the bucket."""
+
+    def wait(self) -> None:
+        """Returns when the new servers have the traffic, and the old can still come back."""
+
+    def finish(self) -> None:
+        """Returns when nothing more is to be done."""
+
+    def undo(self) -> None:
+        """Has the servers as they were before `start`."""
+
+
+def main() -> None:
+    """Parses the command line and runs the command."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--stack", default="credit-risk-servers", help="made from aws/servers.yaml: %(default)s")
+    commands = parser.add_subparsers(dest="command", required=True, metavar="command")
+    pushing = commands.add_parser("push", help="push an image and print its digest")
+    pushing.add_argument("--image", required=True, help="REPOSITORY:TAG, which this machine has")
+    deploying = commands.add_parser("deploy", help="release an image")
+    deploying.add_argument("--image", required=True, help="REPOSITORY@sha256:…")
+    deploying.add_argument("--strategy", choices=STRATEGIES, help="fails if the stack is set up for another")
+    back = commands.add_parser("rollback", help="release the one before")
+    for command in (deploying, back):
+        command.add_argument("--bake-seconds", type=float, default=300, help="watch the alarms so long: %(default)s")
+        command.add_argument("--timeout-seconds", type=float, default=3600, help="default: %(default)s")
+    commands.add_parser("status", help="what is released, and how it does")
+    arguments = parser.parse_args()
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # how a cancelled workflow ends: undo as with Ctrl-C
+    stack = Stack(arguments.stack, timeout_seconds=getattr(arguments, "timeout_seconds", 0))
+    try:
+        match arguments.command:
+            case "push":
+                print(push(stack, arguments.image))
+            case "deploy":
+                deploy(stack, arguments.image, arguments.strategy, arguments.bake_seconds)
+            case "rollback":
+                roll_back(stack, arguments.bake_seconds)
+            case "status":
+                print("\n".join(f"{name:<10} {value}" for name, value in status(stack).items()))
+    except (BotoCoreError, ClientError) as error:
+        raise CreditRiskError(f"AWS: {' '.join(str(error).split())}") from error
+
+
+def push(stack: Stack, image: str) -> str:
+    """Pushes an image of this machine; returns its reference by digest.
+
+    Raises:
+        CreditRiskError: the reference has no tag, or the push has failed.
+    """
+    parts = TAG_REF.fullmatch(image)
+    if not parts:
+        raise CreditRiskError(f"{image} is not REPOSITORY:TAG")
+    tool = os.environ.get("CONTAINER_TOOL", "docker")
+    if subprocess.run([tool, "push", image], stdout=subprocess.DEVNULL, check=False).returncode:
+        raise CreditRiskError(f"{tool} can't push {image}, see above; is it built, and are you logged in?")
+    names = {"repositoryName": parts["repository"], "imageIds": [{"imageTag": parts["tag"]}]}
+    (found,) = stack.aws("ecr").describe_images(**names)["imageDetails"]
+    return f"{parts['registry']}/{parts['repository']}@{found['imageDigest']}"
+
+
+def deploy(stack: Stack, image: str, strategy: str | None, bake_seconds: float) -> None:
+    """Releases an image.
+
+    Raises:
+        CreditRiskError: the image is not there or has failed; then the release before is back.
+    """
+    updates = stack.outputs["Updates"]
+    if strategy not in {None, updates}:
+        raise CreditRiskError(f"{stack.name} is set up for {updates}; for {strategy}, update its parameter Updates")
+    check_image(stack, image)
+    key = upload(stack, image)
+    print(f"{updates} release of {image}", flush=True)
+    release(stack, key, bake_seconds)
+
+
+def check_image(stack: Stack, image: str) -> None:
+    """Nothing moves for an image that the servers could not pull.
+
+    Raises:
+        CreditRiskError: it is not named by digest, or not in the stack's repository.
+    """
+    parts = DIGEST_REF.fullmatch(image)
+    if not parts:
+        raise CreditRiskError(f"{image} is not REPOSITORY@sha256:…; `push` prints the digest")
+    if parts["repository"] != stack.outputs["Repository"]:
+        raise CreditRiskError(f"the servers may pull from {stack.outputs['Repository']}, not {parts['repository']}")
+    digests = [{"imageDigest": parts["digest"]}]
+    try:
+        stack.aws("ecr").describe_images(repositoryName=parts["repository"], imageIds=digests)
+    except ClientError as error:
+        if error.response["Error"]["Code"] in NOT_THERE:
+            raise CreditRiskError(f"{image} is not in its repository; push it first") from error
+        raise
+
+
+def upload(stack: Stack, image: str) -> str:
+    """Puts a release into the bucket; returns its key, which is the same for the same content."""
+    content = bundle(image)
+    digests = image.rpartition(":")[2][:12], hashlib.sha256(content).hexdigest()[:12]
+    key = f"releases/{'-'.join(digests)}.zip"
+    metadata = {"image": image}
+    stack.aws("s3").put_object(Bucket=stack.outputs["ReleasesBucket"], Key=key, Body=content, Metadata=metadata)
+    return key
+
+
+def bundle(image: str) -> bytes:
+    """The zip that a server gets: what to do (appspec.yml, hooks), with which image, and a request to try."""
+    aws = root() / "7.deploy" / "aws"
+    files = {"appspec.yml": (aws / "appspec.yml").read_bytes(), "image.env": f"IMAGE={image}\n".encode()}
+    files |= {f"hooks/{path.name}": path.read_bytes() for path in sorted((aws / "hooks").glob("*.sh"))}
+    files["example.json"] = (root() / "6.production" / "example.json").read_bytes()
+    target = io.BytesIO()
+    with zipfile.ZipFile(target, "w", zipfile.ZIP_DEFLATED) as archive:
+        for name, content in files.items():
+            entry = zipfile.ZipInfo(name)  # without a date: the same content, the same bytes
+            entry.external_attr = (0o755 if name.endswith(".sh") else 0o644) << 16
+            archive.writestr(entry, content)
+    return target.getvalue()
+
+
+def release(stack: Stack, key: str, bake_seconds: float) -> None:
+    """Rolls a release out, tries it, watches it, and remembers it; or undoes it.
+
+    Raises:
+        CreditRiskError: it has failed, and how.
+    """
+    if not os.environ.get("SMOKE_API_KEY"):
+        raise CreditRiskError("set SMOKE_API_KEY, a key that the API accepts; nothing is released that can't be tried")
+    way: Way = Refresh(stack, bake_seconds) if stack.outputs["Updates"] == "instance-refresh" else CodeDeploy(stack)
+    way.start(key)
+    try:
+        way.wait()
+        smoke_test(stack.outputs["Url"])
+        watch(stack, bake_seconds)
+    except (Exception, KeyboardInterrupt) as error:
+        print(f"undoing it: {error or 'interrupted'}", flush=True)
+        way.undo()
+        print("the release before serves again", flush=True)
+        raise
+    current = recall(stack, "current")
+    if current and current != key:
+        remember(stack, "previous", current)
+    remember(stack, "current", key)
+    way.finish()
+    print("released", flush=True)
+
+
+def smoke_test(url: str) -> None:
+    """Asks the public address for a score, some times over, so that several servers answer.
+
+    Raises:
+        CreditRiskError: one answer is wrong; says which.
+    """
+    example = (root() / "6.production" / "example.json").read_bytes()
+    headers = {"content-type": "application/json", "x-api-key": os.environ["SMOKE_API_KEY"]}
+    for _ in range(SMOKE_REQUESTS):
+        try:
+            answer = requests.post(f"{url}/predict", data=example, headers=headers, timeout=ANSWER_SECONDS)
+            probability = answer.json()["probability_of_default"] if answer.ok else None
+        except (requests.RequestException, KeyError, TypeError) as error:
+            raise CreditRiskError(f"{url}/predict does not answer as it should: {error!r}") from error
+        if not isinstance(probability, float) or not 0 <= probability <= 1:
+            raise CreditRiskError(f"{url}/predict answers {answer.status_code} {answer.text[:200]}")
+
+
+def watch(stack: Stack, seconds: float) -> None:
+    """Looks at the alarms for a while.
+
+    Raises:
+        CreditRiskError: one has gone off.
+    """
+    deadline = time.monotonic() + seconds
+    while True:
+        names = stack.outputs["Alarms"].split(",")
+        found = stack.aws("cloudwatch").describe_alarms(AlarmNames=names)["MetricAlarms"]
+        if ringing := [alarm["AlarmName"] for alarm in found if alarm["StateValue"] == "ALARM"]:
+            raise CreditRiskError(f"the alarm {' and '.join(ringing)} has gone off")
+        if time.monotonic() >= deadline:
+            return
+        time.sleep(stack.poll_seconds)
+
+
+class CodeDeploy:
+    """In place or blue/green: the deployment group knows which, and is named after it."""
+
+    def __init__(self, stack: Stack) -> None:
+        """Nothing has begun yet."""
+        self._stack, self._id = stack, ""
+        self._group = {
+            "applicationName": stack.outputs["Application"],
+            "deploymentGroupName": stack.outputs["Updates"],
+        }
+
+    def start(self, key: str) -> None:
+        """Creates the deployment. A blue/green one before, which only keeps its old servers, is told to let them go."""
+        for waiting in self._unfinished():
+            if _switched(self._look(waiting)):
+                self._aws("continue_deployment", deploymentId=waiting, deploymentWaitType="TERMINATION_WAIT")
+                self._until_ended(waiting)
+        location = {"bucket": self._stack.outputs["ReleasesBucket"], "key": key, "bundleType": "zip"}
+        revision = {"revisionType": "S3", "s3Location": location}
+        self._id = self._aws("create_deployment", **self._group, revision=revision)["deploymentId"]
+
+    def wait(self) -> None:
+        """Returns when the deployment has succeeded, or has switched and only keeps the old servers for a while.
+
+        Raises:
+            CreditRiskError: it has failed or was stopped, by an alarm or by somebody.
+        """
+        info = self._stack.until(self._has_traffic_or_ended, f"the deployment {self._id}")
+        if info["status"] in {"Failed", "Stopped"}:
+            why = info.get("errorInformation", {})
+            raise CreditRiskError(
+                f"the deployment {self._id} is {info['status'].lower()}: {why.get('code', '')} {why.get('message', '')}"
+            )
+
+    def finish(self) -> None:
+        """Blue/green's old servers end by themselves; until then a rollback is a matter of seconds."""
+
+    def undo(self) -> None:
+        """Stops the deployment, which rolls it back; one that has ended well is followed by the release before."""
+        status = self._look(self._id)["status"]
+        if status == "Succeeded":
+            before = recall(self._stack, "current")
+            if not before:
+                raise CreditRiskError("it stays: there is no release before it to go back to")
+            again = CodeDeploy(self._stack)
+            again.start(before)
+            again.wait()
+            return
+        if status not in {"Failed", "Stopped"}:
+            self._aws("stop_deployment", deploymentId=self._id, autoRollbackEnabled=True)
+            self._until_ended(self._id)
+        if id_ := self._look(self._id).get("rollbackInfo", {}).get("rollbackDeploymentId"):
+            self._id = id_
+            self.wait()
+
+    def undo_unfinished(self) -> str | None:
+        """Stops a deployment under way; returns the key of its release."""
+        unfinished = self._unfinished()
+        if not unfinished:
+            return None
+        self._id = unfinished[0]
+        location = self._look(self._id)["revision"]["s3Location"]
+        self.undo()
+        return str(location["key"])
+
+    def last(self) -> str:
+        """The latest deployment in a few words."""
+        found = self._aws("list_deployments", **self._group)["deployments"][:1]
+        return " ".join([*found, *(self._look(id_)["status"] for id_ in found)]) or "none"
+
+    def _unfinished(self) -> list[str]:
+        states = ["Created", "Queued", "InProgress", "Ready"]
+        return list(self._aws("list_deployments", **self._group, includeOnlyStatuses=states)["deployments"])
+
+    def _until_ended(self, deployment_id: str) -> None:
+        self._stack.until(lambda: _ended(self._look(deployment_id)), f"the end of the deployment {deployment_id}")
+
+    def _has_traffic_or_ended(self) -> Info | None:
+        info = self._look(self._id)
+        return info if _switched(info) or _ended(info) else None
+
+    def _look(self, deployment_id: str) -> Info:
+        info: Info = self._aws("get_deployment", deploymentId=deployment_id)["deploymentInfo"]
+        return info
+
+    def _aws(self, operation: str, **arguments: Any) -> Info:
+        answer: Info = getattr(self._stack.aws("codedeploy"), operation)(**arguments)
+        return answer
+
+
+def _ended(info: Info) -> bool:
+    return info["status"] in {"Succeeded", "Failed", "Stopped"}
+
+
+def _switched(info: Info) -> bool:
+    """Whether blue/green has moved the traffic and waits before it ends the old servers."""
+    return bool(info.get("instanceTerminationWaitTimeStarted")) and not _ended(info)
+
+
+class Refresh:
+    """Auto Scaling replaces its servers by ones of a new version of the launch template, which names the release."""
+
+    def __init__(self, stack: Stack, bake_seconds: float) -> None:
+        """Nothing has begun yet."""
+        self._stack, self._bake_seconds = stack, bake_seconds
+        self._group = {"AutoScalingGroupName": stack.name}
+
+    def start(self, key: str) -> None:
+        """Makes the version and starts the refresh."""
+        (group,) = self._aws("describe_auto_scaling_groups", AutoScalingGroupNames=[self._stack.name])[
+            "AutoScalingGroups"
+        ]
+        before = group["LaunchTemplate"]
+        tags = [{"ResourceType": "instance", "Tags": [{"Key": "release", "Value": key}]}]
+        made = self._stack.aws("ec2").create_launch_template_version(
+            LaunchTemplateId=before["LaunchTemplateId"],
+            SourceVersion=before["Version"],
+            LaunchTemplateData={"TagSpecifications": tags},
+            VersionDescription=key,
+        )["LaunchTemplateVersion"]
+        template = {"LaunchTemplateId": before["LaunchTemplateId"], "Version": str(made["VersionNumber"])}
+        preferences = {
+            "MinHealthyPercentage": 100,  # a new server first, then an old one goes
+            "MaxHealthyPercentage": 150,
+            "InstanceWarmup": 60,
+            "SkipMatching": True,
+            "CheckpointPercentages": [20, 100],  # after the first fifth, time for the alarms to go off
+            "CheckpointDelay": 180,
+            "AutoRollback": True,
+            "AlarmSpecification": {"Alarms": self._stack.outputs["Alarms"].split(",")},
+            "BakeTime": int(self._bake_seconds) + 120,  # while it lasts it can be rolled back: time to try and watch
+        }
+        desired = {"LaunchTemplate": template}
+        self._aws("start_instance_refresh", **self._group, DesiredConfiguration=desired, Preferences=preferences)
+
+    def wait(self) -> None:
+        """Returns when all servers are new and it bakes.
+
+        Raises:
+            CreditRiskError: it has failed, or an alarm has rolled it back.
+        """
+        self._until({"Baking", "Successful"})
+
+    def finish(self) -> None:
+        """Waits until it can't be rolled back any more."""
+        self._until({"Successful"})
+
+    def undo(self) -> None:
+        """Rolls it back, unless it has rolled itself back."""
+        if self._look()["Status"] in {"Pending", "InProgress", "Baking"}:
+            self._aws("rollback_instance_refresh", **self._group)
+        self._until({"RollbackSuccessful"})
+
+    def last(self) -> str:
+        """The latest refresh in a few words."""
+        found = self._aws("describe_instance_refreshes", **self._group)["InstanceRefreshes"][:1]
+        return " ".join(f"{refresh['InstanceRefreshId']} {refresh['Status']}" for refresh in found) or "none"
+
+    def _until(self, good: set[str]) -> None:
+        bad = {"Failed", "Cancelled", "RollbackFailed", "RollbackSuccessful", "RollbackInProgress"} - good
+        if "RollbackSuccessful" in good:
+            bad.remove("RollbackInProgress")
+
+        def done() -> Info | None:
+            refresh = self._look()
+            return refresh if refresh["Status"] in good | bad else None
+
+        refresh = self._stack.until(done, "the instance refresh")
+        if refresh["Status"] in bad:
+            raise CreditRiskError(f"the instance refresh is {refresh['Status']}: {refresh.get('StatusReason', '')}")
+
+    def _look(self) -> Info:
+        refresh: Info = self._aws("describe_instance_refreshes", **self._group)["InstanceRefreshes"][0]
+        return refresh
+
+    def _aws(self, operation: str, **arguments: Any) -> Info:
+        answer: Info = getattr(self._stack.aws("autoscaling"), operation)(**arguments)
+        return answer
+
+
+def roll_back(stack: Stack, bake_seconds: float) -> None:
+    """Goes back to the release before; a deployment under way is stopped.
+
+    Raises:
+        CreditRiskError: there is none.
+    """
+    before = recall(stack, "previous")
+    if stack.outputs["Updates"] != "instance-refresh":
+        undone = CodeDeploy(stack).undo_unfinished()
+        if undone == recall(stack, "current") and before:
+            remember(stack, "current", before)
+        if undone:
+            print("stopped; the release before serves again")
+            return
+    if not before:
+        raise CreditRiskError("there is no release before this one")
+    release(stack, before, bake_seconds)
+
+
+def status(stack: Stack) -> dict[str, str]:
+    """What is released, and how it does."""
+    way = Refresh(stack, 0) if stack.outputs["Updates"] == "instance-refresh" else CodeDeploy(stack)
+    targets = stack.aws("elbv2").describe_target_health(TargetGroupArn=stack.outputs["TargetArn"])
+    states = [target["TargetHealth"]["State"] for target in targets["TargetHealthDescriptions"]]
+    names = stack.outputs["Alarms"].split(",")
+    alarms = stack.aws("cloudwatch").describe_alarms(AlarmNames=names)["MetricAlarms"]
+    return {
+        "updates": stack.outputs["Updates"],
+        "current": image_of(stack, recall(stack, "current")),
+        "previous": image_of(stack, recall(stack, "previous")),
+        "last": way.last(),
+        "servers": f"{states.count('healthy')} of {len(states)} ready",
+        "alarms": ", ".join(f"{alarm['AlarmName']} {alarm['StateValue']}" for alarm in alarms),
+    }
+
+
+def recall(stack: Stack, what: str) -> str | None:
+    """The key of the current or the previous release, if there is one."""
+    try:
+        found = stack.aws("s3").get_object(Bucket=stack.outputs["ReleasesBucket"], Key=what)
+    except ClientError as error:
+        if error.response["Error"]["Code"] in NOT_THERE:
+            return None
+        raise
+    return str(found["Body"].read().decode())
+
+
+def remember(stack: Stack, what: str, key: str) -> None:
+    """Notes the key; servers that start later take the current one."""
+    stack.aws("s3").put_object(Bucket=stack.outputs["ReleasesBucket"], Key=what, Body=key.encode())
+
+
+def image_of(stack: Stack, key: str | None) -> str:
+    """The image of a release."""
+    if not key:
+        return "none"
+    found = stack.aws("s3").head_object(Bucket=stack.outputs["ReleasesBucket"], Key=key)
+    return str(found["Metadata"]["image"])
+
+
+if __name__ == "__main__":
+    run("release", main)

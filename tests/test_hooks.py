@@ -1,0 +1,316 @@
+"""The hooks of CodeDeploy, run as its agent runs them, on the real image in a real container.
+
+Podman stands for Docker, and a small program for the two calls of the AWS command line.
+"""
+
+import hashlib
+import io
+import json
+import os
+import shutil
+import subprocess
+import threading
+import uuid
+import zipfile
+from collections.abc import Iterator
+from contextlib import suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+import yaml
+from containers import ENVIRONMENT, needs_podman, podman
+from projects import REPOSITORY, Project, script, wait_until
+from servers import EXAMPLE, KEY, KEYS, free_port
+
+pytestmark = [pytest.mark.containers, needs_podman]
+
+BUNDLE = script(Project(REPOSITORY), "7.deploy/release.py")["bundle"]
+PASSWORD = "the service's password"  # noqa: S105 (of no server)
+AWS_CLI = f"""#!/bin/sh
+case "$*" in
+"secretsmanager get-secret-value --secret-id keys --query SecretString --output text") echo {KEYS} ;;
+"secretsmanager get-secret-value --secret-id password --query SecretString --output text") echo "{PASSWORD}" ;;
+*) echo "aws: not allowed: $*" >&2; exit 254 ;;
+esac
+"""
+IMAGES = {  # each made from the real image; on loopback only, as all servers of the tests
+    "good": "ENV HOST=127.0.0.1",
+    "never-ready": "ENV HOST=127.0.0.1\nUSER root\nRUN rm -r /app/model\nUSER 10001",
+    "crashing": 'ENTRYPOINT ["sh", "-c", "echo out of luck >&2; exit 3"]',
+    "wrong": """COPY wrong.py /wrong.py
+ENTRYPOINT ["python", "/wrong.py"]""",
+}
+WRONG = """
+import http.server, os
+class Handler(http.server.BaseHTTPRequestHandler):
+    def do_GET(self):
+        self.send_response(200); self.end_headers()
+    def do_POST(self):
+        body = b'{"detail": "no luck"}'
+        self.send_response(200); self.send_header("content-length", str(len(body))); self.end_headers()
+        self.wfile.write(body)
+http.server.HTTPServer(("127.0.0.1", int(os.environ["PORT"])), Handler).serve_forever()
+"""
+
+
+@pytest.fixture(scope="module")
+def images(image: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, str]]:
+    """References by digest of a good image and of bad ones."""
+    folder, made = tmp_path_factory.mktemp("images"), {}
+    (folder / "wrong.py").write_text(WRONG)
+    tags = {name: f"localhost/aws-hooks-{name}:test" for name in IMAGES}
+    try:
+        for name, tag in tags.items():
+            (folder / "Dockerfile").write_text(f"FROM {image}\n{IMAGES[name]}\n")
+            podman("build", "--quiet", "--pull=never", "--format", "docker", "--tag", tag, str(folder))
+            (found,) = json.loads(podman("image", "inspect", tag).stdout)
+            made[name] = f"localhost/aws-hooks-{name}@{found['Digest']}"
+        yield made
+    finally:
+        podman("image", "rm", "--force", *tags.values(), check=False)
+
+
+@dataclass
+class Machine:
+    """A server as the launch template's user data leaves it, with a container of its own."""
+
+    root: Path
+    port: int = field(default_factory=free_port)
+    name: str = field(default_factory=lambda: f"aws-hooks-{uuid.uuid4().hex[:8]}")
+
+    def set_up(self) -> None:
+        (self.root / "bin").mkdir()
+        command = self.root / "bin" / "aws"
+        command.write_text(AWS_CLI)
+        command.chmod(0o755)
+        settings = {
+            "MLFLOW_TRACKING_URI": "http://127.0.0.1:9",  # a registry that is away: the image has a model
+            "MLFLOW_TRACKING_USERNAME": "service",
+            "MLFLOW_PASSWORD_SECRET": "password",
+            "API_KEYS_SECRET": "keys",
+            "DRAIN_SECONDS": "2",
+        }
+        (self.root / "server.env").write_text("".join(f"{key}={value}\n" for key, value in settings.items()))
+
+    def install(self, image: str) -> None:
+        """Puts a release where CodeDeploy would."""
+        shutil.rmtree(self.release, ignore_errors=True)
+        with zipfile.ZipFile(io.BytesIO(BUNDLE(image))) as archive:
+            archive.extractall(self.release)
+
+    @property
+    def release(self) -> Path:
+        return self.root / "release"
+
+    def event(self, name: str, **environment: str) -> "subprocess.CompletedProcess[str]":
+        """Runs a lifecycle event's script with the agent's environment, within appspec.yml's time."""
+        (hook,) = yaml.safe_load((self.release / "appspec.yml").read_text())["hooks"][name]
+        agent = {
+            "LIFECYCLE_EVENT": name,
+            "DEPLOYMENT_ID": "d-ABCDEF123",
+            "APPLICATION_NAME": "credit-risk-servers",
+            "DEPLOYMENT_GROUP_NAME": "rolling",
+            "DEPLOYMENT_GROUP_ID": str(uuid.uuid4()),
+        }
+        here = {
+            "PATH": f"{self.root / 'bin'}:{os.environ['PATH']}",
+            "CONTAINER_NAME": self.name,
+            "CONTAINER_NETWORK": "host",
+            "PORT": str(self.port),
+            "SERVER_ENV": str(self.root / "server.env"),
+            "STATE_DIRECTORY": str(self.root / "state"),
+        }
+        return subprocess.run(
+            ["bash", self.release / hook["location"]],
+            env=ENVIRONMENT | agent | here | environment,
+            capture_output=True,
+            text=True,
+            check=False,
+            timeout=hook["timeout"],
+        )
+
+    def deploy(self, image: str) -> None:
+        """All events of an in-place deployment; each must go well."""
+        for name in ("ApplicationStop", "BeforeInstall", "AfterInstall", "ApplicationStart", "ValidateService"):
+            if name == "BeforeInstall":
+                self.install(image)
+            if self.release.exists():  # a new server has no release whose ApplicationStop could run
+                done = self.event(name)
+                assert done.returncode == 0, done.stdout + done.stderr
+                assert done.stdout.startswith(f"{name}: ")
+
+    def inspect(self) -> Any:
+        (found,) = json.loads(podman("container", "inspect", self.name).stdout)
+        return found
+
+    def exists(self) -> bool:
+        return podman("container", "exists", self.name, check=False).returncode == 0
+
+    def ask(self, key: str) -> httpx.Response:
+        url = f"http://127.0.0.1:{self.port}/predict"
+        return httpx.post(url, json=EXAMPLE, headers={"x-api-key": key}, timeout=10)
+
+
+@pytest.fixture
+def machine(tmp_path: Path) -> Iterator[Machine]:
+    machine = Machine(tmp_path)
+    machine.set_up()
+    yield machine
+    podman("rm", "--force", "--time", "0", machine.name, check=False)
+
+
+def sentence(done: "subprocess.CompletedProcess[str]", event: str) -> str:
+    """The last line of what a failed event says."""
+    assert done.returncode == 1, done.stdout + done.stderr
+    last = done.stderr.strip().splitlines()[-1]
+    assert last.startswith(f"{event}: ")
+    return last
+
+
+def test_a_release_comes_onto_a_new_server_and_the_next_one_replaces_it(
+    machine: Machine, images: dict[str, str]
+) -> None:
+    machine.deploy(images["good"])
+    first = machine.inspect()["Id"]
+    smoke_key = (machine.root / "state" / "smoke-key").read_text()
+    assert machine.ask(KEY).json()["probability_of_default"] == machine.ask(smoke_key).json()["probability_of_default"]
+    assert machine.ask("another").status_code == 401
+    assert (machine.root / "state" / "smoke-key").stat().st_mode & 0o077 == 0
+    machine.deploy(images["good"])
+    assert machine.inspect()["Id"] != first
+    assert machine.ask(KEY).is_success
+    assert machine.ask(smoke_key).status_code == 401, "the key lives as long as its container"
+
+
+def test_the_container_can_change_nothing_and_hides_its_secrets(machine: Machine, images: dict[str, str]) -> None:
+    machine.deploy(images["good"])
+    found = machine.inspect()
+    assert found["HostConfig"]["ReadonlyRootfs"] is True
+    assert found["EffectiveCaps"] in (None, [])
+    assert "no-new-privileges" in str(found["HostConfig"]["SecurityOpt"])
+    assert found["Config"]["User"] == "10001"
+    written = podman("exec", machine.name, "sh", "-c", "touch /app/x; touch /tmp/x && echo temporary", check=False)
+    assert "Read-only file system" in written.stderr
+    assert written.stdout == "temporary\n"
+    commands = " ".join(
+        path.read_bytes().replace(b"\0", b" ").decode(errors="replace") for path in Path("/proc").glob("[0-9]*/cmdline")
+        if path.exists()
+    )  # fmt: skip
+    for secret in (PASSWORD, (machine.root / "state" / "smoke-key").read_text(), hashlib.sha256(b"x").hexdigest()):
+        assert secret not in commands
+    inside = podman("exec", machine.name, "sh", "-c", "tr '\\0' '\\n' < /proc/1/environ").stdout
+    assert f"MLFLOW_TRACKING_PASSWORD={PASSWORD}" in inside
+    assert "APP_ENV=production" in inside
+
+
+def test_stopping_drains_first(machine: Machine, images: dict[str, str]) -> None:
+    """For DRAIN_SECONDS it says that it is not ready, and still answers everybody."""
+    machine.deploy(images["good"])
+    stopping = threading.Thread(target=machine.event, args=("ApplicationStop",))
+    answers: list[tuple[int, int]] = []
+    with httpx.Client(base_url=f"http://127.0.0.1:{machine.port}", timeout=10) as client:
+        stopping.start()
+        with suppress(httpx.TransportError):
+            while True:
+                ready = client.get("/readyz").status_code
+                answers.append((ready, client.post("/predict", json=EXAMPLE, headers={"x-api-key": KEY}).status_code))
+    stopping.join()
+    assert {predicted for _, predicted in answers} == {200}
+    assert (503, 200) in answers, "it drained"
+    assert not machine.exists()
+
+
+def test_stopping_nothing_is_fine(machine: Machine, images: dict[str, str]) -> None:
+    machine.install(images["good"])
+    for _ in range(2):
+        done = machine.event("ApplicationStop")
+        assert (done.returncode, done.stdout) == (0, "ApplicationStop: nothing runs\n")
+
+
+def test_stopping_removes_a_container_that_hangs(machine: Machine, images: dict[str, str]) -> None:
+    """Or this server would refuse all later releases: CodeDeploy fails them at ApplicationStop."""
+    machine.deploy(images["good"])
+    podman("pause", machine.name)
+    (machine.root / "server.env").unlink()  # nor must the settings be there
+    done = machine.event("ApplicationStop", DRAIN_SECONDS="-14")
+    assert done.returncode == 0, done.stderr
+    assert not machine.exists()
+
+
+@pytest.mark.parametrize(
+    ("name", "says"),
+    [
+        ("never-ready", "the API is not ready after 3 seconds"),
+        ("crashing", "the API has ended instead of getting ready"),
+        ("wrong", "the API's answer to the example holds no probability"),
+    ],
+)
+def test_a_bad_release_is_refused_and_stopped(machine: Machine, images: dict[str, str], name: str, says: str) -> None:
+    machine.install(images[name])
+    for event in ("BeforeInstall", "AfterInstall", "ApplicationStart"):
+        assert machine.event(event).returncode == 0
+    done = machine.event("ValidateService", READY_SECONDS="3")
+    assert says in sentence(done, "ValidateService")
+    assert machine.inspect()["State"]["Running"] is False, "it must not serve"
+    if name == "crashing":
+        assert "out of luck" in done.stderr, "its log says why"
+
+
+def test_what_is_missing_is_said_in_one_sentence(machine: Machine, images: dict[str, str]) -> None:
+    machine.install(f"localhost/aws-hooks-none@sha256:{'0' * 64}")
+    assert "can't be pulled; is it in the registry" in sentence(machine.event("AfterInstall"), "AfterInstall")
+    machine.install("localhost/aws-hooks-good:test")
+    assert "must name the image by digest" in sentence(machine.event("AfterInstall"), "AfterInstall")
+    (machine.release / "image.env").unlink()
+    assert "image.env is missing; release.py writes it" in sentence(machine.event("AfterInstall"), "AfterInstall")
+    machine.install(images["good"])
+    assert "MB are free and" in sentence(machine.event("BeforeInstall", MIN_FREE_KB="999999999999"), "BeforeInstall")
+    missing = machine.event("BeforeInstall", CONTAINER_TOOL="no-such-tool")
+    assert "no-such-tool does not answer" in sentence(missing, "BeforeInstall")
+    settings = machine.root / "server.env"
+    settings.write_text(settings.read_text().replace("=password", "=another"))
+    refused = machine.event("ApplicationStart")
+    assert "the secret another can't be read" in sentence(refused, "ApplicationStart")
+    assert not machine.exists()
+    settings.unlink()
+    assert "user data writes it" in sentence(machine.event("BeforeInstall"), "BeforeInstall")
+
+
+@pytest.mark.skipif(not shutil.which("docker-registry"), reason="docker-registry is not installed")
+def test_the_image_is_pulled_by_digest(machine: Machine, images: dict[str, str], tmp_path: Path) -> None:
+    port = free_port()
+    (tmp_path / "registry.yml").write_text(
+        f"version: 0.1\nstorage: {{filesystem: {{rootdirectory: {tmp_path}/registry}}}}\n"
+        f"http: {{addr: '127.0.0.1:{port}'}}\n"
+    )
+    trusted = tmp_path / "registries.conf"
+    trusted.write_text(f'[[registry]]\nlocation = "127.0.0.1:{port}"\ninsecure = true\n')
+    registry = subprocess.Popen(
+        ["docker-registry", "serve", tmp_path / "registry.yml"], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+    )
+    try:
+        wait_until(lambda: reachable(port), "the registry", 20)
+        repository = f"127.0.0.1:{port}/credit-risk"
+        podman("push", "--quiet", "--tls-verify=false", f"--digestfile={tmp_path}/digest", images["good"], repository)
+        digest = (tmp_path / "digest").read_text()
+        assert digest.startswith("sha256:")
+        machine.install(f"{repository}@{digest}")
+        done = machine.event("AfterInstall", CONTAINERS_REGISTRIES_CONF=str(trusted))
+        assert done.returncode == 0, done.stderr
+        assert podman("image", "exists", f"{repository}@{digest}", check=False).returncode == 0
+        machine.install(f"{repository}@sha256:{'0' * 64}")
+        refused = machine.event("AfterInstall", CONTAINERS_REGISTRIES_CONF=str(trusted))
+        assert "can't be pulled" in sentence(refused, "AfterInstall")
+    finally:
+        registry.terminate()
+        registry.wait(20)
+        podman("image", "rm", f"{repository}@{digest}", check=False)
+
+
+def reachable(port: int) -> bool:
+    with suppress(httpx.TransportError):
+        return httpx.get(f"http://127.0.0.1:{port}/v2/").is_success
+    return False
