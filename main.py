@@ -2,6 +2,7 @@
 
 uv run main.py             runs what has changed, gates the model and promotes it if it passes
 uv run main.py --refresh   the same, and looks first whether remote sources have changed
+uv run main.py --no-promote    gates the model and leaves the champion as it is, for an approval to come
 uv run main.py report      says where the report on the latest model is, and how it stands against the champion
 uv run main.py serve       serves the champion over HTTP
 uv run main.py history     lists promotions, refusals and rollbacks
@@ -57,6 +58,7 @@ def main() -> None:
     """Parses the command line and runs the command."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--refresh", action="store_true", help="look first whether remote sources have changed")
+    parser.add_argument("--no-promote", action="store_true", help="gate the model, and leave the champion as it is")
     commands = parser.add_subparsers(dest="command", metavar="command")
     serving = commands.add_parser("serve", help="serve the champion over HTTP")
     serving.add_argument("--host", default="127.0.0.1", help="address to listen on (default: %(default)s)")
@@ -85,7 +87,7 @@ def main() -> None:
             case "reproduce":
                 sys.exit(reproduce(arguments.version))
             case _:
-                sys.exit(journey(arguments.refresh))
+                sys.exit(journey(arguments.refresh, promoting=not arguments.no_promote))
     except CreditRiskError as error:
         Console(stderr=True, highlight=False).print(f"[bold red]error:[/] {escape(str(error))}", soft_wrap=True)
         sys.exit(1)
@@ -94,7 +96,7 @@ def main() -> None:
         sys.exit(130)
 
 
-def journey(refresh: bool) -> int:
+def journey(refresh: bool, *, promoting: bool) -> int:
     """Pipeline, registration, gates and summary; returns the exit code."""
     start = time.monotonic()
     # Opening MLflow's store takes seconds, and the first stages don't need it.
@@ -103,7 +105,7 @@ def journey(refresh: bool) -> int:
         if refresh and sources_changed():
             repro(["--force", "--single-item", f"{PIPELINE}:get_data"], steps, log)
         repro([PIPELINE], steps, log)
-        outcome = register_and_gate(steps, log)
+        outcome = register_and_gate(steps, log, promoting=promoting)
     return summary(outcome, bool(steps.done), time.monotonic() - start)
 
 
@@ -208,7 +210,7 @@ def repro(arguments: list[str], steps: Steps, log: IO[str]) -> None:
     steps.end()
 
 
-def run_script(path: str, steps: Steps, log: IO[str]) -> bool:
+def run_script(path: str, steps: Steps, log: IO[str], *arguments: str) -> bool:
     """Runs a script of a room; returns False if it is a gate that has refused.
 
     Raises:
@@ -216,7 +218,7 @@ def run_script(path: str, steps: Steps, log: IO[str]) -> bool:
     """
     steps.begin(path.rpartition("/")[2].removesuffix(".py"))
     try:
-        for line in runner.lines([sys.executable, path], log):
+        for line in runner.lines([sys.executable, path, *arguments], log):
             steps.heard(line)
     except subprocess.CalledProcessError as error:
         from credit_risk.gates import EXIT_REFUSED
@@ -229,7 +231,7 @@ def run_script(path: str, steps: Steps, log: IO[str]) -> bool:
     return True
 
 
-def register_and_gate(steps: Steps, log: IO[str]) -> Outcome:
+def register_and_gate(steps: Steps, log: IO[str], *, promoting: bool) -> Outcome:
     """Sees to it that the current registry has this model as its challenger, and that it has been gated."""
     from credit_risk.gates import last_refusal
     from credit_risk.registry import CHALLENGER, CHAMPION, LINEAGE_KEY, Registry
@@ -247,7 +249,11 @@ def register_and_gate(steps: Steps, log: IO[str]) -> Outcome:
         return Outcome(challenger, champion, "is the champion already")
     if refusal := last_refusal(challenger, champion.number if champion else None):
         return Outcome(challenger, champion, f"was refused already: {refusal}")
-    if all(run_script(path, steps, log) for path in GATES):
+    loading, performance = GATES
+    options = [] if promoting else ["--no-promote"]
+    if run_script(loading, steps, log) and run_script(performance, steps, log, *options):
+        if not promoting:
+            return Outcome(challenger, champion, "passed all gates and may be promoted")
         return Outcome(challenger, registry.version_of(CHAMPION), "passed all gates and was promoted")
     refused = registry.version(challenger.number)
     refusal = last_refusal(refused, champion.number if champion else None)
@@ -299,19 +305,22 @@ def serve(host: str, port: int, workers: int) -> None:
 
 
 def show_report() -> None:
-    """Prints the path of the report, and what the performance gate has found on the challenger."""
+    """Prints where report and comparison are, and what the performance gate has found on the challenger."""
     from credit_risk.gates import read_verdict
     from credit_risk.registry import CHALLENGER, Registry
 
     report = data("6.reports", "report.html")
     if not report.exists():
         raise CreditRiskError(f"{relative(report)} is missing; run the pipeline first: `uv run main.py`")
-    console.print(report.as_uri(), soft_wrap=True)
-    challenger = Registry().version_of(CHALLENGER)
+    console.print(f"evidence:   {report.as_uri()}", soft_wrap=True)
+    registry = Registry()
+    challenger = registry.version_of(CHALLENGER)
     verdict = read_verdict(challenger, "performance") if challenger else None
     if challenger is None or verdict is None:
         console.print("the performance gate has not seen this model yet; run `uv run main.py`")
         return
+    if page := registry.attached(challenger, "performance.html", root() / "5.testing" / "reports"):
+        console.print(f"comparison: {page.as_uri()}", soft_wrap=True)
     against = f"version {verdict['against']}" if verdict["against"] else "no champion"
     title = (
         f"version {challenger.number} (challenger) against {against}: {'passed' if verdict['passed'] else 'refused'}"

@@ -1,6 +1,6 @@
 """What a leak is worth: the same model with and without `Term`, on the same split.
 
-`Term` was overwritten with the loan's real life, so it tells the outcome. Public notebooks on these loans report the
+`Term` was rewritten when a loan failed, so it tells the outcome. Public notebooks on these loans report the
 figure with it; this project reports the one without. Prints both, and writes them for the readme. Also cross-validates
 the honest model on train alone, which tells how much of the figure in time is the luck of one held-out sample.
 

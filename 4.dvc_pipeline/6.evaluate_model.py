@@ -13,7 +13,7 @@ ten of the test, without knowing anything.
 """
 
 import shutil
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -29,26 +29,27 @@ from pydantic import Field
 from sklearn.calibration import CalibratedClassifierCV, calibration_curve
 from sklearn.inspection import permutation_importance
 from sklearn.linear_model import LogisticRegression
-from sklearn.metrics import precision_recall_curve, roc_curve
+from sklearn.metrics import precision_recall_curve, roc_auc_score, roc_curve
 from sklearn.pipeline import Pipeline
+from sklearn.preprocessing import FunctionTransformer
 from threadpoolctl import threadpool_limits
 
-from credit_risk import evidence, params
-from credit_risk.contract import APPROVAL_DATE, DEFAULT, FIELDS, SECTORS, Choice
+from credit_risk import evidence, pages, params, scorecard
+from credit_risk.attribution import attribution, uncalibrated
+from credit_risk.contract import APPROVAL_DATE, DEFAULT
 from credit_risk.errors import CreditRiskError
-from credit_risk.features import CATEGORICAL, FEATURE_NAMES, FEATURES, MISSING, UNSEEN, from_columns
+from credit_risk.features import CATEGORICAL, FEATURE_NAMES, FEATURES, from_columns
 from credit_risk.files import read_json, replacing, write_json
 from credit_risk.holdout import read_holdout
 from credit_risk.leak import single_feature_aucs
-from credit_risk.metrics import Labels, Scores, auc_interval, expected_calibration_error, measure
+from credit_risk.metrics import Interval, Labels, Scores, expected_calibration_error, measure
 from credit_risk.model import Floats, TrainParams, default_probability, fit, logistic_baseline, read_side
 from credit_risk.paths import data, root
 from credit_risk.report import pictures
-from credit_risk.report import write as write_report
+from credit_risk.scorecard import FLAGS, words_of
 from credit_risk.script import run
 
 SIDES = ("test", "out_of_time")
-CHOICES = {field.name: field.choices for field in FIELDS if isinstance(field, Choice)} | {"sector": SECTORS}
 COLORS = {"test": "#0072B2", "out_of_time": "#D55E00"}  # Okabe & Ito: told apart by the colour-blind
 CURVE_POINTS = 200
 
@@ -61,6 +62,7 @@ class EvaluateParams(params.Params):
     leak_auc: float = Field(gt=0.5, le=1)
     slice_loans: int = Field(ge=10)
     importance_rows: int = Field(ge=100)
+    attribution_rows: int = Field(ge=100)
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,6 +73,7 @@ class Side:
     labels: Labels
     scores: Scores
     days: npt.NDArray[Any]
+    intervals: dict[str, Interval] = field(default_factory=dict)  # of the figures, where they are reported
 
 
 def main() -> None:
@@ -93,22 +96,39 @@ def main() -> None:
         features, labels = read_side(data("4.split", f"{side}.parquet"))
         scores = default_probability(model, features)
         figures = measure(labels, scores, threshold, section.calibration_bins)
-        low, high = auc_interval(labels, scores, section.bootstrap_resamples, train.seed)
+        intervals = evidence.intervals(
+            labels, scores, section.calibration_bins, section.bootstrap_resamples, train.seed
+        )
+        low, high = intervals["roc_auc"]
         against = measure(labels, default_probability(baseline, features), threshold, section.calibration_bins)
         report[side] = {name: rounded(value) for name, value in figures.items()}
         report[side] |= {"roc_auc_low": rounded(low), "roc_auc_high": rounded(high)}
         report[side]["logistic_baseline"] = {name: rounded(against[name]) for name in ("roc_auc", "brier", "ece")}
         scored[side] = labels, scores
-        sides[side] = Side(features, labels, scores, approval_days(side))
+        sides[side] = Side(features, labels, scores, approval_days(side), intervals)
     plots = data("6.reports", "plots")
     shutil.rmtree(plots, ignore_errors=True)  # run by hand, it must not mix with older plots
     draw(scored, plots, section.calibration_bins)
     facts = {"metrics": report, "train": train, "training": training, "threshold": threshold}
     with threadpool_limits(1):  # hundreds of short predictions: threads would mostly wait for each other
-        facts |= evidence_on(model, sides, section, train)
-    write_report(root() / "4.dvc_pipeline", data("6.reports"), facts | {"pictures": pictures(facts)})
+        facts |= evidence_on(model, sides, section, train, threshold)
+        facts |= classic_scorecard(sides, train.seed)
+    facts |= {"pictures": pictures(facts)}
+    for name in ("report.html", "model_card.md"):
+        pages.write(root() / "4.dvc_pipeline" / f"{name}.j2", data("6.reports", name), facts)
     write_json(data("6.reports", "metrics.json"), report)
     print(f"ROC AUC {report['test']['roc_auc']:.3f} in time, {report['out_of_time']['roc_auc']:.3f} out of time")
+
+
+def quick(model: Pipeline) -> Pipeline:
+    """The same model with its selection as a list of columns.
+
+    SelectFromModel works out its forest's importances anew whenever it is asked for columns, which takes longer than to
+    score thousands of loans.
+    """
+    kept = np.flatnonzero(model["select"].get_support())
+    columns = FunctionTransformer(np.take, kw_args={"indices": kept, "axis": 1})
+    return Pipeline([("encode", model["encode"]), ("select", columns), ("classify", model["classify"])])
 
 
 def out_of_fold(labels: Labels) -> Scores:
@@ -128,9 +148,11 @@ def approval_days(side: str) -> npt.NDArray[Any]:
     return days
 
 
-def evidence_on(model: Any, sides: dict[str, Side], section: EvaluateParams, train: TrainParams) -> dict[str, Any]:
+def evidence_on(
+    fitted: Pipeline, sides: dict[str, Side], section: EvaluateParams, train: TrainParams, threshold: float
+) -> dict[str, Any]:
     """What the report shows beyond metrics.json."""
-    test, late = sides["test"], sides["out_of_time"]
+    test, late, model = sides["test"], sides["out_of_time"], quick(fitted)
     rows = np.random.default_rng(train.seed).permutation(len(test.labels))[: section.importance_rows]
     sample = test.features[rows]
     shuffled = permutation_importance(
@@ -143,16 +165,7 @@ def evidence_on(model: Any, sides: dict[str, Side], section: EvaluateParams, tra
     return {
         "features": FEATURES,
         "loans": {name: about(side) for name, side in sides.items()},
-        "intervals": {
-            name: evidence.intervals(
-                sides[name].labels,
-                sides[name].scores,
-                section.calibration_bins,
-                section.bootstrap_resamples,
-                train.seed,
-            )
-            for name in SIDES
-        },
+        "intervals": {name: sides[name].intervals for name in SIDES},
         "deciles": {name: evidence.deciles(sides[name].labels, sides[name].scores) for name in SIDES},
         "calibration": {
             name: {
@@ -169,7 +182,9 @@ def evidence_on(model: Any, sides: dict[str, Side], section: EvaluateParams, tra
             for name in SIDES
         },
         "vintage": recalibrated_by_vintage(late, section.calibration_bins),
-        "costs": costs(sides, train),
+        "costs": (curves := costs(sides, train)),
+        "cheapest": {name: cheapest(curves[name]) for name in SIDES},
+        "chosen_costs": {name: cost_at(threshold, sides[name], train) for name in SIDES},
         "approve_all": {name: float(side.labels.mean()) * train.cost_false_approval for name, side in sides.items()},
         "stability": stability(sides),
         "slices": {
@@ -179,6 +194,7 @@ def evidence_on(model: Any, sides: dict[str, Side], section: EvaluateParams, tra
             for name in SIDES
         },
         "importances": importances,
+        "attribution": attribution(fitted, sample[: section.attribution_rows]),
         "dependence": dependence(model, sample, importances["feature"].head(6).to_list()),
         "promises": promises(model, rows),
     }
@@ -204,9 +220,8 @@ def sigmoid(model: Any, sides: dict[str, Side]) -> tuple[dict[str, Scores], dict
     out-of-fold scores (Platt 1999, "Probabilistic outputs for support vector machines").
     """
     served = {name: sides[name].scores for name in SIDES}
-    classifier = model["classify"]
-    if isinstance(classifier, CalibratedClassifierCV):
-        plain = Pipeline([*model.steps[:-1], ("classify", classifier.calibrated_classifiers_[0].estimator)])
+    if isinstance(model["classify"], CalibratedClassifierCV):
+        plain = Pipeline([*model.steps[:-1], ("classify", uncalibrated(model))])
         return {name: default_probability(plain, sides[name].features) for name in SIDES}, served
     platt = LogisticRegression(C=np.inf).fit(log_odds(sides["train"].scores), sides["train"].labels)
     return served, {name: default_probability(platt, log_odds(scores)) for name, scores in served.items()}
@@ -234,6 +249,19 @@ def tenths(labels: Labels, scores: Scores) -> pd.DataFrame:
     return table[["mean_score", "default_rate"]].rename(columns={"mean_score": "score"})
 
 
+def cost_at(threshold: float, side: Side, train: TrainParams) -> float:
+    """Mean cost of a loan of a side at one threshold."""
+    costs = (train.cost_false_approval, train.cost_false_refusal)
+    return float(evidence.mean_costs(side.labels, side.scores, np.array([threshold]), *costs)[0])
+
+
+def cheapest(curve: pd.DataFrame) -> dict[str, float]:
+    """The threshold of a cost curve that would have cost least, and its cost; of those within 1 %, the mildest."""
+    thresholds, costs = curve["threshold"].to_numpy(), curve["cost"].to_numpy()
+    mildest = np.flatnonzero(costs <= 1.01 * costs.min())[-1]
+    return {"threshold": float(thresholds[mildest]), "cost": float(costs[mildest])}
+
+
 def costs(sides: dict[str, Side], train: TrainParams) -> dict[str, pd.DataFrame]:
     """Mean cost of a loan at each threshold, of each side."""
     thresholds = np.linspace(0, 0.6, 121)
@@ -247,6 +275,20 @@ def costs(sides: dict[str, Side], train: TrainParams) -> dict[str, pd.DataFrame]
             }
         )
         for name, side in sides.items()
+    }
+
+
+def classic_scorecard(sides: dict[str, Side], seed: int) -> dict[str, Any]:
+    """A points scorecard fitted on train, to be read beside the model: its table, and its AUC on the holdouts."""
+    train = sides["train"]
+    groups = scorecard.bin_features(train.features, train.labels, seed)
+    card = scorecard.fit_scorecard(groups, train.features, train.labels, seed)
+    reached = {
+        name: float(roc_auc_score(sides[name].labels, -scorecard.points(card, sides[name].features))) for name in SIDES
+    }
+    return {
+        "information": scorecard.information_values(groups),
+        "scorecard": {"table": scorecard.points_table(card), "start": int(card.intercept_), "roc_auc": reached},
     }
 
 
@@ -278,12 +320,6 @@ def dimensions(features: Floats) -> dict[str, npt.NDArray[Any]]:
     return groups | {"guaranteed": whole, "loan size": sizes[np.searchsorted(bounds, columns["gross_approved"])]}
 
 
-def words_of(name: str, codes: npt.NDArray[Any]) -> npt.NDArray[Any]:
-    """The words behind a feature's codes."""
-    words = {float(code): str(word) for code, word in enumerate(CHOICES[name])} | {MISSING: "unknown", UNSEEN: "unseen"}
-    return np.array([words[float(code)] for code in codes], dtype=object)
-
-
 def dependence(model: Any, sample: Floats, names: list[str]) -> dict[str, pd.DataFrame]:
     """How the mean score depends on each of the most important features."""
     curves = {}
@@ -294,8 +330,8 @@ def dependence(model: Any, sample: Floats, names: list[str]) -> dict[str, pd.Dat
             FEATURE_NAMES.index(name),
             categorical=name in CATEGORICAL,
         )
-        if name in CATEGORICAL:
-            curve["x"] = words_of(name, curve["x"].to_numpy()).astype(object)
+        if name in CATEGORICAL or name in FLAGS:
+            curve["x"] = words_of(name, curve["x"].to_numpy())
             curve = curve.astype({"x": object}).sort_values("y")
         curves[name] = curve
     return curves

@@ -2,9 +2,11 @@
 
 Measures the version anew, on the held-out loans. With `gates.mode: threshold` it must reach the thresholds; with
 `champion` (the default) it must also be no worse than the champion on the same loans. If it passes, it becomes the
-champion: the alias moves only here. Exit code: 0 passed, 3 refused, 1 error.
+champion: the alias moves only here. Exit code: 0 passed, 3 refused, 1 error. Verdict, figures of both and the decisions
+that would change are a page for people, in 5.testing/reports and with the version's run.
 
 Usage: uv run 5.testing/performance.py [--version N]              gates it and, if it passes, promotes it
+       uv run 5.testing/performance.py [--version N] --no-promote gates it, and leaves the champion as it is
        uv run 5.testing/performance.py [--version N] --against M  compares the two and promotes neither
 """
 
@@ -18,7 +20,7 @@ import numpy as np
 import numpy.typing as npt
 from pydantic import Field
 
-from credit_risk import params, registered_form
+from credit_risk import pages, params, registered_form
 from credit_risk.gates import (
     EXIT_REFUSED,
     Check,
@@ -33,9 +35,9 @@ from credit_risk.gates import (
 from credit_risk.golden import TOLERANCE, largest_difference
 from credit_risk.holdout import Holdout, as_frame, read_holdout
 from credit_risk.leak import single_feature_aucs
-from credit_risk.metrics import auc_difference_interval, measure
+from credit_risk.metrics import Labels, auc_difference_interval, measure
 from credit_risk.model import TrainParams, default_probability, fit, logistic_baseline, read_side
-from credit_risk.paths import data
+from credit_risk.paths import data, root
 from credit_risk.promotion import promote, record, rolled_back
 from credit_risk.registry import CHAMPION, GOLDEN_PATH, ONNX_PATH, Registry, Version
 from credit_risk.scorer import Scorer
@@ -64,6 +66,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--version", metavar="N", help="version to gate (default: the challenger)")
     parser.add_argument("--against", metavar="M", help="compare with this version and promote neither")
+    parser.add_argument("--no-promote", action="store_true", help="gate it, and leave the champion as it is")
     arguments = parser.parse_args()
     section = params.load("gates", GateParams)
     registry = Registry()
@@ -75,20 +78,74 @@ def main() -> None:
 
     contender = Contender(registry, version, sides)
     checks = threshold_checks(contender, section)
+    contenders = [contender]
     if other and other.number != version.number and (section.mode == "champion" or arguments.against):
-        checks += champion_checks(contender, Contender(registry, other, sides), section)
+        contenders.append(standing := Contender(registry, other, sides))
+        checks += champion_checks(contender, standing, section)
     gate = "comparison" if arguments.against else "performance"
     verdict = Verdict(gate, version.number, other.number if other else None, key, checks)
+    page = root() / "5.testing" / "reports" / f"{gate}.html"
+    facts = {"verdict": verdict, **side_by_side(contenders, section.calibration_bins)}
+    pages.write(root() / "5.testing" / "comparison.html.j2", page, facts)
+    registry.attach(version, page)
     publish(registry, verdict)
     if not arguments.against:
-        decide(registry, verdict, contender)
+        decide(registry, verdict, contender, promoting=not arguments.no_promote)
     if not verdict.passed:
         sys.exit(EXIT_REFUSED)
 
 
-def decide(registry: Registry, verdict: Verdict, contender: "Contender") -> None:
+def side_by_side(contenders: list["Contender"], bins: int) -> dict[str, Any]:
+    """What the page shows of one model or two; of a model that can't be measured, the problem."""
+    facts: dict[str, Any] = {"models": [one.version.number for one in contenders], "problem": "", "sides": []}
+    try:
+        for name in ("test", "out_of_time"):
+            labels = contenders[0].sides[name].labels
+            refused = [one.scores(name) >= one.scorer.facts.threshold for one in contenders]
+            figures = [
+                one.figures(name, bins)
+                | {
+                    "refused": float(no.mean()),
+                    "approved_default_rate": float(labels[~no].mean()) if (~no).any() else 0.0,
+                }
+                for one, no in zip(contenders, refused, strict=True)
+            ]
+            facts["sides"].append({"name": name, "figures": figures, "decisions": changed_decisions(labels, refused)})
+    except Exception as error:  # noqa: BLE001 (whatever a damaged model raises: the checks have refused it for that)
+        facts |= {"problem": " ".join(str(error).split())[:300] or type(error).__name__}
+    return facts
+
+
+def changed_decisions(labels: Labels, refused: list[npt.NDArray[np.bool_]]) -> list[dict[str, Any]]:
+    """Loans by what two models decide about them: how many, which share, and how many of these defaulted.
+
+    Args:
+        labels: shape (n,).
+        refused: by the new model and by the old one, each of shape (n,); by one model alone, nothing has changed.
+    """
+    new, old = refused[0], refused[-1]
+    kinds = {
+        "both approve": ~new & ~old,
+        "both refuse": new & old,
+        "refused by the new one only": new & ~old,
+        "refused by the old one only": ~new & old,
+    }
+    return [
+        {
+            "decision": decision,
+            "loans": int(mine.sum()),
+            "share": float(mine.mean()),
+            "default_rate": float(labels[mine].mean()) if mine.any() else 0.0,
+        }
+        for decision, mine in kinds.items()
+    ]
+
+
+def decide(registry: Registry, verdict: Verdict, contender: "Contender", *, promoting: bool) -> None:
     """Moves the alias if every check has passed; writes the refusal on the version if not."""
-    if verdict.passed:
+    if verdict.passed and not promoting:
+        print(f"version {verdict.version} may be promoted: uv run 5.testing/performance.py --version {verdict.version}")
+    elif verdict.passed:
         why = f"ROC AUC {contender.figures('test')['roc_auc']:.3f} in time, "
         why += f"{contender.figures('out_of_time')['roc_auc']:.3f} out of time"
         promote(registry, verdict.version, verdict.against, why)

@@ -49,6 +49,7 @@ def main() -> None:
                 access_log=False,  # the gateway writes it
                 server_header=False,
                 log_config=LOG_CONFIG,
+                timeout_keep_alive=75,  # longer than a balancer's 60, or it would now and then ask a closing connection
                 timeout_graceful_shutdown=int(current.request_timeout_seconds) + 1,
             )
         finally:

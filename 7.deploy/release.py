@@ -129,18 +129,32 @@ def main() -> None:
 def push(stack: Stack, image: str) -> str:
     """Pushes an image of this machine; returns its reference by digest.
 
+    Tags never move, so what the repository has under this tag stays: a workflow may be run again.
+
     Raises:
         CreditRiskError: the reference has no tag, or the push has failed.
     """
     parts = TAG_REF.fullmatch(image)
     if not parts:
         raise CreditRiskError(f"{image} is not REPOSITORY:TAG")
-    tool = os.environ.get("CONTAINER_TOOL", "docker")
-    if subprocess.run([tool, "push", image], stdout=subprocess.DEVNULL, check=False).returncode:
-        raise CreditRiskError(f"{tool} can't push {image}, see above; is it built, and are you logged in?")
-    names = {"repositoryName": parts["repository"], "imageIds": [{"imageTag": parts["tag"]}]}
-    (found,) = stack.aws("ecr").describe_images(**names)["imageDetails"]
-    return f"{parts['registry']}/{parts['repository']}@{found['imageDigest']}"
+    found = find_image(stack, parts["repository"], imageTag=parts["tag"])
+    if not found:
+        tool = os.environ.get("CONTAINER_TOOL", "docker")
+        if subprocess.run([tool, "push", image], stdout=subprocess.DEVNULL, check=False).returncode:
+            raise CreditRiskError(f"{tool} can't push {image}, see above; is it built, and are you logged in?")
+        found = find_image(stack, parts["repository"], imageTag=parts["tag"])
+    return f"{parts['registry']}/{parts['repository']}@{found}"
+
+
+def find_image(stack: Stack, repository: str, **how: str) -> str | None:
+    """The digest of an image in ECR, if it is there."""
+    try:
+        found = stack.aws("ecr").describe_images(repositoryName=repository, imageIds=[how])["imageDetails"]
+    except ClientError as error:
+        if error.response["Error"]["Code"] in NOT_THERE:
+            return None
+        raise
+    return str(found[0]["imageDigest"])
 
 
 def deploy(stack: Stack, image: str, strategy: str | None, bake_seconds: float) -> None:
@@ -169,13 +183,8 @@ def check_image(stack: Stack, image: str) -> None:
         raise CreditRiskError(f"{image} is not REPOSITORY@sha256:…; `push` prints the digest")
     if parts["repository"] != stack.outputs["Repository"]:
         raise CreditRiskError(f"the servers may pull from {stack.outputs['Repository']}, not {parts['repository']}")
-    digests = [{"imageDigest": parts["digest"]}]
-    try:
-        stack.aws("ecr").describe_images(repositoryName=parts["repository"], imageIds=digests)
-    except ClientError as error:
-        if error.response["Error"]["Code"] in NOT_THERE:
-            raise CreditRiskError(f"{image} is not in its repository; push it first") from error
-        raise
+    if not find_image(stack, parts["repository"], imageDigest=parts["digest"]):
+        raise CreditRiskError(f"{image} is not in its repository; push it first")
 
 
 def upload(stack: Stack, image: str) -> str:

@@ -1,6 +1,6 @@
 """Tells, as Markdown, what a retraining has changed: parameters, metrics, and what the gates say of the new version.
 
-Reads:  dvc.lock and the metrics of the last commit and of now; 5.testing/reports/*.json, the verdicts of the gates
+Reads:  parameters and metrics of the last commit and of now; from the registry, the gates' verdicts on the challenger
 Writes: the text on standard output; with --output, `version=` and `passed=` for the steps that follow
 
 Usage: uv run 7.deploy/tell_changes.py [--output FILE] [--since HEAD]
@@ -13,8 +13,9 @@ from pathlib import Path
 from typing import Any
 
 from credit_risk.errors import CreditRiskError
-from credit_risk.files import read_json
+from credit_risk.gates import read_verdict
 from credit_risk.paths import root
+from credit_risk.registry import CHALLENGER, CHAMPION, Registry, Version
 from credit_risk.script import run
 
 GATES = ("loading", "performance")
@@ -26,31 +27,35 @@ def main() -> None:
     parser.add_argument("--since", default="HEAD", help="commit to compare with (default: %(default)s)")
     parser.add_argument("--output", type=Path, metavar="FILE", help="file of the workflow for version and passed")
     arguments = parser.parse_args()
-    verdicts = [verdict(gate) for gate in GATES]
-    latest = verdicts[-1]
-    passed = all(one["passed"] and one["version"] == latest["version"] for one in verdicts)
-    print(f"# Version {latest['version']} {'passed' if passed else 'was refused by'} the gates\n")
-    against = f"version {latest['against']}" if latest["against"] else "no champion"
-    print(f"Compared with {against}. Data, code and parameters are in its lineage.\n")
+    registry = Registry()
+    version = registry.version_of(CHALLENGER)
+    if version is None:
+        raise CreditRiskError("there is no challenger; run `uv run main.py` first")
+    verdicts = [verdict(version, gate) for gate in GATES]
+    passed = all(one["passed"] for one in verdicts)
+    new = CHAMPION not in version.aliases
+    title = ("passed the gates" if passed else "was refused by the gates") if new else "is the champion already"
+    against = f"version {verdicts[-1]['against']}" if verdicts[-1]["against"] else "no champion"
+    print(f"# Version {version.number} {title}\n\nIt was compared with {against}.\n")
     for one in verdicts:
         print(as_table(one))
     for title, what in (("Metrics", "metrics"), ("Parameters", "params")):
         print(f"## {title} since {arguments.since}\n\n{difference(what, arguments.since) or 'The same.'}\n")
     if arguments.output:
         with arguments.output.open("a", encoding="utf-8") as file:
-            file.write(f"version={latest['version']}\npassed={str(passed).lower()}\n")
+            file.write(f"version={version.number}\npassed={str(new and passed).lower()}\n")
 
 
-def verdict(gate: str) -> Any:
-    """What a gate has found last.
+def verdict(version: Version, gate: str) -> Any:
+    """What a gate has found on a version.
 
     Raises:
-        CreditRiskError: it has not run here.
+        CreditRiskError: it has not seen it.
     """
-    path = root() / "5.testing" / "reports" / f"{gate}.json"
-    if not path.exists():
-        raise CreditRiskError(f"the {gate} gate has not run here; run `uv run main.py` first")
-    return read_json(path)
+    found = read_verdict(version, gate)
+    if found is None:
+        raise CreditRiskError(f"the {gate} gate has not seen version {version.number}; run `uv run main.py` first")
+    return found
 
 
 def as_table(found: Any) -> str:

@@ -12,16 +12,20 @@ from pathlib import Path
 
 import pytest
 from containers import TAG, build
-from filelock import FileLock
-from projects import Project, copy_finished, copy_project
+from projects import Project, copy_finished, copy_project, once
+from servers import fetch
 from stacks import Stack, running_stack
 
 
 @pytest.fixture(scope="session")
 def shared(tmp_path_factory: pytest.TempPathFactory, worker_id: str) -> Path:
-    """A folder that all test processes of this run share; one at a time fills it."""
+    """A folder that all test processes of this run share; one at a time fills it.
+
+    With TESTS_SHARED, several runs share it (on one state of the repository): then it is this folder.
+    """
     base = tmp_path_factory.getbasetemp()
-    folder = (base if worker_id == "master" else base.parent) / "shared"
+    given = os.environ.get("TESTS_SHARED")
+    folder = Path(given) if given else (base if worker_id == "master" else base.parent) / "shared"
     folder.mkdir(exist_ok=True)
     return folder
 
@@ -29,40 +33,59 @@ def shared(tmp_path_factory: pytest.TempPathFactory, worker_id: str) -> Path:
 @pytest.fixture(scope="session")
 def empty_registry(shared: Path) -> Path:
     """An MLflow database with its tables, for copying: making them takes five seconds."""
-    path = shared / "mlflow.db"
-    with FileLock(f"{path}.lock"):
-        if not path.exists():
-            code = f"from mlflow import MlflowClient; MlflowClient('sqlite:///{path}.part').search_experiments()"
-            subprocess.run([sys.executable, "-c", code], check=True, capture_output=True)
-            Path(f"{path}.part").rename(path)
-    return path
+
+    def make(path: Path) -> None:
+        code = f"from mlflow import MlflowClient; MlflowClient('sqlite:///{path}').search_experiments()"
+        subprocess.run([sys.executable, "-c", code], check=True, capture_output=True)
+
+    return once(shared / "mlflow.db", make)
 
 
 @pytest.fixture(scope="session")
-def finished(shared: Path, empty_registry: Path) -> Project:
+def start(shared: Path, empty_registry: Path) -> Path:
+    """A project on which nothing has run, for copying."""
+
+    def make(folder: Path) -> None:
+        shutil.copy(empty_registry, copy_project(folder).path("3.experiments", "mlflow.db"))
+
+    return once(shared / "start", make)
+
+
+@pytest.fixture(scope="session")
+def finished(shared: Path, start: Path) -> Project:
     """A project on which `main.py` has run once. Tests read it; those that change something take a copy."""
-    project = Project(shared / "finished")
-    output = project.path("output.txt")
-    with FileLock(shared / "finished.lock"):
-        if not output.exists():
-            copy_project(project.root)
-            shutil.copy(empty_registry, project.path("3.experiments", "mlflow.db"))
-            output.write_text(project.run("main.py").stdout)
-    return project
+
+    def make(folder: Path) -> None:
+        project = Project(Path(shutil.copytree(start, folder, symlinks=True)))
+        project.path("output.txt").write_text(project.run("main.py").stdout)
+
+    return Project(once(shared / "finished", make))
 
 
 @pytest.fixture
-def fresh(tmp_path: Path, empty_registry: Path) -> Project:
+def fresh(tmp_path: Path, start: Path) -> Project:
     """A project on which nothing has run, with an empty registry."""
-    project = copy_project(tmp_path / "project")
-    shutil.copy(empty_registry, project.path("3.experiments", "mlflow.db"))
-    return project
+    shutil.copytree(start, tmp_path / "project", symlinks=True)
+    return Project(tmp_path / "project")
 
 
 @pytest.fixture
 def project(tmp_path: Path, finished: Project) -> Project:
     """A copy of the finished project, with a registry of its own."""
     return copy_finished(finished, tmp_path / "project")
+
+
+@pytest.fixture(scope="session")
+def fetched(shared: Path, finished: Project) -> Path:
+    """What the keeper has put into the cache for the finished project, for copying."""
+    return once(shared / "cache", lambda folder: fetch(finished, folder).check_returncode())
+
+
+@pytest.fixture
+def cache(tmp_path: Path, fetched: Path) -> Path:
+    """A cache that holds the champion of the finished project."""
+    shutil.copytree(fetched, tmp_path / "cache")
+    return tmp_path / "cache"
 
 
 @pytest.fixture
@@ -79,14 +102,15 @@ def inside(monkeypatch: pytest.MonkeyPatch) -> Callable[[Project], None]:
 
 
 @pytest.fixture(scope="session")
-def image(shared: Path, finished: Project) -> str:
+def image(shared: Path, finished: Project, fetched: Path) -> str:
     """The image of the API, with the champion of the finished project baked in."""
-    done = shared / "image"
-    with FileLock(shared / "image.lock"):
-        if not done.exists():
-            finished.run("6.production/keeper.py", "--once")
-            build(finished.root, TAG, "--build-arg", "MODEL=6.production/cache")
-            done.touch()
+
+    def make(mark: Path) -> None:
+        shutil.copytree(fetched, finished.path("6.production", "cache"), dirs_exist_ok=True)
+        build(finished.root, TAG, "--build-arg", "MODEL=6.production/cache")
+        mark.touch()
+
+    once(shared / "image", make)
     return TAG
 
 

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import psutil
+from filelock import FileLock
 
 T = TypeVar("T")
 REPOSITORY = Path(__file__).resolve().parents[1]
@@ -108,6 +109,17 @@ def thin(source: Path, target: Path, every: int) -> None:
         header, *rows = file.read().splitlines(keepends=True)
     with gzip.GzipFile(target, "wb", mtime=0) as file:
         file.write("".join([header, *rows[::every]]).encode())
+
+
+def once(path: Path, make: Callable[[Path], object]) -> Path:
+    """A file or folder that the first of several test processes makes, while the others wait for it."""
+    done = path.with_name(f"{path.name}.done")
+    with FileLock(f"{path}.lock"):
+        if not done.exists():
+            shutil.rmtree(path, ignore_errors=True)  # of a run that failed
+            make(path)
+            done.touch()
+    return path
 
 
 def commit_all(folder: Path) -> None:

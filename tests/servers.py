@@ -14,9 +14,10 @@ from typing import Any
 
 import httpx
 import psutil
-from projects import Project, wait_until
+from projects import Project, script, wait_until
 
 from credit_risk.contract import FIELDS
+from credit_risk.settings import Settings
 
 EXAMPLE: dict[str, Any] = {field.name: field.example for field in FIELDS}
 KEY = "a key of the tests"
@@ -88,5 +89,12 @@ def wait_for_version(client: httpx.Client, version: str, seconds: float = 30) ->
 
 
 def fetch(project: Project, cache: Path, **environment: str) -> "subprocess.CompletedProcess[str]":
-    """Lets the keeper look once."""
+    """Lets the keeper look once, as a process."""
     return project.run("6.production/keeper.py", "--once", check=False, MODEL_CACHE=str(cache), **environment)
+
+
+def look(project: Project, cache: Path) -> str:
+    """Lets the keeper look once, in this process; returns what it says."""
+    uri = f"sqlite:///{project.path('3.experiments', 'mlflow.db')}"
+    keeper = script(project, "6.production/keeper.py")["Keeper"]
+    return str(keeper(Settings(mlflow_tracking_uri=uri, model_cache=cache)).follow())

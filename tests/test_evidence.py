@@ -10,12 +10,17 @@ import numpy as np
 import pandas as pd
 import pyarrow.parquet as pq
 import pytest
+import yaml
 from projects import Project, run_script, script
+from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import brier_score_loss, roc_auc_score, roc_curve
 
-from credit_risk import evidence
+from credit_risk import evidence, scorecard
+from credit_risk.attribution import attribution, uncalibrated
+from credit_risk.contract import STATES
+from credit_risk.features import CATEGORICAL, FEATURE_NAMES
 from credit_risk.metrics import auc_interval, expected_calibration_error
-from credit_risk.model import read_side
+from credit_risk.model import TrainParams, default_probability, fit, logistic_baseline, read_side
 
 EVALUATE = "4.dvc_pipeline/6.evaluate_model.py"
 TRAIN = "4.dvc_pipeline/5.train_model.py"
@@ -179,7 +184,7 @@ def test_the_report_holds_everything_and_loads_nothing(finished: Project) -> Non
     assert page.loaded == []
     assert page.anchors <= page.ids
     assert not re.search(r"url\((?!#)|@import", text)
-    assert text.count("<svg") == 6
+    assert text.count("<svg") == 7
     assert not re.search(r"\bnan\b|\binf\b|None|Undefined", re.sub(r"<svg.*?</svg>", "", text, flags=re.DOTALL))
     metrics = json.loads(finished.path("1.data", "6.reports", "metrics.json").read_text())
     card = finished.path("1.data", "6.reports", "model_card.md").read_text()
@@ -250,6 +255,149 @@ def test_before_and_after_calibration_are_the_same_ranking(project: Project, ins
         )
 
 
+def test_shap_values_add_up_to_the_margin(finished: Project) -> None:
+    """Of the classifier itself, also where a calibration lies over it."""
+    train = TrainParams.model_validate(
+        yaml.safe_load(finished.path("4.dvc_pipeline", "params.yaml").read_text())["train"]
+    )
+    features, labels = read_side(finished.path("1.data", "4.split", "train.parquet"))
+    for calibration in ("none", "sigmoid"):
+        model = fit(train.model_copy(update={"calibration": calibration}), features, labels)
+        found = attribution(model, features[:50])
+        assert found is not None
+        assert found.unit == "log-odds of default"
+        margin = uncalibrated(model).decision_function(model[:-1].transform(features[:50]))
+        assert found.added.sum(axis=1) + found.base == pytest.approx(margin, abs=1e-6)
+        assert len(found.names) == found.added.shape[1] == model["select"].get_support().sum()
+        for name, column in zip(found.names, found.columns.T, strict=True):
+            known = features[:50, FEATURE_NAMES.index(name)]
+            assert np.isnan(column).all() if name in CATEGORICAL else np.array_equal(column, known, equal_nan=True)
+
+
+def test_shap_values_of_a_forest_are_of_the_default_class_and_of_a_sum_there_are_none(finished: Project) -> None:
+    train = TrainParams.model_validate(
+        yaml.safe_load(finished.path("4.dvc_pipeline", "params.yaml").read_text())["train"]
+    )
+    train.random_forest["n_estimators"] = 10
+    features, labels = read_side(finished.path("1.data", "4.split", "train.parquet"))
+    forest = fit(train.model_copy(update={"model": "random_forest"}), features, labels)
+    found = attribution(forest, features[:20])
+    assert found is not None
+    assert found.added.sum(axis=1) + found.base == pytest.approx(default_probability(forest, features[:20]), abs=1e-6)
+    assert attribution(fit(logistic_baseline(train), features, labels), features[:20]) is None
+
+
+def loans_by_hand(rows: int = 4_000) -> tuple[Any, Any]:
+    """Loans whose risk falls with the staff, which half of the features repeat, and is twice as high in one state."""
+    rng = np.random.default_rng(0)
+    features = np.zeros((rows, len(FEATURE_NAMES)), np.float32)
+    staff, state = rng.integers(0, 50, rows), rng.integers(0, 2, rows)
+    features[:, FEATURE_NAMES.index("employees")] = staff
+    features[:, FEATURE_NAMES.index("state")] = state
+    risk = 0.4 / (1 + 0.1 * staff) * (1 + state)
+    return features, (rng.random(rows) < risk).astype(np.int8)
+
+
+def test_weight_of_evidence_by_hand() -> None:
+    features, labels = loans_by_hand()
+    table = scorecard.evidence_table(scorecard.bin_features(features, labels, 0), "state").set_index("bin")
+    first, second = STATES[:2]
+    for state, code in ((first, 0), (second, 1)):
+        mine = labels[features[:, FEATURE_NAMES.index("state")] == code]
+        paid, charged_off = (mine == 0).sum() / (labels == 0).sum(), mine.sum() / labels.sum()
+        assert table.loc[state, "loans"] == len(mine)
+        assert table.loc[state, "default_rate"] == pytest.approx(mine.mean())
+        assert table.loc[state, "woe"] == pytest.approx(np.log(paid / charged_off))
+        assert table.loc[state, "iv"] == pytest.approx((paid - charged_off) * np.log(paid / charged_off))
+    values = scorecard.information_values(scorecard.bin_features(features, labels, 0))
+    assert list(values)[:2] == ["employees", "state"]
+    assert values["state"] == pytest.approx(table["iv"].sum())
+    assert values["franchise"] == 0
+
+
+def test_a_scorecard_adds_up_and_gives_more_points_to_safer_groups() -> None:
+    features, labels = loans_by_hand()
+    card = scorecard.fit_scorecard(scorecard.bin_features(features, labels, 0), features, labels, 0)
+    table = scorecard.points_table(card)
+    assert set(table["feature"]) == {"employees", "state"}  # the others say nothing
+    for _, groups in table.groupby("feature"):
+        assert groups.sort_values("default_rate")["points"].is_monotonic_decreasing
+        assert groups["points"].min() == 0
+    points = scorecard.points(card, features)
+    best = {feature: groups["points"].max() for feature, groups in table.groupby("feature")}
+    assert points.max() == card.intercept_ + sum(best.values())
+    assert roc_auc_score(labels, -points) > 0.65
+    # Twenty points more double the odds of being paid.
+    probability = card.predict_proba(scorecard.readable(features))[:, 1]
+    expected = 600 + 20 * np.log2((1 - probability) / probability / 50)
+    assert np.abs(points - expected).max() <= 2  # each group is rounded
+
+
+def test_a_feature_whose_weight_turns_is_left_out() -> None:
+    """Beside the staff, which holds truth and noise, jobs serve to take the noise away: against their own evidence."""
+    rng = np.random.default_rng(1)
+    features = np.zeros((6_000, len(FEATURE_NAMES)), np.float32)
+    truth, noise = rng.normal(size=(2, 6_000))
+    features[:, FEATURE_NAMES.index("employees")] = truth + noise
+    features[:, FEATURE_NAMES.index("jobs_created")] = noise + 0.3 * truth
+    labels = (rng.random(6_000) < 1 / (1 + np.exp(2 + 1.5 * truth))).astype(np.int8)
+    groups = scorecard.bin_features(features, labels, 0)
+    card = scorecard.fit_scorecard(groups, features, labels, 0)
+    telling = [name for name, value in scorecard.information_values(groups).items() if value >= 0.02]
+    weights = LogisticRegression(C=np.inf).fit(groups.transform(scorecard.readable(features))[telling], labels).coef_
+    assert (weights > 0).any()
+    assert (card.estimator_.coef_ < 0).all()
+    assert set(scorecard.points_table(card)["feature"]) < set(telling)
+
+
+@pytest.mark.parametrize(
+    ("written", "read"),
+    [
+        ("(-inf, 2.50)", "below 2.5"),
+        ("[2.50, 12255.00)", "2.5 to 12,255"),
+        ("[0.90, inf)", "0.9 or more"),
+        ("(-inf, inf)", "all"),
+        (np.array(["CA", "NY"]), "CA, NY"),
+        ("Missing", "unknown"),
+    ],
+)
+def test_groups_are_written_for_people(written: Any, read: str) -> None:
+    assert scorecard._bin(written) == read
+
+
+def test_the_scorecard_is_fitted_on_train_alone_and_shown_beside_the_model(finished: Project) -> None:
+    features, labels = read_side(finished.path("1.data", "4.split", "train.parquet"))
+    seed = yaml.safe_load(finished.path("4.dvc_pipeline", "params.yaml").read_text())["train"]["seed"]
+    card = scorecard.fit_scorecard(scorecard.bin_features(features, labels, seed), features, labels, seed)
+    text = " ".join(finished.path("1.data", "6.reports", "report.html").read_text().split())
+    for side, where in (("test", "on the test"), ("out_of_time", "out of time")):
+        held_out, outcomes = read_side(finished.path("1.data", "4.split", f"{side}.parquet"))
+        auc = roc_auc_score(outcomes, -scorecard.points(card, held_out))
+        assert f"<b>{auc:.3f}</b> {where}" in text
+    assert f"Every loan starts with {int(card.intercept_)} points" in text
+
+
+def test_the_report_says_what_another_threshold_would_have_cost(finished: Project) -> None:
+    names = script(finished, EVALUATE)
+    curve = pd.DataFrame({"threshold": [0.0, 0.1, 0.2, 0.3], "cost": [0.5, 0.402, 0.4, 0.6]})
+    assert names["cheapest"](curve) == {"threshold": 0.2, "cost": 0.4}
+    curve["cost"] = [0.4, 0.402, 0.5, 0.6]
+    assert names["cheapest"](curve) == {"threshold": 0.1, "cost": 0.402}  # the mildest of those within 1 %
+    text = " ".join(finished.path("1.data", "6.reports", "report.html").read_text().split())
+    assert re.search(r"Out of time it costs \d\.\d{3}, and refusing from 0\.\d\d on would have cost \d\.\d{3}", text)
+
+
+def test_the_quick_form_of_a_model_scores_the_same(finished: Project) -> None:
+    train = TrainParams.model_validate(
+        yaml.safe_load(finished.path("4.dvc_pipeline", "params.yaml").read_text())["train"]
+    )
+    features, labels = read_side(finished.path("1.data", "4.split", "train.parquet"))
+    model = fit(train, features, labels)
+    assert not model["select"].get_support().all()
+    quick = script(finished, EVALUATE)["quick"](model)
+    assert np.array_equal(default_probability(quick, features), default_probability(model, features))
+
+
 def test_out_of_fold_scores_of_other_loans_are_refused(
     project: Project, inside: Callable[[Project], None], capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -263,6 +411,12 @@ def test_out_of_fold_scores_of_other_loans_are_refused(
 def test_main_report_says_where_it_is_and_what_the_gate_found(finished: Project) -> None:
     output = finished.run("main.py", "report").stdout
     assert finished.path("1.data", "6.reports", "report.html").as_uri() in output
+    comparison = finished.path("5.testing", "reports", "performance.html")
+    assert comparison.as_uri() in output
+    page = Links()
+    page.feed(comparison.read_text())
+    assert page.loaded == []
+    assert "Version 1 as the first: there is no champion" in comparison.read_text()
     assert "version 1 (challenger) against no champion: passed" in output
     assert "skill_over_logistic" in output
 

@@ -1,22 +1,16 @@
 """Outages at the worst moments: nothing half-registered is promoted, and a retry finishes the work."""
 
-import signal
-import subprocess
 from collections.abc import Callable
-from contextlib import suppress
-from pathlib import Path
 from typing import Any
 
-import boto3
-import httpx
 import mlflow.sklearn
 import pytest
-from projects import Project, run_script, wait_until
-from stacks import Stack, free_port
+from projects import Project, run_script
+from stacks import Stack, free_port, onnx_object, put
 
 from credit_risk.gates import EXIT_REFUSED
 from credit_risk.promotion import history
-from credit_risk.registry import CHALLENGER, CHAMPION, MODEL, Registry
+from credit_risk.registry import CHALLENGER, CHAMPION, Registry
 
 pytestmark = [pytest.mark.stack, pytest.mark.timeout(300)]
 REGISTER, LOADING, PERFORMANCE = (
@@ -50,9 +44,23 @@ def at_work(
     return project
 
 
-@pytest.mark.parametrize("how", ["stop", "freeze"])
 @pytest.mark.parametrize("server", ["postgres", "s3", "mlflow"])
-def test_outage_at_each_moment(
+class TestStopped:  # classes, so that two test processes can share the work
+    def test_outage_at_each_moment(
+        self, server: str, at_work: Project, stack: Stack, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        outage_at_each_moment(server, "stop", at_work, stack, capsys)
+
+
+@pytest.mark.parametrize("server", ["postgres", "s3", "mlflow"])
+class TestFrozen:
+    def test_outage_at_each_moment(
+        self, server: str, at_work: Project, stack: Stack, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        outage_at_each_moment(server, "freeze", at_work, stack, capsys)
+
+
+def outage_at_each_moment(
     server: str, how: str, at_work: Project, stack: Stack, capsys: pytest.CaptureFixture[str]
 ) -> None:
     for path, moments in MOMENTS.items():
@@ -94,7 +102,7 @@ def before_call(patch: pytest.MonkeyPatch, owner: Any, name: str, happen: Callab
 def test_a_damaged_artifact_is_refused_by_its_digest(at_work: Project, stack: Stack) -> None:
     assert run_script(at_work, REGISTER) == 0
     registry = Registry()
-    key, good = onnx_object(registry)
+    key, good = onnx_object(registry, "1")
     altered, truncated = good.replace(b"threshold", b"Threshold", 1), good[: len(good) // 2]
     for bad in (altered, truncated):
         assert bad != good
@@ -111,59 +119,3 @@ def test_a_damaged_artifact_is_refused_by_its_digest(at_work: Project, stack: St
     assert served.returncode == 1
     assert served.stderr.startswith("error: ")
     assert "Traceback" not in served.stderr
-
-
-def put(key: str, content: bytes) -> None:
-    """Writes an object behind the registry's back."""
-    boto3.client("s3").put_object(Bucket="credit-risk-mlflow", Key=key, Body=content)
-
-
-def onnx_object(registry: Registry) -> tuple[str, bytes]:
-    """Key and bytes of the challenger's ONNX form in S3."""
-    challenger = registry.version_of(CHALLENGER)
-    assert challenger is not None
-    model = registry.client.get_model_version(MODEL, challenger.number).source.rpartition("/")[2]
-    s3 = boto3.client("s3")
-    pages = s3.get_paginator("list_objects_v2").paginate(Bucket="credit-risk-mlflow")
-    keys = [found["Key"] for page in pages for found in page["Contents"]]
-    (key,) = [key for key in keys if f"/{model}/" in key and key.endswith("model.onnx")]
-    return key, s3.get_object(Bucket="credit-risk-mlflow", Key=key)["Body"].read()
-
-
-def test_api_starts_from_its_cache(at_work: Project, stack: Stack, tmp_path: Path) -> None:
-    assert [run_script(at_work, path) for path in (REGISTER, LOADING, PERFORMANCE)] == [0, 0, 0]
-    environment = stack.environment("service") | {"MODEL_CACHE": str(tmp_path / "cache")}
-    serve(at_work, environment)
-    stack.break_("mlflow", "freeze")
-    try:
-        said = serve(at_work, environment)
-    finally:
-        stack.mend("mlflow", "freeze")
-    assert "serving version 1 from the cache" in said
-
-
-def serve(project: Project, environment: dict[str, str]) -> str:
-    """Starts the API, asks whether it is ready, and ends it; returns what it printed."""
-    port = free_port()
-    command = project.command("main.py", "serve", "--port", str(port))
-    server = subprocess.Popen(
-        command,
-        cwd=project.root,
-        env=project.environment | environment,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-    )
-
-    def ready() -> bool:
-        assert server.poll() is None, server.communicate()[0]
-        with suppress(httpx.TransportError):
-            return httpx.get(f"http://127.0.0.1:{port}/readyz", timeout=5).is_success
-        return False
-
-    try:
-        wait_until(ready, "the API to be ready")
-    finally:
-        server.send_signal(signal.SIGTERM)
-        said, _ = server.communicate(timeout=20)
-    return said

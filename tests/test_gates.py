@@ -17,7 +17,7 @@ import pytest
 import yaml
 from mlflow.models import ModelSignature
 from mlflow.types import ColSpec, DataType, Schema
-from projects import Project, run_script
+from projects import Project, run_script, script
 from sklearn.ensemble import HistGradientBoostingClassifier
 from sklearn.pipeline import Pipeline
 
@@ -348,6 +348,42 @@ def test_comparison_promotes_neither(gated: Project) -> None:
     report = json.loads(gated.path("5.testing", "reports", "comparison.json").read_text())
     assert (report["version"], report["against"], report["passed"]) == (version.number, "1", True)
     assert [check["name"] for check in report["checks"]][-2:] == ["champion_in_time", "champion_out_of_time"]
+    page = gated.path("5.testing", "reports", "comparison.html").read_text()
+    assert "All checks passed" in page
+    assert "Decisions that change" in page
+    metrics = json.loads(gated.path("1.data", "6.reports", "metrics.json").read_text())
+    for side in ("test", "out of time"):
+        assert f"<th>{side}, version {version.number}</th><th>{side}, version 1</th>" in page
+        auc = f"<td>{metrics[side.replace(' ', '_')]['roc_auc']:.3f}</td>"
+        assert auc * 2 in page  # the same model as the champion, measured as stage 6 has measured it
+    kept = Registry().attached(version, "comparison.html", gated.path("fetched"))
+    assert kept is not None
+    assert kept.read_text() == page
+
+
+def test_decisions_that_change_by_hand(finished: Project, inside: Callable[[Project], None]) -> None:
+    inside(finished)
+    changed = script(finished, PERFORMANCE)["changed_decisions"]
+    labels = np.array([0, 1, 1, 0, 1, 0], np.int8)
+    new, old = np.array([0, 0, 1, 1, 1, 0], bool), np.array([0, 0, 1, 0, 0, 1], bool)
+    rows = changed(labels, [new, old])
+    assert [(row["loans"], row["default_rate"]) for row in rows] == [(2, 0.5), (1, 1.0), (2, 0.5), (1, 0.0)]
+    assert sum(row["share"] for row in rows) == pytest.approx(1)
+    alone = changed(labels, [new])
+    assert [row["loans"] for row in alone] == [3, 3, 0, 0]
+
+
+def test_the_page_of_a_model_that_cant_be_measured_says_so(gated: Project) -> None:
+    version = register_by_hand(gated, *sound(gated))
+    for onnx_file in gated.path("3.experiments", "artifacts").rglob("model.onnx"):
+        if onnx_file.stat().st_mtime_ns == max(
+            path.stat().st_mtime_ns for path in gated.path("3.experiments", "artifacts").rglob("model.onnx")
+        ):
+            onnx_file.write_bytes(b"damaged")
+    assert run_script(gated, PERFORMANCE, "--version", version.number) == gates.EXIT_REFUSED
+    page = gated.path("5.testing", "reports", "performance.html").read_text()
+    assert "Refused: loading" in page
+    assert "The figures can&#39;t be shown" in page or "The figures can't be shown" in page
 
 
 def test_rolled_back_version_is_not_promoted_again_by_itself(gated: Project) -> None:

@@ -8,7 +8,7 @@ from pathlib import Path
 import psutil
 import pytest
 from projects import Project, descendants, wait_for_script, wait_until
-from servers import EXAMPLE, LONE, SERVE, Server, fetch, free_port, running, wait_for_version, wait_until_ready
+from servers import EXAMPLE, LONE, SERVE, Server, fetch, free_port, look, running, wait_for_version, wait_until_ready
 
 from credit_risk import champion_cache
 from credit_risk.registry import CHAMPION, MODEL, ONNX_SHA256, Registry
@@ -89,9 +89,7 @@ def test_a_bad_champion_is_refused_and_the_last_good_one_stays(project: Project,
         wait_until(lambda: server.client.get("/readyz").json() == {"detail": "serving version 1"}, "the way back", 20)
 
 
-def test_a_refused_champion_leaves_the_cache_as_it_was(project: Project, tmp_path: Path) -> None:
-    cache = tmp_path / "cache"
-    assert fetch(project, cache).returncode == 0
+def test_a_refused_champion_leaves_the_cache_as_it_was(project: Project, cache: Path) -> None:
     before = files_of(cache)
     registry = second_version(project)
     onnx = onnx_of(project)
@@ -104,70 +102,62 @@ def test_a_refused_champion_leaves_the_cache_as_it_was(project: Project, tmp_pat
     assert files_of(cache) == before
 
 
-def test_damaged_cache_is_not_served_and_is_repaired(finished: Project, tmp_path: Path) -> None:
-    assert fetch(finished, tmp_path).returncode == 0
-    (model,) = tmp_path.rglob("model.onnx")
+def test_damaged_cache_is_not_served_and_is_repaired(finished: Project, cache: Path) -> None:
+    (model,) = cache.rglob("model.onnx")
     content = model.read_bytes()
     model.write_bytes(content[:-1] + bytes([content[-1] ^ 1]))
-    with running(finished, *LONE, MODEL_CACHE=str(tmp_path)) as server:
+    with running(finished, *LONE, MODEL_CACHE=str(cache)) as server:
         answer = server.client.get("/readyz")
         assert answer.status_code == 503
         assert "damaged" in answer.json()["detail"] or "can't be loaded" in answer.json()["detail"]
-        assert fetch(finished, tmp_path).returncode == 0
+        assert look(finished, cache) == "version 1 is in the cache (installed)"
         wait_until_ready(server)
     assert model.read_bytes() == content
 
 
 @pytest.mark.parametrize("name", ["about.json", "golden.json"])
 @pytest.mark.parametrize("content", ["", "{}", "[]", '{"applications": []}'])
-def test_damaged_facts_stop_no_worker_and_are_repaired(
-    finished: Project, tmp_path: Path, name: str, content: str
-) -> None:
-    assert fetch(finished, tmp_path).returncode == 0
-    (path,) = tmp_path.rglob(name)
+def test_damaged_facts_stop_no_worker_and_are_repaired(finished: Project, cache: Path, name: str, content: str) -> None:
+    (path,) = cache.rglob(name)
     whole = path.read_text()
     path.write_text(content)
-    with running(finished, *LONE, MODEL_CACHE=str(tmp_path)) as server:
+    with running(finished, *LONE, MODEL_CACHE=str(cache)) as server:
         assert server.client.get("/readyz").status_code == 503
-        assert fetch(finished, tmp_path).returncode == 0
+        assert look(finished, cache) == "version 1 is in the cache (installed)"
         wait_until_ready(server)
     assert json.loads(path.read_text()) == json.loads(whole)
 
 
 @pytest.mark.parametrize("pointer", ["", "{}", '{"folder": "../.."}', '{"folder": "gone"}', "[]"])
-def test_a_damaged_pointer_is_not_followed(finished: Project, tmp_path: Path, pointer: str) -> None:
-    assert fetch(finished, tmp_path).returncode == 0
-    (tmp_path / "champion.json").write_text(pointer)
-    with running(finished, *LONE, MODEL_CACHE=str(tmp_path)) as server:
+def test_a_damaged_pointer_is_not_followed(finished: Project, cache: Path, pointer: str) -> None:
+    (cache / "champion.json").write_text(pointer)
+    with running(finished, *LONE, MODEL_CACHE=str(cache)) as server:
         assert server.client.get("/readyz").status_code == 503
         assert server.client.get("/livez").status_code == 200
 
 
 def test_with_the_registry_down_the_last_good_model_is_served_and_readyz_says_so(
-    finished: Project, tmp_path: Path
+    finished: Project, cache: Path
 ) -> None:
-    assert fetch(finished, tmp_path).returncode == 0
-    with running(finished, *SERVE, MODEL_CACHE=str(tmp_path), **DOWN) as server:
+    with running(finished, *SERVE, MODEL_CACHE=str(cache), **DOWN) as server:
         assert server.client.post("/predict", json=EXAMPLE).status_code == 200
         wait_until(lambda: "is down" in server.client.get("/readyz").text, "the keeper's word")
         detail = server.client.get("/readyz").json()["detail"]
         assert detail.startswith("serving version 1 from the cache: the MLflow server at http://127.0.0.1:9")
 
 
-def test_main_serves_the_last_good_model_with_the_registry_down(finished: Project, tmp_path: Path) -> None:
-    assert fetch(finished, tmp_path).returncode == 0
-    with running(finished, "main.py", "serve", MODEL_CACHE=str(tmp_path), **DOWN) as server:
+def test_main_serves_the_last_good_model_with_the_registry_down(finished: Project, cache: Path) -> None:
+    with running(finished, "main.py", "serve", MODEL_CACHE=str(cache), **DOWN) as server:
         assert server.client.post("/predict", json=EXAMPLE).status_code == 200
         assert "serving version 1 from the cache" in server.log.read_text()
 
 
-def test_without_a_keeper_readyz_says_so(finished: Project, tmp_path: Path) -> None:
-    assert fetch(finished, tmp_path).returncode == 0
-    with running(finished, *LONE, MODEL_CACHE=str(tmp_path)) as server:
+def test_without_a_keeper_readyz_says_so(finished: Project, cache: Path) -> None:
+    with running(finished, *LONE, MODEL_CACHE=str(cache)) as server:
         assert server.client.get("/readyz").json()["detail"].endswith("no keeper has reported yet")
-        champion_cache.report(tmp_path, "")
+        champion_cache.report(cache, "")
         assert server.client.get("/readyz").json()["detail"] == "serving version 1"
-        (tmp_path / "keeper.json").write_text('{"problem": "", "time": 0}')
+        (cache / "keeper.json").write_text('{"problem": "", "time": 0}')
         assert "the keeper has been silent for" in server.client.get("/readyz").json()["detail"]
 
 
@@ -194,17 +184,16 @@ def test_a_keeper_does_not_outlive_a_killed_server(finished: Project) -> None:
     wait_until(lambda: not keeper.is_running(), "the keeper to end", 20)
 
 
-def test_the_cache_keeps_the_newest_versions(tmp_path: Path, finished: Project) -> None:
-    assert fetch(finished, tmp_path).returncode == 0
-    served = champion_cache.load(tmp_path)
-    (model,) = tmp_path.rglob("model.onnx")
+def test_the_cache_keeps_the_newest_versions(cache: Path, tmp_path: Path) -> None:
+    served = champion_cache.load(cache)
+    (model,) = cache.rglob("model.onnx")
     files = {champion_cache.ONNX: tmp_path / "m", champion_cache.GOLDEN: tmp_path / "g"}
     shutil.copy(model, files[champion_cache.ONNX])
     shutil.copy(model.with_name("golden.json"), files[champion_cache.GOLDEN])
     for version in range(2, 7):
-        champion_cache.install(tmp_path, files, served.about | {"version": str(version)})
-        assert champion_cache.load(tmp_path).version == str(version)
-    assert sorted(path.name.split("-")[0] for path in tmp_path.iterdir() if path.is_dir()) == ["4", "5", "6"]
+        champion_cache.install(cache, files, served.about | {"version": str(version)})
+        assert champion_cache.load(cache).version == str(version)
+    assert sorted(path.name.split("-")[0] for path in cache.iterdir() if path.is_dir()) == ["4", "5", "6"]
 
 
 @pytest.fixture(autouse=True)

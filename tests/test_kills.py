@@ -3,22 +3,38 @@
 import signal
 import subprocess
 from collections.abc import Callable
+from pathlib import Path
 
 import psutil
 import pytest
-from projects import Project, descendants, wait_for_script, wait_until
+from dvc.repo import Repo
+from projects import Project, copy_finished, descendants, once, wait_for_script, wait_until
 
 from credit_risk.registry import CHALLENGER, CHAMPION, Registry
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
 
 # For each moment: the parameter whose change makes the stage run, and the script that runs at that moment.
+OTHER_MODEL = ("max_iter: 60", "max_iter: 50")
 MOMENTS = {
-    "stage 2": ("max_rejected_share: 0.01", "max_rejected_share: 0.02", "2.prep_clean_data.py"),
-    "stage 5": ("max_iter: 60", "max_iter: 50", "5.train_model.py"),
-    "registration": ("max_iter: 60", "max_iter: 50", "7.register_model.py"),
-    "between registration and gates": ("max_iter: 60", "max_iter: 50", "5.testing/loading.py"),
+    "stage 2": (("max_rejected_share: 0.01", "max_rejected_share: 0.02"), "2.prep_clean_data.py"),
+    "stage 5": (OTHER_MODEL, "5.train_model.py"),
+    "registration": (OTHER_MODEL, "7.register_model.py"),
+    "between registration and gates": (OTHER_MODEL, "5.testing/loading.py"),
 }
+TRAINED = ("registration", "between registration and gates")
+
+
+@pytest.fixture(scope="session")
+def trained(shared: Path, finished: Project) -> Project:
+    """A project with another model, up to registration; for the moments after training."""
+
+    def make(folder: Path) -> None:
+        project = copy_finished(finished, folder)
+        project.set_param(*OTHER_MODEL)
+        project.run("-m", "dvc", "repro", "4.dvc_pipeline/dvc.yaml:evaluate_model")
+
+    return Project(once(shared / "trained", make))
 
 
 def is_dvc(process: psutil.Process) -> bool:
@@ -37,41 +53,23 @@ def victim(who: str, main: psutil.Process, script: psutil.Process) -> psutil.Pro
     return script
 
 
-@pytest.mark.parametrize(
-    ("moment", "who"),
-    [
-        (moment, who)
-        for moment in MOMENTS
-        for who in ("main.py", "DVC", "script")
-        if (moment, who) != ("between registration and gates", "DVC")  # it has ended by then
-    ],
-)
-def test_kill(moment: str, who: str, project: Project, inside: Callable[[Project], None]) -> None:
+@pytest.mark.parametrize("moment", MOMENTS)
+def test_kills(moment: str, request: pytest.FixtureRequest, tmp_path: Path, inside: Callable[[Project], None]) -> None:
+    """One after the other: each run but the first has to go on from a kill, and gets as far as the one before."""
+    start = request.getfixturevalue("trained" if moment in TRAINED else "finished")
+    project = copy_finished(start, tmp_path / "project")
     inside(project)
     registry = Registry()
-    old, new, script_name = MOMENTS[moment]
-    project.set_param(old, new)
-    process = subprocess.Popen(
-        project.command("main.py"),
-        cwd=project.root,
-        env=project.environment,
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
-    )
-    script = wait_for_script(process.pid, script_name)
-    if moment == "registration":
-        wait_for_new_run(registry)
-    everyone = [psutil.Process(process.pid), *descendants(process.pid)]
-    target = victim(who, everyone[0], script)
-    assert target is not None
-    target.send_signal(signal.SIGKILL)
-    assert process.wait(60) != 0
-
-    _, orphans = psutil.wait_procs(everyone, timeout=20)
-    assert not orphans
-    champion = registry.version_of(CHAMPION)
-    assert champion is not None
-    assert champion.number == "1"
+    change, _ = MOMENTS[moment]
+    if moment not in TRAINED:
+        project.set_param(*change)
+    for who in ("main.py", "DVC", "script"):
+        if (moment, who) == ("between registration and gates", "DVC"):
+            continue  # it has ended by then
+        run_and_kill(project, moment, who, registry)
+        champion = registry.version_of(CHAMPION)
+        assert champion is not None
+        assert champion.number == "1"
 
     output = project.run("main.py").stdout
     assert "is the champion" in output
@@ -80,16 +78,35 @@ def test_kill(moment: str, who: str, project: Project, inside: Callable[[Project
     assert champion is not None
     assert challenger.number == champion.number == "2"
     assert len(registry.versions()) == 2
-    experiment = registry.experiment_id()
-    assert not registry.client.search_runs([experiment], "attributes.status = 'RUNNING'")
-    again = project.run("main.py").stdout
-    assert "nothing has changed since the last run" in again
+    assert not open_runs(registry)
+    with Repo(str(project.root)) as repo:
+        assert repo.status() == {}  # nothing is left for a further run
 
 
-def wait_for_new_run(registry: Registry) -> None:
-    """Until registration has begun its run."""
-    experiment = registry.experiment_id()
-    wait_until(
-        lambda: registry.client.search_runs([experiment], "attributes.status = 'RUNNING'"),
-        "registration to begin a run",
+def run_and_kill(project: Project, moment: str, who: str, registry: Registry) -> None:
+    """Starts main.py and kills one of its processes at the moment; all others must end by themselves."""
+    before = open_runs(registry)
+    process = subprocess.Popen(
+        project.command("main.py"),
+        cwd=project.root,
+        env=project.environment,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
     )
+    _, script_name = MOMENTS[moment]
+    script = wait_for_script(process.pid, script_name)
+    if moment == "registration":
+        wait_until(lambda: open_runs(registry) - before, "registration to begin a run")
+    everyone = [psutil.Process(process.pid), *descendants(process.pid)]
+    target = victim(who, everyone[0], script)
+    assert target is not None
+    target.send_signal(signal.SIGKILL)
+    assert process.wait(60) != 0
+    _, orphans = psutil.wait_procs(everyone, timeout=20)
+    assert not orphans, who
+
+
+def open_runs(registry: Registry) -> set[str]:
+    """Runs that have begun and not ended."""
+    found = registry.client.search_runs([registry.experiment_id()], "attributes.status = 'RUNNING'")
+    return {run.info.run_id for run in found}

@@ -14,7 +14,7 @@ import pytest
 from axe_playwright_python.sync_playwright import Axe
 from playwright.sync_api import Browser, Page, Route, expect, sync_playwright
 from projects import REPOSITORY, Project
-from servers import EXAMPLE, KEY, KEYS, LONE, Server, fetch, running
+from servers import EXAMPLE, KEY, KEYS, LONE, Server, running
 
 from credit_risk.contract import FIELD_NAMES
 
@@ -39,10 +39,9 @@ def browser() -> Iterator[Browser]:
 
 
 @pytest.fixture(scope="module")
-def cache(finished: Project, tmp_path_factory: pytest.TempPathFactory) -> str:
-    folder = tmp_path_factory.mktemp("cache")
-    assert fetch(finished, folder).returncode == 0
-    return str(folder)
+def cache(fetched: Path) -> str:
+    """The workers only read it."""
+    return str(fetched)
 
 
 @pytest.fixture(scope="module")

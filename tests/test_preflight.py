@@ -14,6 +14,7 @@ from typing import Any
 
 import boto3
 import botocore.auth
+import mlflow
 import pytest
 import requests
 from moto.server import ThreadedMotoServer
@@ -47,16 +48,22 @@ def problem(uri: str, monkeypatch: pytest.MonkeyPatch) -> str:
 
 
 @contextmanager
-def listening(body: str, status: int = 200, ahead: int = 0, tls: ssl.SSLContext | None = None) -> Iterator[str]:
-    """A server that gives the same answer to everything; its clock may be ahead by so many seconds."""
+def listening(
+    body: str, status: int = 200, *, version: str = "", ahead: int = 0, tls: ssl.SSLContext | None = None
+) -> Iterator[str]:
+    """A stand-in for a server, which gives the same answer to all but `GET /version`.
+
+    Its clock may be ahead by so many seconds.
+    """
 
     class Handler(BaseHTTPRequestHandler):
         def do_GET(self) -> None:
             self.rfile.read(int(self.headers.get("content-length") or 0))
+            said = version if version and self.path == "/version" else body
             self.send_response(status)
-            self.send_header("content-length", str(len(body)))
+            self.send_header("content-length", str(len(said)))
             self.end_headers()
-            self.wfile.write(body.encode())
+            self.wfile.write(said.encode())
 
         do_PUT = do_GET  # noqa: N815 (the name that http.server looks for)
 
@@ -117,9 +124,14 @@ def test_another_kind_of_server(monkeypatch: pytest.MonkeyPatch) -> None:
         assert "is another kind of server; correct MLFLOW_TRACKING_URI" in problem(uri, monkeypatch)
 
 
-def test_incompatible_version(monkeypatch: pytest.MonkeyPatch) -> None:
-    with listening("OK") as uri:  # to /health as to /version
-        assert "has MLflow OK, which does not fit 3." in problem(uri, monkeypatch)
+@pytest.mark.parametrize("version", ["2.22.1", "4.0.0"])
+def test_incompatible_version(version: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two of MLflow's major versions can't be installed beside each other: a stand-in answers as those would."""
+    with listening("OK", version=version) as uri:
+        assert problem(uri, monkeypatch) == (
+            f"the MLflow server at {uri} has MLflow {version}, which does not fit {mlflow.__version__} here; "
+            "install the same major version"
+        )
 
 
 def test_clock_of_the_server_differs(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -325,7 +337,7 @@ class TestOnTheStack:
         try:
             done = Project(REPOSITORY).run("main.py", "doctor", check=False, **environment)
         finally:
-            stack.mend(server, "stop")
+            stack.up()  # starts what is not running
         assert done.returncode == 1
         (said,) = [line for line in done.stdout.splitlines() if environment["MLFLOW_TRACKING_URI"] in line][-1:]
         assert said.startswith("failed")

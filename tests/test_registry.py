@@ -6,6 +6,7 @@ import shutil
 import threading
 from collections.abc import Callable
 from pathlib import Path
+from urllib.parse import quote
 
 import pytest
 from projects import Project, run_script
@@ -256,15 +257,23 @@ def test_password_in_the_address_is_not_shown(monkeypatch: pytest.MonkeyPatch) -
     assert Registry().address == "http://127.0.0.1:9/ml"
 
 
-@pytest.mark.parametrize("password", ["changeme", "Password123", "minioadmin"])
-def test_production_refuses_placeholder_passwords(password: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("MLFLOW_TRACKING_PASSWORD", password)
-    assert password not in repr(Settings())
+@pytest.mark.parametrize(
+    "secret",
+    [
+        *("changeme", "Password123", "Secret1!", "minioadmin", "minio123", "change_me!", "your-secret-access-key"),
+        "wJalrXUtnFEMI/K7MDENG/bPxRfiCYEXAMPLEKEY",  # of AWS's documentation
+    ],
+)
+@pytest.mark.parametrize("name", ["MLFLOW_TRACKING_PASSWORD", "AWS_SECRET_ACCESS_KEY", "MLFLOW_TRACKING_URI"])
+def test_production_refuses_placeholder_secrets(name: str, secret: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    def value(secret: str) -> str:
+        return f"http://me:{quote(secret, safe='')}@host:5000" if name == "MLFLOW_TRACKING_URI" else secret
+
+    monkeypatch.setenv(name, value(secret))
+    assert name == "MLFLOW_TRACKING_URI" or secret not in repr(Settings())
     monkeypatch.setenv("APP_ENV", "production")
-    with pytest.raises(CreditRiskError, match="the password of the MLflow server is a placeholder"):
+    with pytest.raises(CreditRiskError, match=f"{name} holds a placeholder; APP_ENV=production wants") as raised:
         Settings()
-    monkeypatch.setenv("MLFLOW_TRACKING_PASSWORD", "a long and secret one")
+    assert secret not in str(raised.value)
+    monkeypatch.setenv(name, value("xq7EXaMPLe-no-4GmVqDk2"))
     assert Settings().app_env == "production"
-    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"http://me:{password}@host:5000")
-    with pytest.raises(CreditRiskError, match="placeholder"):
-        Settings()

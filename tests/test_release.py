@@ -3,6 +3,7 @@
 import hashlib
 import io
 import json
+import subprocess
 import threading
 import time
 import uuid
@@ -276,15 +277,32 @@ def test_expected_errors_of_aws_are_one_sentence(stacks: Any, capfd: pytest.Capt
     assert len(said.splitlines()) == 1
 
 
-def test_push_gives_the_digest_or_says_what_is_wrong(stack: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    digest = push_image("7").rpartition("@")[2]
-    monkeypatch.setenv("CONTAINER_TOOL", "true")  # the program: it succeeds at whatever it is asked
-    assert NAMES["push"](stack, f"{REGISTRY}/credit-risk:7") == f"{REGISTRY}/credit-risk@{digest}"
-    monkeypatch.setenv("CONTAINER_TOOL", "false")
+def test_push_gives_the_digest_or_says_what_is_wrong(
+    stack: Any, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    called, run = [], subprocess.run
+
+    def docker(command: list[str], **how: Any) -> "subprocess.CompletedProcess[bytes]":
+        """Stands for Docker: what it is asked to push is in ECR afterwards."""
+        called.append(command)
+        push_image(command[-1].rpartition(":")[2])
+        return run(["true"], check=False, **{key: value for key, value in how.items() if key != "check"})
+
+    image = f"{REGISTRY}/credit-risk:7"
+    monkeypatch.setenv("CONTAINER_TOOL", "false")  # the program: it fails at whatever it is asked
     with pytest.raises(CreditRiskError, match=r"false can't push .*; is it built, and are you logged in"):
-        NAMES["push"](stack, f"{REGISTRY}/credit-risk:7")
+        NAMES["push"](stack, image)
+    monkeypatch.delenv("CONTAINER_TOOL")
+    monkeypatch.setattr(subprocess, "run", docker)
+    pushed = NAMES["push"](stack, image)
+    assert called == [["docker", "push", image]]
+    digest = boto3.client("ecr").describe_images(repositoryName="credit-risk", imageIds=[{"imageTag": "7"}])
+    assert pushed == f"{REGISTRY}/credit-risk@{digest['imageDetails'][0]['imageDigest']}"
+    assert NAMES["push"](stack, image) == pushed
+    assert len(called) == 1, "a tag never moves: what is there stays"
+    assert capfd.readouterr().out == "", "the caller prints the digest, and nothing else may come with it"
     with pytest.raises(CreditRiskError, match="is not REPOSITORY:TAG"):
-        NAMES["push"](stack, f"{REGISTRY}/credit-risk@{digest}")
+        NAMES["push"](stack, pushed)
 
 
 # --- CodeDeploy's answers that moto does not have

@@ -19,7 +19,7 @@ import optuna
 import pytest
 import yaml
 from mlflow import MlflowClient
-from projects import REPOSITORY, Project, copy_finished, script, wait_until
+from projects import REPOSITORY, Project, copy_finished, once, script, wait_until
 from sklearn.metrics import roc_auc_score
 from sklearn.model_selection import StratifiedKFold
 
@@ -80,19 +80,16 @@ def measured_count(project: Project) -> int:
 
 
 @pytest.fixture(scope="module")
-def compared(finished: Project, tmp_path_factory: pytest.TempPathFactory) -> Project:
+def compared(shared: Path, finished: Project) -> Project:
     """A finished project whose learners have been compared."""
-    project = copy_finished(finished, tmp_path_factory.mktemp("compared") / "project")
-    project.run(COMPARE, *QUICK)
-    return project
+    return Project(once(shared / "compared", lambda folder: copy_finished(finished, folder).run(COMPARE, *QUICK)))
 
 
 @pytest.fixture(scope="module")
-def searched(finished: Project, tmp_path_factory: pytest.TempPathFactory) -> Project:
+def searched(shared: Path, finished: Project) -> Project:
     """A finished project in which a search of twelve trials has run without interruption."""
-    project = copy_finished(finished, tmp_path_factory.mktemp("searched") / "project")
-    project.run(*SEARCH, "--trials", "12")
-    return project
+    search = (*SEARCH, "--trials", "12")
+    return Project(once(shared / "searched", lambda folder: copy_finished(finished, folder).run(*search)))
 
 
 def test_random_folds_score_each_loan_once_with_equal_default_rates() -> None:
@@ -402,9 +399,9 @@ def test_selecting_writes_a_really_better_candidate_and_keeps_the_comments(proje
     assert "has the best candidate already" in project.run(SELECT, *QUICK).stdout
 
 
-def test_selecting_passes_over_what_can_not_be_served(project: Project) -> None:
+def test_selecting_passes_over_what_can_not_be_served(compared: Project, tmp_path: Path) -> None:
     """LightGBM leads in the log; it has no converter, so the next one is taken."""
-    project.run(COMPARE, *QUICK)
+    project = copy_finished(compared, tmp_path / "project")
     client = MlflowClient(f"sqlite:///{project.path('3.experiments', 'mlflow.db')}")
     (lightgbm,) = runs(project, "attributes.run_name = 'lightgbm'")
     client.log_metric(lightgbm.info.run_id, "roc_auc_mean", 0.99)

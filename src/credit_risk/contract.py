@@ -145,7 +145,7 @@ RULES: tuple[NotAbove, ...] = (NotAbove("sba_guaranteed", "gross_approved"),)
 
 # What is not known when the loan is approved, and why: never an applicant field, never a feature.
 UNKNOWN_AT_APPROVAL = {
-    "Term": "it was overwritten with the loan's real life, so it tells the outcome",
+    "Term": "it was rewritten when a loan failed, so it tells the outcome",  # for a third: what was left of seven years
     "ChgOffDate": "it exists only after a charge-off",
     "ChgOffPrinGr": "it is the amount charged off",
     "BalanceGross": "it is the balance left at the end",

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import pandas as pd
+from optbinning.binning.metrics import jeffrey
 from scipy.stats import norm, rankdata
 
 from credit_risk.features import MISSING, UNSEEN
@@ -92,7 +93,9 @@ def mean_costs(labels: Labels, scores: Scores, thresholds: Scores, approval: flo
 def stability(reference: npt.NDArray[Any], other: npt.NDArray[Any], *, categorical: bool, bins: int = 10) -> float:
     """Population stability index: how far a distribution has moved; above 0.25 it is another population.
 
-    Numbers are cut at the reference's quantiles; missing values are a group. Source: Siddiqi (2017).
+    Numbers are cut at the reference's quantiles; missing values are a group. The index is OptBinning's (Jeffrey's
+    divergence); the groups are ours, as its ScorecardMonitoring knows no score but its own scorecard's, and loses loans
+    in groups that train does not have. Source: Siddiqi (2017).
     """
     if categorical:
         codes = np.union1d(reference, other)
@@ -102,7 +105,7 @@ def stability(reference: npt.NDArray[Any], other: npt.NDArray[Any], *, categoric
         groups = [np.where(np.isnan(side), len(edges) + 1, np.searchsorted(edges, side)) for side in (reference, other)]
         counts = [np.bincount(group, minlength=len(edges) + 2) for group in groups]
     expected, actual = (np.maximum(count, 0.5) / count.sum() for count in counts)
-    return float(((actual - expected) * np.log(actual / expected)).sum())
+    return float(jeffrey(actual, expected, return_sum=True))
 
 
 def slices(

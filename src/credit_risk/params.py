@@ -41,7 +41,8 @@ def load(section: str, model: type[Section]) -> Section:
         details = sorted(error.errors(include_url=False), key=lambda detail: detail["type"] != "extra_forbidden")
         problems = []
         for detail in details:
-            hint = "unknown key, check its spelling" if detail["type"] == "extra_forbidden" else detail["msg"]
+            hint = detail["msg"].removeprefix("Value error, ")
+            hint = "unknown key, check its spelling" if detail["type"] == "extra_forbidden" else hint
             problems.append(f"{'.'.join([section, *map(str, detail['loc'])])}: {hint}")
         raise CreditRiskError(f"{where}: {'; '.join(problems)}") from error
 

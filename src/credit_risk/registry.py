@@ -165,6 +165,18 @@ class Registry:
         with self.plain_errors():
             self.client.set_model_version_tag(MODEL, number, key, str(value))
 
+    def attach(self, version: Version, file: Path) -> None:
+        """Puts a file beside what the version's run has logged; one of that name is replaced."""
+        with self.plain_errors():
+            self.client.log_artifact(version.run_id, str(file))
+
+    def attached(self, version: Version, name: str, into: Path) -> Path | None:
+        """Downloads a file that was attached to a version into a folder; None if there is none of that name."""
+        with self.plain_errors():
+            if name not in [found.path for found in self.client.list_artifacts(version.run_id)]:
+                return None
+            return Path(download_artifacts(run_id=version.run_id, artifact_path=name, dst_path=str(into)))
+
     def download(self, number: str, path: str = "", into: Path | None = None) -> Path:
         """Downloads a version's artifacts (or one of them), to a folder if one is given; returns where it is."""
         with self.plain_errors():

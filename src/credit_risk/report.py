@@ -1,25 +1,30 @@
-"""The report and the model card: what stage 6 has measured, for people who decide; readable without anything else.
+"""The pictures of the report on what stage 6 has measured, as SVG, so that the page needs no other file.
 
-One HTML file with its pictures inside (SVG), and a model card in Markdown. Colours are told apart by the colour-blind
-(Okabe & Ito), and lines also by their dashes, so that a print in black and white will do.
+Colours are told apart by the colour-blind (Okabe & Ito), and lines also by their dashes, so that a print in black and
+white will do.
 """
 
 import io
+import warnings
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 import matplotlib as mpl
 import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
-from jinja2 import Environment, FileSystemLoader, StrictUndefined
+import shap
 from markupsafe import Markup
+from matplotlib.colors import LinearSegmentedColormap
 from matplotlib.figure import Figure
 
-from credit_risk.files import replacing
+from credit_risk.attribution import Attribution
+from credit_risk.pages import words
 
-BLUE, ORANGE, GREEN, PURPLE, GREY = "#0072B2", "#D55E00", "#009E73", "#CC79A7", "0.6"
+BLUE, ORANGE, GREEN, GREY = "#0072B2", "#D55E00", "#009E73", "0.6"
+LOW_TO_HIGH = LinearSegmentedColormap.from_list("low to high", [BLUE, "#BBBBBB", ORANGE])
+SHOWN_ENDS = 7  # categories with the lowest and with the highest mean scores that are drawn of many
+MOST_ATTRIBUTED = 12  # features in the picture of SHAP values: the rest hardly moves the score
 STYLES: dict[str, dict[str, Any]] = {
     "train": {"color": GREEN, "linestyle": ":"},
     "test": {"color": BLUE, "linestyle": "-"},
@@ -36,41 +41,11 @@ LOOK: dict[Any, Any] = {
 }
 
 
-def write(templates: Path, folder: Path, facts: Mapping[str, Any]) -> None:
-    """Renders `report.html.j2` and `model_card.md.j2` of a folder into `report.html` and `model_card.md`."""
-    for name, escaped in (("report.html", True), ("model_card.md", False)):
-        environment = Environment(
-            loader=FileSystemLoader(templates),
-            autoescape=escaped,  # noqa: S701 (Markdown is no HTML)
-            undefined=StrictUndefined,
-            trim_blocks=True,
-            lstrip_blocks=True,
-        )
-        environment.filters |= {"words": words, "percent": percent, "figure": figure}
-        with replacing(folder / name) as temporary:
-            temporary.write_text(environment.get_template(f"{name}.j2").render(facts) + "\n", encoding="utf-8")
-
-
-def words(name: str) -> str:
-    """A name of the code as people write it."""
-    return name.replace("_", " ")
-
-
-def percent(share: float) -> str:
-    """A share as a percentage."""
-    return f"{share:.1%}"
-
-
-def figure(value: float, digits: int = 3) -> str:
-    """A figure with so many digits, never -0."""
-    return f"{value:.{digits}f}".replace("-0." + "0" * digits, "0." + "0" * digits)
-
-
 def pictures(facts: Mapping[str, Any]) -> dict[str, Markup]:
     """All pictures of the report, by name, as SVG to be put into the page."""
     mpl.use("Agg")
     with mpl.rc_context(LOOK):
-        return {
+        drawn = {
             "deciles": svg(draw_deciles(facts["deciles"])),
             "calibration": svg(draw_calibration(facts["calibration"])),
             "costs": svg(draw_costs(facts["costs"], facts["threshold"])),
@@ -78,6 +53,9 @@ def pictures(facts: Mapping[str, Any]) -> dict[str, Markup]:
             "importances": svg(draw_importances(facts["importances"])),
             "dependence": svg(draw_dependence(facts["dependence"])),
         }
+        if facts["attribution"] is not None:
+            drawn["attribution"] = svg(draw_attribution(facts["attribution"]))
+        return drawn
 
 
 def svg(drawn: Figure) -> Markup:
@@ -157,13 +135,43 @@ def draw_importances(table: pd.DataFrame) -> Figure:
     return drawn
 
 
+def draw_attribution(found: Attribution) -> Figure:
+    """What each feature adds to each loan's score: a dot a loan."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", RuntimeWarning)  # categories have no low and high
+        shap.summary_plot(
+            found.added,
+            found.columns,
+            feature_names=found.names,
+            max_display=MOST_ATTRIBUTED,
+            cmap=LOW_TO_HIGH,
+            plot_size=(8, 4.8),
+            show=False,
+            rng=np.random.default_rng(0),  # dots of equal value are spread at random
+        )
+    drawn = plt.gcf()
+    axes, bar = drawn.axes
+    for dots in axes.collections:
+        dots.set_rasterized(True)  # thousands of dots: as a picture they take a tenth of the space
+    axes.set_xlabel(f"added to the {found.unit}", fontsize=9)
+    axes.tick_params(labelsize=9)
+    bar.set_ylabel("value of the feature", fontsize=9)
+    bar.tick_params(labelsize=9)
+    drawn.tight_layout()
+    return drawn
+
+
 def draw_dependence(curves: Mapping[str, pd.DataFrame]) -> Figure:
     """The mean score against a feature, all else as it is; categories by name."""
     drawn, all_axes = plt.subplots(2, 3, figsize=(8, 5), layout="constrained", sharey=True)
     for axes, (name, curve) in zip(all_axes.flat, curves.items(), strict=False):
         if curve["x"].dtype == object:
-            axes.bar(range(len(curve)), curve["y"], color=BLUE)
-            axes.set_xticks(range(len(curve)), curve["x"], rotation=90, fontsize=6 if len(curve) > 8 else 8)  # noqa: PLR2004
+            many = len(curve) > 2 * SHOWN_ENDS
+            ends = pd.concat([curve.head(SHOWN_ENDS), curve.tail(SHOWN_ENDS)]) if many else curve
+            axes.bar(range(len(ends)), ends["y"], color=BLUE)
+            axes.set_xticks(range(len(ends)), ends["x"], rotation=90 if len(ends) > 4 else 0, fontsize=8)  # noqa: PLR2004
+            if many:
+                axes.axvline(SHOWN_ENDS - 0.5, color="black", linestyle=":", linewidth=1)  # those between are left out
         else:
             axes.plot(curve["x"], curve["y"], "o-", color=BLUE, markersize=3)
             if float(curve["x"].max()) > 10_000:  # noqa: PLR2004 (money reaches far)

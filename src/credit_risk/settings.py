@@ -4,7 +4,7 @@ import hashlib
 import re
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
-from urllib.parse import urlsplit
+from urllib.parse import unquote, urlsplit
 
 from pydantic import Field, SecretStr, ValidationError, field_validator, model_validator
 from pydantic_settings import BaseSettings, NoDecode
@@ -14,7 +14,7 @@ from credit_risk.paths import root
 
 # What people write into a template's secrets and then forget there.
 PLACEHOLDERS = {
-    *("admin", "change-me", "changeme", "changethis", "key", "minioadmin"),
+    *("admin", "change-me", "changeme", "changethis", "dummy", "example", "key", "minio", "minioadmin"),
     *("mlflow", "password", "placeholder", "postgres", "secret", "test"),
 }
 _PLACEHOLDER_DIGESTS = {hashlib.sha256(word.encode()).hexdigest() for word in {*PLACEHOLDERS, ""}}
@@ -24,7 +24,10 @@ Words = Annotated[tuple[str, ...], NoDecode]  # comma-separated in the environme
 
 
 class Settings(BaseSettings):
-    """The environment. AWS_* and MLFLOW_TRACKING_USERNAME are read by boto3 and MLflow themselves."""
+    """The environment. AWS_* and MLFLOW_TRACKING_USERNAME are read by boto3 and MLflow themselves.
+
+    So are the password and the secret key; they stand here to be looked at.
+    """
 
     app_env: Literal["development", "production"] = Field(
         "development", description="production demands API keys and refuses placeholder secrets"
@@ -34,6 +37,7 @@ class Settings(BaseSettings):
         description="Where runs and model versions are: a SQLite file on a laptop, an MLflow server elsewhere",
     )
     mlflow_tracking_password: SecretStr | None = Field(None, description="Of MLFLOW_TRACKING_USERNAME, for the server")
+    aws_secret_access_key: SecretStr | None = Field(None, description="Of AWS_ACCESS_KEY_ID, for S3; with a role, none")
     mlflow_http_request_timeout: int = Field(10, description="Seconds until a silent MLflow server counts as down")
     mlflow_http_request_max_retries: int = Field(2, description="How often a request to it is tried again")
     model_cache: Path = Field(
@@ -72,15 +76,27 @@ class Settings(BaseSettings):
         """Nobody may go into production with the password or the key of an example.
 
         Raises:
-            CreditRiskError: a password or key is one of PLACEHOLDERS.
+            CreditRiskError: a password or key is a placeholder.
         """
-        if self.app_env == "production" and _PLACEHOLDER_DIGESTS & set(self.api_keys_sha256):
+        if self.app_env != "production":
+            return self
+        if _PLACEHOLDER_DIGESTS & set(self.api_keys_sha256):
             raise CreditRiskError("API_KEYS_SHA256 holds a placeholder; make a key with 6.production/new_api_key.py")
-        given = self.mlflow_tracking_password.get_secret_value() if self.mlflow_tracking_password else None
-        for password in (given, urlsplit(self.mlflow_tracking_uri).password):
-            if self.app_env == "production" and password and password.lower().strip("-_!123") in PLACEHOLDERS:
-                raise CreditRiskError("the password of the MLflow server is a placeholder; set a secret one")
+        held = {
+            "MLFLOW_TRACKING_PASSWORD": self.mlflow_tracking_password,
+            "MLFLOW_TRACKING_URI": SecretStr(unquote(urlsplit(self.mlflow_tracking_uri).password or "")),
+            "AWS_SECRET_ACCESS_KEY": self.aws_secret_access_key,
+        }
+        for name, secret in held.items():
+            if secret and _is_placeholder(secret.get_secret_value()):
+                raise CreditRiskError(f"{name} holds a placeholder; APP_ENV=production wants a secret of your own")
         return self
+
+
+def _is_placeholder(secret: str) -> bool:
+    letters = re.sub(r"[^a-z]", "", secret.lower())  # change_me and Password123! are no better
+    # AWS's documentation ends its example keys so.
+    return letters in PLACEHOLDERS or letters.startswith("your") or letters.endswith(("example", "examplekey"))
 
 
 def settings() -> Settings:
