@@ -1,8 +1,8 @@
 """Computes the capacity plan: servers, load balancer units, registry traffic and cost for three loads, and scaling.
 
-Reads:  benchmarks/results/serving.md (what one core does); of 7.deploy: aws/*.yaml (what scaling aims at), prices.yaml,
-        capacity.md.j2
-Writes: 7.deploy/capacity.md, 7.deploy/capacity.png
+Reads:  benchmarks/results/serving.md and registry.md (what one core and a registry do); of 7.deploy: aws/*.yaml (what
+        scaling aims at), prices.yaml, capacity.md.j2
+Writes: 7.deploy/capacity.md, 7.deploy/capacity.svg
 
 Usage: uv run 7.deploy/capacity.py [--into 7.deploy]
 """
@@ -20,9 +20,9 @@ import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 import yaml
-from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from matplotlib.axes import Axes
 
+from credit_risk import pages
 from credit_risk.errors import CreditRiskError
 from credit_risk.files import replacing
 from credit_risk.paths import root
@@ -37,9 +37,6 @@ STEP = 10  # seconds of the simulation
 REQUEST_BYTES, ANSWER_BYTES = 490, 276
 # Estimates: how clients hold connections, a line of the balancer's log (gzip), and what registry and images keep.
 REQUESTS_PER_CONNECTION, CONNECTION_SECONDS, LOG_BYTES, KEPT_GB = 100, 30, 100, 10
-# `GET registered-models/alias`, as a keeper asks it, of local_stack.py's MLflow server (one worker, PostgreSQL, both on
-# two cores with the client): h2load, 1 connection, 6 s on 24 November 2026; with 8 and 32 connections 58 and 49.
-REGISTRY_POLLS_SECOND = 65.0
 JITTER = 0.2  # of keeper.py: each pause is KEEPER_SECONDS times 0.8 to 1.2
 MODEL_MB, MODEL_FILES = 0.29, 2  # ONNX form and golden rows, of the committed parameters
 BLUE, ORANGE, GREEN = "#0072B2", "#D55E00", "#009E73"  # Okabe & Ito
@@ -89,7 +86,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--into", type=Path, default=root() / "7.deploy", help="folder (default: 7.deploy)")
     into = parser.parse_args().into
-    core = measured_core((root() / "benchmarks" / "results" / "serving.md").read_text(encoding="utf-8"))
+    results = root() / "benchmarks" / "results"
+    core = measured_core((results / "serving.md").read_text(encoding="utf-8"))
+    answers = measured_registry((results / "registry.md").read_text(encoding="utf-8"))
     catalog = yaml.safe_load((root() / "7.deploy" / "prices.yaml").read_text(encoding="utf-8"))
     servers, balancer = template("servers"), template("balancer")
     policy = Policy(
@@ -106,23 +105,23 @@ def main() -> None:
         "servers": servers,
         "balancer": balancer,
         "settings": {name: field.default for name, field in Settings.model_fields.items()},
+        "number": number,
         "connections": CONNECTIONS,
         "requests_per_connection": REQUESTS_PER_CONNECTION,
         "connection_seconds": CONNECTION_SECONDS,
         "loads": LOADS,
-        "registry_polls": REGISTRY_POLLS_SECOND,
+        "registry_polls": answers,
         "model_mb": MODEL_MB,
         "sizes": size_table(policy, catalog),
         "costs": cost_table(policy, catalog),
-        "breaks": break_table(policy, catalog),
-        "keepers": keeper_table(),
+        "breaks": break_table(policy, catalog, answers),
+        "keepers": keeper_table(answers),
         "runs": run_table(runs),
         "day_hours": instance_hours(runs["the day"]),
         "fixed_hours": 24 * int(runs["the day"]["servers"].max()),
     }
-    with replacing(into / "capacity.md") as temporary:
-        temporary.write_text(render(facts), encoding="utf-8")
-    with replacing(into / "capacity.png") as temporary:
+    pages.write(root() / "7.deploy" / "capacity.md.j2", into / "capacity.md", facts)
+    with replacing(into / "capacity.svg") as temporary:
         draw(runs["the day"], runs["the spike"], policy, temporary)
     print(f"wrote {into / 'capacity.md'}")
 
@@ -154,6 +153,18 @@ class _Template(yaml.SafeLoader):
 
 
 _Template.add_multi_constructor("!", lambda *_: None)
+
+
+def measured_registry(text: str) -> float:
+    """How often a registry says who is champion, a second, by registry.md.
+
+    Raises:
+        CreditRiskError: it does not say.
+    """
+    found = re.search(r"who is champion (\d+) times a second", text)
+    if not found:
+        raise CreditRiskError("registry.md does not say how often it tells the champion; run benchmarks/registry.py")
+    return float(found[1])
 
 
 def template(name: str) -> dict[str, Any]:
@@ -344,12 +355,13 @@ def draw(day: pd.DataFrame, spike: pd.DataFrame, policy: Policy, path: Path) -> 
         grid[1, 0].set_ylabel("servers")
         figure.legend(*grid[0, 0].get_legend_handles_labels(), loc="outside upper center", ncols=3)
         grid[1, 1].legend()
-        figure.savefig(path, format="png", dpi=130, metadata={"Software": None})
+        figure.savefig(path, format="svg", metadata={"Date": None, "Creator": None})
         plt.close(figure)
 
 
 def draw_run(upper: Axes, lower: Axes, run: pd.DataFrame, unit: float, ceiling: float) -> None:
-    """One column of the plot; `unit` is the seconds of its time axis."""
+    """One column of the plot, a point a minute; `unit` is the seconds of its time axis."""
+    run = run.iloc[:: 60 // STEP]
     time = run["seconds"] / unit
     upper.plot(time, run["ready"] * ceiling / 1e3, color=GREEN, linestyle="--", label="what ready servers bear")
     upper.plot(time, run["offered"] / 1e3, color=BLUE, label="offered")
@@ -405,7 +417,7 @@ def cost_table(policy: Policy, catalog: dict[str, Any]) -> str:
     return table(("USD a month at … requests a second", *map(number, LOADS)), rows)
 
 
-def break_table(policy: Policy, catalog: dict[str, Any]) -> str:
+def break_table(policy: Policy, catalog: dict[str, Any], answers: float) -> str:
     """How much of each limit each load takes."""
     limits = {name: float(entry["limit"]) for name, entry in catalog["limits"].items()}
     keeper = float(Settings.model_fields["keeper_seconds"].default)
@@ -414,7 +426,7 @@ def break_table(policy: Policy, catalog: dict[str, Any]) -> str:
         servers = servers_for(load, policy)
         shares = {
             "`MaxServers` of servers.yaml": servers / policy.maximum,
-            "registry: polls that one MLflow worker answers": servers / keeper / REGISTRY_POLLS_SECOND,
+            "registry: polls that the measured one answers": servers / keeper / answers,
             "firewall: requests a second": load / limits["firewall_requests_second"],
             "balancer: units that can be reserved": max(lcus_for(load, catalog["lcu"]).values())
             / limits["reserved_lcus_per_balancer"],
@@ -429,14 +441,14 @@ def break_table(policy: Policy, catalog: dict[str, Any]) -> str:
     return table(("share of a limit at … requests a second", *map(number, LOADS)), ([n, *c] for n, c in rows.items()))
 
 
-def keeper_table(keepers: int = 1000) -> str:
+def keeper_table(answers: float, keepers: int = 1000) -> str:
     """A thousand keepers that ask one registry, by the pause between two questions."""
     rows = []
     for seconds in (float(Settings.model_fields["keeper_seconds"].default), 10, 30, 60):
         polls = keepers / seconds
         peaks = (peak_polls(keepers, seconds, jitter) for jitter in (0, JITTER))
-        rows.append([number(seconds), number(polls), f"{polls / REGISTRY_POLLS_SECOND:.0%}", *map(number, peaks)])
-    head = ("`KEEPER_SECONDS`", "polls a second", "of one MLflow worker", "worst second, no jitter", "with jitter")
+        rows.append([number(seconds), number(polls), f"{polls / answers:.0%}", *map(number, peaks)])
+    head = ("`KEEPER_SECONDS`", "polls a second", "of the measured registry", "worst second, no jitter", "with jitter")
     return table(head, rows)
 
 
@@ -447,20 +459,6 @@ def run_table(runs: dict[str, pd.DataFrame]) -> str:
         for name, run in runs.items()
     ]
     return table(("", "shed of all requests", "most servers", "instance-hours"), rows)
-
-
-def render(facts: dict[str, Any]) -> str:
-    """The plan: capacity.md.j2, with the facts in it."""
-    folder = root() / "7.deploy"
-    environment = Environment(
-        loader=FileSystemLoader(folder),
-        autoescape=False,  # noqa: S701 (Markdown is no HTML)
-        undefined=StrictUndefined,
-        keep_trailing_newline=True,
-        trim_blocks=True,
-    )
-    environment.filters["number"] = number
-    return environment.get_template("capacity.md.j2").render(facts)
 
 
 if __name__ == "__main__":
