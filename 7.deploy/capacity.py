@@ -360,13 +360,20 @@ def draw(day: pd.DataFrame, spike: pd.DataFrame, policy: Policy, path: Path) -> 
 
 
 def draw_run(upper: Axes, lower: Axes, run: pd.DataFrame, unit: float, ceiling: float) -> None:
-    """One column of the plot, a point a minute; `unit` is the seconds of its time axis."""
-    run = run.iloc[:: 60 // STEP]
+    """One column of the plot, about 360 points wide; `unit` is the seconds of its time axis."""
+    run = run.iloc[:: max(1, len(run) // 360)]
     time = run["seconds"] / unit
-    upper.plot(time, run["ready"] * ceiling / 1e3, color=GREEN, linestyle="--", label="what ready servers bear")
-    upper.plot(time, run["offered"] / 1e3, color=BLUE, label="offered")
+    upper.plot(
+        time,
+        run["ready"] * ceiling / 1e3,
+        color=GREEN,
+        linestyle="--",
+        drawstyle="steps-post",
+        label="what ready servers bear",
+    )
+    upper.plot(time, run["offered"] / 1e3, color=BLUE, drawstyle="steps-post", label="offered")
     served, offered = run["served"] / 1e3, run["offered"] / 1e3
-    upper.fill_between(time, served, offered, color=ORANGE, alpha=0.6, hatch="//", label="shed")
+    upper.fill_between(time, served, offered, color=ORANGE, alpha=0.6, step="post", label="shed")
     upper.set_ylim(bottom=0)
     lower.step(time, run["servers"], where="post", color=ORANGE, linestyle=":", label="paid")
     lower.step(time, run["ready"], where="post", color=GREEN, label="ready")
