@@ -1,108 +1,186 @@
-"""The capacity plan: its rules by hand, its simulation, and that the committed page is what it computes."""
+"""The capacity plan: small cases that can be checked by hand, and that the committed plan is what the script makes."""
 
-import math
+import runpy
+import subprocess
+import sys
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import pytest
-from projects import REPOSITORY, Project, script
+import yaml
+from hypothesis import given
+from hypothesis import strategies as st
+from projects import REPOSITORY
 
-SCRIPT = "7.deploy/capacity.py"
-SERVING = """| this API | 4,087 | 10,000 | 16,176 |
-| this API | 0.5 | 0.4 | 0.3 |
-| this API | 0.23 / 0.94 | 1.13 / 2.20 | 3.82 / 7.26 |"""
-PRICES: Any = {
-    "hours_a_month": 100,
-    "server": {"vcpus": 2, "hour": 1.0, "disk_month": 5.0},
-    "balancer": {"hour": 0.5, "unit_hour": 0.1},
-    "firewall": {"month": 7.0, "million_requests": 2.0},
-    "registry": {"server_month": 1.0, "database_month": 2.0},
-    "network": {"nat_month": 30.0, "nat_gateways": 2},
-}
+from credit_risk.errors import CreditRiskError
+
+plan = SimpleNamespace(**runpy.run_path(str(REPOSITORY / "7.deploy" / "capacity.py")))
+CATALOG = yaml.safe_load((REPOSITORY / "7.deploy" / "prices.yaml").read_text())
+MINUTE = 60 // plan.STEP  # steps
 
 
-@pytest.fixture(scope="module")
-def names() -> dict[str, Any]:
-    return script(Project(REPOSITORY), SCRIPT)
+def policy(**changes: Any) -> Any:
+    """A server is aimed at 50 requests a second and bears 100; a new one is ready after two minutes."""
+    return plan.Policy(**{"target": 50, "ceiling": 100, "minimum": 1, "maximum": 10, "boot": 120} | changes)
 
 
-def test_the_committed_page_is_what_the_measured_figures_give(tmp_path: Path) -> None:
-    Project(REPOSITORY).run(SCRIPT, "--output", str(tmp_path))
-    for name in ("capacity.md", "capacity.svg"):
-        assert (tmp_path / name).read_bytes() == (REPOSITORY / "7.deploy" / name).read_bytes()
+def steps(*parts: tuple[float, float]) -> np.ndarray:
+    """A load from pairs of minutes and requests a second."""
+    return np.concatenate([np.full(round(minutes * MINUTE), rate) for minutes, rate in parts])
 
 
-def test_figures_come_from_the_benchmarks(names: dict[str, Any]) -> None:
-    found = names["read_measured"](SERVING, "The server says who is champion 120 times a second, asked by 8")
-    assert (found.core_rps, found.p99_ms, found.registry_lookups) == (10_000, 2.2, 120)
-    assert names["server_rps"](found, PRICES) == pytest.approx(12_000)  # two, of which each is 0.6 of a core
+def simulate(offered: np.ndarray, **changes: Any) -> pd.DataFrame:
+    run: pd.DataFrame = plan.simulate(offered, policy(**changes))
+    return run
+
+
+@pytest.mark.parametrize(("load", "servers"), [(0, 1), (50, 1), (50.1, 2), (100, 2), (1000, 20)])
+def test_servers_for_a_load_with_headroom(load: float, servers: int) -> None:
+    assert plan.servers_for(load, policy()) == servers
+
+
+def test_a_minimum_stays_whatever_the_load_is() -> None:
+    assert plan.servers_for(10, policy(minimum=3)) == 3
 
 
 @pytest.mark.parametrize(
-    ("serving", "registry", "missing"), [("", "champion 1 times a second", "serving"), (SERVING, "", "registry")]
+    ("dimension", "used"),
+    [("new connections", {"new": 50}), ("active connections", {"active": 6000}), ("bytes", {"gb_hour": 2})],
 )
-def test_a_missing_figure_is_told_with_the_benchmark_that_makes_it(
-    names: dict[str, Any], serving: str, registry: str, missing: str
-) -> None:
-    with pytest.raises(Exception, match=f"{missing}.md lacks its figures; run benchmarks/{missing}.py"):
-        names["read_measured"](serving, registry)
+def test_units_by_each_dimension(dimension: str, used: dict[str, float]) -> None:
+    units = plan.lcus(CATALOG["lcu"], **{"new": 0, "active": 0, "gb_hour": 0, "evaluations": 0} | used)
+    assert units.pop(dimension) == 2
+    assert set(units.values()) == {0}
 
 
-@pytest.mark.parametrize(("rps", "servers"), [(1, 2), (1_000, 2), (1_001, 3), (10_000, 20)])
-def test_servers_are_half_idle_and_never_alone(names: dict[str, Any], rps: float, servers: int) -> None:
-    assert names["servers_for"](rps, 1_000) == servers
+def test_rules_are_free_up_to_ten() -> None:
+    assert plan.lcus_for(1000, CATALOG["lcu"], rules=10)["rules"] == 0
+    assert plan.lcus_for(1000, CATALOG["lcu"], rules=13)["rules"] == 3
 
 
-def test_the_largest_dimension_counts(names: dict[str, Any]) -> None:
-    # 1,200 bytes a request: 4.32 GB an hour; ten new connections a second are 0.4 units, 600 open ones 0.2.
-    assert names["balancer_units"](1_000) == pytest.approx(4.32)
+def test_the_units_of_a_load_follow_from_its_bytes_and_connections() -> None:
+    units = plan.lcus_for(10_000, CATALOG["lcu"])  # 100 connections a second, of 30 s each; 766 bytes a request
+    assert units["new connections"] == pytest.approx(4)
+    assert units["active connections"] == pytest.approx(1)
+    assert units["bytes"] == pytest.approx(766 * 10_000 * 3600 / 1e9)
 
 
-def test_costs_add_up(names: dict[str, Any]) -> None:
-    plan = names["plan"](1_000, 1_000, PRICES, 2)
-    assert plan.servers == 2
-    assert plan.polls == 1
-    assert plan.costs == pytest.approx(
-        {
-            "servers": 2 * (100 + 5),
-            "balancer": 100 * (0.5 + 4.32 * 0.1),
-            "firewall": 7 + 360 * 2,
-            "registry": 3,
-            "network": 60,
-        }
-    )
+def test_each_price_counts_and_says_where_it_is_from() -> None:
+    prices = {name: entry["price"] for name, entry in CATALOG["prices"].items()}
+    before = sum(plan.monthly_cost(100, 2, 1, prices).values())
+    for name, entry in CATALOG["prices"].items():
+        assert ("source" in entry) != ("assumed" in entry), name
+        assert sum(plan.monthly_cost(100, 2, 1, prices | {name: entry["price"] + 1}).values()) > before, name
 
 
-def test_a_constant_load_changes_nothing(names: dict[str, Any]) -> None:
-    course = names["simulate"](np.full(6 * 60, 2_000.0), 1_000)
-    assert set(course.servers) == {4}
-    assert course.shed_share == 0
-    assert course.server_hours == pytest.approx(4)
+def test_the_cost_of_a_month_by_hand() -> None:
+    free = dict.fromkeys(CATALOG["prices"], 0.0)
+    cost = plan.monthly_cost(1_000, 3, 10, free | {"server_hour": 0.1, "lcu_hour": 0.01, "firewall_million": 0.5})
+    assert cost["servers"] == pytest.approx(3 * 0.1 * 730)
+    assert cost["balancer"] == pytest.approx(10 * 0.01 * 730)
+    assert cost["firewall"] == pytest.approx(2628 * 0.5)  # 1,000 a second are 2,628 million in 730 hours
+    assert sum(cost.values()) == pytest.approx(219 + 73 + 1314)
 
 
-def test_a_step_is_shed_until_new_servers_are_ready_and_then_served(names: dict[str, Any]) -> None:
-    per_minute = 60 // names["STEP_SECONDS"]
-    load = np.concatenate([np.full(5 * per_minute, 1_000.0), np.full(30 * per_minute, 8_000.0)])
-    course = names["simulate"](load, 1_000)
-    assert set(course.servers[: 5 * per_minute]) == {2}
-    seen_and_started = names["HIGH_MINUTES"] * per_minute + names["BOOT_SECONDS"] // names["STEP_SECONDS"]
-    full = 5 * per_minute + seen_and_started
-    assert set(course.shed[5 * per_minute : full - 1]) == {6_000}
-    assert set(course.shed[full:]) == {0}
-    assert course.servers[-1] == 16
+def test_jitter_spreads_the_polls_that_began_at_once() -> None:
+    assert plan.peak_polls(100, 30, 0) == 100
+    assert 100 / 30 <= plan.peak_polls(100, 30, 0.2) <= 30
 
 
-def test_scaling_in_waits_and_stops_at_one_server_a_zone(names: dict[str, Any]) -> None:
-    per_minute = 60 // names["STEP_SECONDS"]
-    load = np.concatenate([np.full(per_minute, 5_000.0), np.full(40 * per_minute, 10.0)])
-    course = names["simulate"](load, 1_000)
-    waited = int(np.argmax(course.servers < 10)) / per_minute
-    assert names["LOW_MINUTES"] <= waited <= names["LOW_MINUTES"] + 2
-    assert course.servers[-1] == names["MIN_SERVERS"]
+def test_a_constant_load_changes_nothing() -> None:
+    run = simulate(steps((60, 95)))
+    assert set(run["servers"]) == {2}
+    assert run["shed"].sum() == 0
+    assert plan.instance_hours(run) == pytest.approx(2)
 
 
-def test_no_more_servers_than_allowed(names: dict[str, Any]) -> None:
-    course = names["simulate"](np.concatenate([np.full(60, 100.0), np.full(600, 1e6)]), 1_000, most=7)
-    assert course.servers.max() == 7
-    assert math.isclose(course.shed[-1], 1e6 - 7_000)
+def test_a_step_is_shed_until_new_servers_are_ready() -> None:
+    run = simulate(steps((10, 50), (20, 400)))
+    # Three minutes until the alarm, two until they are ready; meanwhile one server bears 100 of 400.
+    shedding = run[run["shed"] > 0]
+    assert shedding["seconds"].min() == 600
+    assert shedding["seconds"].max() == 600 + 180 + 120 - plan.STEP
+    assert set(shedding["shed"]) == {300}
+    assert run["servers"].iloc[-1] == run["ready"].iloc[-1] == 8
+    assert plan.shed_share(run) == pytest.approx(300 * 300 / (600 * 50 + 1200 * 400))
+
+
+def test_servers_are_paid_from_their_launch_on() -> None:
+    run = simulate(steps((10, 50), (20, 400)))
+    assert plan.instance_hours(run) == pytest.approx((13 * 1 + 17 * 8) / 60)
+    assert run["ready"].sum() * plan.STEP / 3600 == pytest.approx((15 * 1 + 15 * 8) / 60)
+
+
+def test_two_minutes_above_the_target_start_no_server() -> None:
+    assert set(simulate(steps((10, 50), (2, 400), (10, 50)))["servers"]) == {1}
+
+
+def test_servers_go_after_a_quarter_of_an_hour_below() -> None:
+    run = simulate(steps((10, 400), (20, 50)))
+    assert set(run["servers"][run["seconds"] < 25 * 60]) == {8}
+    assert set(run["servers"][run["seconds"] >= 25 * 60]) == {1}
+
+
+def test_slightly_below_the_target_no_server_goes() -> None:
+    assert set(simulate(steps((10, 400), (60, 0.75 * 400)))["servers"]) == {8}
+
+
+def test_minimum_and_maximum_hold() -> None:
+    run = simulate(steps((10, 100), (30, 900), (60, 0)), minimum=2, maximum=5)
+    assert (run["servers"].min(), run["servers"].max()) == (2, 5)
+    assert run[run["seconds"] == 39 * 60]["shed"].item() == 900 - 5 * 100
+
+
+@given(st.lists(st.floats(0, 1e5), min_size=1, max_size=60), st.integers(1, 3), st.integers(0, 20))
+def test_requests_are_conserved(rates: list[float], minimum: int, more: int) -> None:
+    offered = np.repeat(rates, MINUTE)
+    run = simulate(offered, minimum=minimum, maximum=minimum + more)
+    assert (run["served"] + run["shed"]).to_numpy() == pytest.approx(offered)
+    assert (run["served"] <= run["ready"] * 100).all()
+    assert (run["shed"] >= 0).all()
+    assert run["servers"].between(minimum, minimum + more).all()
+
+
+@pytest.mark.parametrize("offered", [[], [-1.0], [float("nan")]])
+def test_a_load_that_is_none_is_refused(offered: list[float]) -> None:
+    with pytest.raises(CreditRiskError, match="none below zero"):
+        plan.simulate(np.array(offered), policy())
+
+
+@pytest.mark.parametrize(
+    ("changes", "what"),
+    [({"target": 0}, "target"), ({"target": 101}, "target"), ({"minimum": 0}, "minimum"), ({"minimum": 11}, "minimum")],
+)
+def test_a_policy_that_can_not_be_is_refused(changes: dict[str, Any], what: str) -> None:
+    with pytest.raises(CreditRiskError, match=what):
+        policy(**changes)
+
+
+def test_the_measured_core_is_read_from_the_benchmark() -> None:
+    head = "| server | 1 connection | 16 connections |\n| --- | ---: | ---: |\n"
+    requests = f"## Requests a second\n\n{head}| other | 1 | 2 |\n| this API | 10 | 1,234 |\n"
+    latency = f"\n## Latency: median / 99th percentile, ms\n\n{head}| this API | 0.1 / 0.2 | 1.13 / 2.20 |\n"
+    assert plan.measured_core(requests + latency) == plan.Core(1234, 2.2)
+    with pytest.raises(CreditRiskError, match="no row 'this API' with 16 connections below 'Latency"):
+        plan.measured_core(requests)
+    with pytest.raises(CreditRiskError, match="below 'Requests"):
+        plan.measured_core(
+            latency.replace("16 connections", "8 connections") + requests.replace("this API", "that API")
+        )
+
+
+def test_the_measured_registry_is_read_from_the_benchmark() -> None:
+    assert plan.measured_registry("The server says who is champion 120 times a second, asked by 8") == 120
+    with pytest.raises(CreditRiskError, match=r"run benchmarks/registry\.py"):
+        plan.measured_registry("| preflight | 0.09 | 0.09 |")
+
+
+def test_the_committed_plan_is_what_the_script_makes(tmp_path: Path) -> None:
+    command = [sys.executable, str(REPOSITORY / "7.deploy" / "capacity.py"), "--into", str(tmp_path)]
+    subprocess.run(command, check=True, capture_output=True)
+    committed = (REPOSITORY / "7.deploy" / "capacity.md").read_text()
+    assert (tmp_path / "capacity.md").read_text() == committed
+    assert "<svg" in (tmp_path / "capacity.svg").read_text()

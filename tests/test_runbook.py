@@ -1,6 +1,7 @@
 """The runbook and its picture: what they name is there."""
 
 import re
+import subprocess
 from html import unescape
 from typing import Any
 
@@ -43,4 +44,35 @@ def test_it_tells_each_variable_and_secret_of_the_workflows() -> None:
 @pytest.mark.parametrize("label", re.findall(r'label="([^"]+)"', (DEPLOY / "architecture.dot").read_text()))
 def test_the_picture_is_of_the_text(label: str) -> None:
     drawn = unescape((DEPLOY / "architecture.svg").read_text())
-    assert [line for line in label.split("\\n") if line not in drawn] == []
+    assert [line for line in label.split("\\n") if line.strip() not in drawn] == []
+
+
+def test_the_picture_has_the_arrows_of_the_text() -> None:
+    lines = (DEPLOY / "architecture.dot").read_text().splitlines()
+    arrows = [line.split("[")[0].strip() for line in lines if " -> " in line and "style=invis" not in line]
+    drawn = re.findall(r"<title>(\w+)->(\w+)</title>", unescape((DEPLOY / "architecture.svg").read_text()))
+    assert len(arrows) > 10
+    assert sorted(arrows) == sorted(" -> ".join(pair) for pair in drawn)
+
+
+def test_each_part_of_a_stack_that_it_names_is_there() -> None:
+    parts = re.findall(r"part (registry|balancer) (\w+)\)", RUNBOOK)
+    assert len(parts) >= 6
+    assert [part for part in parts if part[1] not in template(part[0])["Resources"]] == []
+
+
+def test_each_shell_block_is_valid() -> None:
+    blocks = re.findall(r"^( *)```sh\n(.*?)^\1```", RUNBOOK, re.MULTILINE | re.DOTALL)
+    assert len(blocks) >= 8
+    for _, block in blocks:
+        done = subprocess.run(["bash", "-n"], input=block, text=True, capture_output=True, check=False)
+        assert done.returncode == 0, block + done.stderr
+
+
+def test_it_deletes_the_stacks_that_there_are() -> None:
+    (deleted,) = re.findall(r"^for stack in (.*); do\n  aws cloudformation delete-stack", RUNBOOK, re.MULTILINE)
+    assert sorted(deleted.split()) == sorted(path.stem for path in (DEPLOY / "aws").glob("[a-z]*.yaml"))
+    imports = {name: str(template(name)) for name in deleted.split()}
+    for place, name in enumerate(deleted.split()):  # a stack can't go while another imports from it
+        users = [user for user, text in imports.items() if f"{name.capitalize()}Stack}}" in text]
+        assert [user for user in users if user not in deleted.split()[:place]] == []
