@@ -6,10 +6,10 @@ What CodeDeploy does on AWS (drain, stop, start, wait, check, go back) is done s
 none of this.
 
 Reads:  1.data/5.model, 1.data/6.reports, … as stage 7 does: `uv run main.py` comes first
-Writes: nothing that stays; a table for people, and a JSON line for each scenario
+Writes: a table for people, and a JSON line for each scenario; with --report, the table as Markdown
 Needs:  Linux, Docker or podman, and Debian's haproxy and nghttp2-client
 
-Usage: uv run 7.deploy/rehearse.py [all | SCENARIO …] [--image IMAGE] [--rate 600]
+Usage: uv run 7.deploy/rehearse.py [all | SCENARIO …] [--image IMAGE] [--rate 600] [--report FILE]
 """
 
 import argparse
@@ -37,6 +37,7 @@ from rich.console import Console
 from rich.table import Table
 
 from credit_risk.errors import CreditRiskError
+from credit_risk.files import replacing
 from credit_risk.paths import root
 from credit_risk.registry import CHALLENGER, CHAMPION, MODEL, Registry, Version
 from credit_risk.script import run
@@ -69,6 +70,7 @@ def main() -> None:
     parser.add_argument("scenarios", nargs="*", choices=["all", *SCENARIOS], default="all", metavar="SCENARIO")
     parser.add_argument("--image", help="the image of the API (default: built from this commit)")
     parser.add_argument("--rate", type=int, default=600, help="requests a second (default: %(default)s)")
+    parser.add_argument("--report", type=Path, metavar="FILE", help="write the table there, too")
     arguments = parser.parse_args()
     chosen = list(SCENARIOS) if "all" in arguments.scenarios else arguments.scenarios
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that what was started is ended
@@ -81,6 +83,9 @@ def main() -> None:
                 results.append(rehearsal.show(name))
             print(json.dumps(asdict(results[-1])), flush=True)
     console.print(table(results))
+    if arguments.report:
+        with replacing(arguments.report) as temporary:
+            temporary.write_text(report(results, arguments.rate), encoding="utf-8")
     if bad := [result.scenario for result in results if result.trouble]:
         raise CreditRiskError(f"{', '.join(bad)}: not as it must be (the table tells what failed)")
 
@@ -99,6 +104,29 @@ def table(results: list[Result]) -> Table:
             result.trouble or "as it must be",
         )
     return shown
+
+
+def report(results: list[Result], rate: int) -> str:
+    """The results as Markdown."""
+    rows = [
+        f"| {one.scenario} | {one.requests:,} | {one.failed} | {one.p50_ms:.1f} / {one.p99_ms:.1f} | "
+        f"{one.p50_before_ms:.1f} / {one.p99_before_ms:.1f} | {one.seconds:.0f} |"
+        for one in results
+    ]
+    return "\n".join(
+        [
+            "# Releases and mishaps under load",
+            "",
+            f"Made by `uv run 7.deploy/rehearse.py all` on {os.cpu_count()} cores, which all of it shares,",
+            f"{rate} requests a second. Times in ms: median / 99th percentile, while it happened and before.",
+            "`no-drain` is the control: servers are killed, and nothing is asked twice.",
+            "",
+            "| scenario | requests | failed | ms while it happened | ms before | seconds |",
+            "|---|---|---|---|---|---|",
+            *rows,
+            "",
+        ]
+    )
 
 
 @contextmanager

@@ -85,7 +85,7 @@ class Stack:
                 process.send_signal(end if how == "stop" else signal.SIGSTOP)
         if how == "stop":
             pid = self.state["processes"][name][0]
-            wait_until(lambda: not psutil.pid_exists(pid) or psutil.Process(pid).status() == "zombie", f"{name} to end")
+            wait_until(lambda: ended(pid), f"{name} to end")
 
     def mend(self, name: str, how: str) -> None:
         if how == "freeze":
@@ -125,6 +125,13 @@ def onnx_object(registry: Registry, version: str) -> tuple[str, bytes]:
 def put(key: str, content: bytes) -> None:
     """Writes an object behind the registry's back."""
     boto3.client("s3").put_object(Bucket=BUCKET, Key=key, Body=content)
+
+
+def ended(pid: int) -> bool:
+    """Whether a process is gone, or waits only for its parent to see it."""
+    with suppress(psutil.NoSuchProcess):
+        return bool(psutil.Process(pid).status() == psutil.STATUS_ZOMBIE)
+    return True
 
 
 @contextmanager
