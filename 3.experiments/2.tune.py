@@ -171,16 +171,18 @@ class Batch:
     def measure(self, evaluate: Evaluate, folds: int, tick: Callable[[float], Any]) -> None:
         """Measures the candidates fold by fold; those that are worse than earlier trials leave."""
         before = len(done(self._study))
-        for fold in range(folds):
+        # Those before the first pruning together: the fewer ends, the less do processes wait for the slowest candidate.
+        rounds = [range(FOLDS_BEFORE_PRUNING), *([fold] for fold in range(FOLDS_BEFORE_PRUNING, folds))]
+        for measured in rounds:
             alive = [index for index in range(len(self._trials)) if index not in self._pruned]
-            jobs = [(self._candidates[index], fold) for index in alive]
-            for index, result in zip(alive, evaluate(jobs), strict=True):
+            jobs = [(index, fold) for index in alive for fold in measured]
+            found = evaluate([(self._candidates[index], fold) for index, fold in jobs])
+            for (index, fold), result in zip(jobs, found, strict=True):
                 self._results[index].append(result)
-                tick(before + sum(map(len, self._results)) / folds)
-            for index in alive:
                 self._trials[index].report(mean(self._results[index]), fold)
-                if fold < folds - 1 and self._trials[index].should_prune():
-                    self._pruned.add(index)
+                tick(before + sum(map(len, self._results)) / folds)
+            if measured[-1] < folds - 1:
+                self._pruned |= {index for index in alive if self._trials[index].should_prune()}
 
     def tell(self) -> None:
         """Logs and tells all of them, so that an interrupted batch is asked for again as a whole."""

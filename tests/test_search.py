@@ -23,6 +23,7 @@ from projects import REPOSITORY, Project, copy_finished, once, script, wait_unti
 from sklearn.metrics import roc_auc_score
 from sklearn.model_selection import StratifiedKFold
 
+from credit_risk import search
 from credit_risk.errors import CreditRiskError
 from credit_risk.features import FEATURE_NAMES
 from credit_risk.model import TrainParams, build_pipeline, default_probability, fit, read_side
@@ -173,6 +174,25 @@ def test_learners_are_compared_on_the_same_folds(compared: Project) -> None:
         by_fold = [metric.value for metric in sorted(logged, key=lambda metric: metric.step)]
         assert by_fold == pytest.approx(expected)
         assert nested[model].data.metrics["roc_auc_mean"] == pytest.approx(np.mean(by_fold))
+
+
+def test_the_selection_is_fitted_once_a_fold_and_keeps_what_it_would_keep(finished: Project) -> None:
+    train = section(finished)
+    features, labels = train_loans(finished)
+    folds = make_folds("random", labels, np.arange(len(labels)), seed=5)
+    loans = Loans(features, labels, folds, "of this test", "random")
+    before = set(search._forests)
+    for importance, iterations in ((0.0, 5), (0.1, 5), (0.5, 10)):
+        selection = train.selection.model_copy(update={"min_importance": importance})
+        boosting = {**train.hist_gradient_boosting, "max_iter": iterations}
+        candidate = Candidate(train.model_copy(update={"selection": selection, "hist_gradient_boosting": boosting}))
+        found = search.score_fold(loans, candidate, 2)
+        fitted, scored = folds[2]
+        whole = candidate.pipeline(len(fitted)).fit(features[fitted], labels[fitted])
+        assert found.roc_auc == roc_auc_score(labels[scored], default_probability(whole, features[scored]))
+    assert len(set(search._forests) - before) == 1
+    search.score_fold(loans, candidate, 3)
+    assert len(set(search._forests) - before) == 2
 
 
 def test_each_run_is_nested_and_says_what_it_was(compared: Project) -> None:

@@ -21,6 +21,8 @@ from distributed import Client, KilledWorker
 from lightgbm import LGBMClassifier
 from mlflow.entities import Dataset, DatasetInput, InputTag, Metric, Param, RunStatus, RunTag
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+from sklearn.base import clone
+from sklearn.feature_selection import SelectFromModel
 from sklearn.metrics import average_precision_score, roc_auc_score
 from sklearn.model_selection import StratifiedKFold, TimeSeriesSplit
 from sklearn.pipeline import Pipeline
@@ -186,6 +188,23 @@ def make_folds(kind: FoldKind, labels: Labels, dates: npt.NDArray[Any], seed: in
     return folds
 
 
+_forests: dict[str, Any] = {}  # the selection's, fitted in this process, by all that they depend on
+
+
+def selected(pipeline: Pipeline, encoded: Floats, loans: Loans, fold: int) -> npt.NDArray[np.intp]:
+    """The columns that a pipeline's selection keeps in a fold.
+
+    Its forest depends on nothing that is searched for, so a process fits it once a fold and not once a candidate, which
+    would take almost half of the time.
+    """
+    selector, rows = pipeline["select"], loans.folds[fold][0]
+    key = joblib.hash((loans.data_sha256, rows, pipeline["encode"], selector.estimator))
+    if key not in _forests:
+        _forests[key] = clone(selector.estimator).fit(encoded, loans.labels[rows])
+    fitted = SelectFromModel(_forests[key], threshold=selector.threshold, prefit=True)
+    return np.flatnonzero(fitted.get_support())
+
+
 def score_fold(loans: Loans, candidate: Candidate, fold: int) -> FoldResult:
     """Fits a candidate on a fold's older or other loans and scores the fold."""
     start = time.monotonic()
@@ -193,8 +212,12 @@ def score_fold(loans: Loans, candidate: Candidate, fold: int) -> FoldResult:
     # For good: a thread that set it back would change the sums of one beside it in the same process.
     threadpool_limits(1)
     with named_parameters(candidate.train):
-        pipeline = candidate.pipeline(len(fitted)).fit(loans.features[fitted], loans.labels[fitted])
-    scores = default_probability(pipeline, loans.features[scored])
+        pipeline = candidate.pipeline(len(fitted))
+        encoder = clone(pipeline["encode"])
+        encoded = encoder.fit_transform(loans.features[fitted])
+        columns = selected(pipeline, encoded, loans, fold)
+        classifier = pipeline["classify"].fit(encoded[:, columns], loans.labels[fitted])
+    scores = default_probability(classifier, encoder.transform(loans.features[scored])[:, columns])
     labels = loans.labels[scored]
     return FoldResult(
         float(roc_auc_score(labels, scores)),
