@@ -84,3 +84,11 @@ def test_serving_figures_in_the_readme_are_the_measured_ones() -> None:
     assert len(figures) > 10
     for figure in figures:
         assert f" {figure} " in measured, figure
+
+
+def test_the_readme_of_deploy_names_each_of_its_files() -> None:
+    text = (REPOSITORY / "7.deploy" / "readme.md").read_text()
+    made = {".svg", ".j2", ".md"}  # named by what makes them, or by the page itself
+    files = [path.name for path in (REPOSITORY / "7.deploy").iterdir() if path.is_file() and path.suffix not in made]
+    assert len(files) > 10
+    assert [name for name in files if not name.startswith(".") and name not in text] == []
