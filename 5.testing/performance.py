@@ -249,7 +249,9 @@ def champion_checks(contender: Contender, champion: Contender, section: GatePara
 
     def same_split() -> Measured:
         now = params.read(params.path())["split"]
-        return contender.split == champion.split == now, f"{contender.split} and {champion.split}, now {now}"
+        if contender.split == champion.split == now:
+            return True, ", ".join(f"{name} {value}" for name, value in now.items())
+        return False, f"{contender.split} and {champion.split}, now {now}"
 
     def champion_scores() -> Measured:
         # A champion from other feature code would be measured wrong, and lose for it.
