@@ -105,10 +105,10 @@ def inside(monkeypatch: pytest.MonkeyPatch) -> Callable[[Project], None]:
 def image(shared: Path, finished: Project, fetched: Path) -> str:
     """The image of the API, with the champion of the finished project baked in."""
 
-    def make(mark: Path) -> None:
-        shutil.copytree(fetched, finished.path("6.production", "cache"), dirs_exist_ok=True)
-        build(finished.root, TAG, "--build-arg", "MODEL=6.production/cache")
-        mark.touch()
+    def make(folder: Path) -> None:
+        shutil.copytree(finished.root, folder, symlinks=True)
+        shutil.copytree(fetched, folder / "6.production" / "cache", dirs_exist_ok=True)
+        build(folder, TAG, "--build-arg", "MODEL=6.production/cache")
 
     once(shared / "image", make)
     return TAG
