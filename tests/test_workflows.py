@@ -78,7 +78,7 @@ def act(clone: Path, parts: list[str], tests: str) -> "subprocess.CompletedProce
         [
             str(Path(sys.executable).parent / "act"), "pull_request", "--workflows", ".github/workflows/ci.yml",
             *("--platform", "ubuntu-latest=-self-hosted", "--pull=false", "--action-offline-mode"),
-            *("--env", f"PYTEST_ADDOPTS=-k '{tests}'", *options),
+            *("--env", f"PYTEST_ADDOPTS=-k '{tests}'", "--env", "PY_COLORS=0", *options),
         ],
         cwd=clone, capture_output=True, text=True, check=False,
     )  # fmt: skip
