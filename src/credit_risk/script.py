@@ -38,9 +38,8 @@ def stop_with_parent() -> None:
     Without it, killing DVC or main.py would leave a stage behind that goes on writing. Nothing is cleaned up on the
     way out, as with a kill: files are renamed into place when they are complete.
     """
-    parents = {os.getppid(), int(os.environ.get(WATCH, os.getppid()))} - {
-        0
-    }  # the first process of a container has none
+    parents = {os.getppid(), int(os.environ.get(WATCH, os.getppid()))}
+    parents.discard(0)  # the first process of a container has no parent
     watched = [psutil.Process(pid) for pid in parents if psutil.pid_exists(pid)]
     if len(watched) < len(parents):
         os._exit(1)
