@@ -72,6 +72,7 @@ def main() -> None:
     parser.add_argument("--rate", type=int, default=600, help="requests a second (default: %(default)s)")
     parser.add_argument("--report", type=Path, metavar="FILE", help="write the table there, too")
     arguments = parser.parse_args()
+    os.environ["PATH"] = f"{os.environ.get('PATH', '')}:/usr/sbin"  # Debian's haproxy is there, where only root looks
     chosen = list(SCENARIOS) if "all" in arguments.scenarios else arguments.scenarios
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that what was started is ended
     console = Console(stderr=True)
