@@ -19,7 +19,6 @@ import shutil
 import signal
 import socket
 import statistics
-import subprocess
 import sys
 import tempfile
 import time
@@ -32,12 +31,13 @@ from pathlib import Path
 import requests
 from rehearsal.balancer import Balancer, Server
 from rehearsal.fleet import CRASH_SECONDS, EXAMPLE, BadReleaseError, Fleet
-from rehearsal.programs import answers, call, free_port, process, wait_until
+from rehearsal.programs import answers, call, process, wait_until
 from rich.console import Console
 from rich.table import Table
 
 from credit_risk.errors import CreditRiskError
 from credit_risk.files import replacing
+from credit_risk.machine import container_tool, free_port
 from credit_risk.paths import root
 from credit_risk.registry import CHALLENGER, CHAMPION, MODEL, Registry, Version
 from credit_risk.script import run
@@ -151,14 +151,11 @@ def find_programs() -> str:
     """The container tool that answers.
 
     Raises:
-        CreditRiskError: a program is missing; names its package.
+        CreditRiskError: it, or another program, is missing; names the package.
     """
     if missing := [package for program, package in PROGRAMS.items() if not shutil.which(program)]:
         raise CreditRiskError(f"a program is missing: apt-get install {' '.join(missing)}")
-    for tool in os.environ.get("CONTAINER_TOOL", "docker podman").split():
-        if shutil.which(tool) and subprocess.run([tool, "info"], capture_output=True, check=False).returncode == 0:
-            return tool
-    raise CreditRiskError("no container tool answers: start Docker, or install podman and runc")
+    return container_tool()
 
 
 def build(tool: str) -> str:

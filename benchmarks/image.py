@@ -9,8 +9,6 @@ Usage: uv run benchmarks/image.py [IMAGE] [--no-write]
 import argparse
 import json
 import os
-import shutil
-import socket
 import statistics
 import subprocess
 import time
@@ -22,6 +20,7 @@ import requests
 
 from credit_risk.errors import CreditRiskError
 from credit_risk.files import replacing
+from credit_risk.machine import container_tool, free_port
 from credit_risk.script import run
 
 RESULTS = Path(__file__).parent / "results" / "image.md"
@@ -36,9 +35,7 @@ def main() -> None:
     parser.add_argument("image", nargs="?", default="credit-risk:latest", help="default: %(default)s")
     parser.add_argument("--no-write", action="store_true", help="print only")
     arguments = parser.parse_args()
-    tool = next((tool for tool in os.environ.get("CONTAINER_TOOL", "docker podman").split() if answers(tool)), None)
-    if tool is None:
-        raise CreditRiskError("no container tool answers: start Docker, or install podman and runc")
+    tool = container_tool()
     megabytes = size(tool, arguments.image) / 1e6
     start(tool, arguments.image)  # cold
     times = [start(tool, arguments.image) for _ in range(STARTS)]
@@ -57,11 +54,6 @@ answers 200, with the model baked in and one worker, over {STARTS} warm starts.
     if not arguments.no_write:
         with replacing(RESULTS) as temporary:
             temporary.write_text(text, encoding="utf-8")
-
-
-def answers(tool: str) -> bool:
-    """Whether a container tool is there and works."""
-    return bool(shutil.which(tool)) and subprocess.run([tool, "info"], capture_output=True, check=False).returncode == 0
 
 
 def size(tool: str, image: str) -> int:
@@ -83,9 +75,7 @@ def start(tool: str, image: str) -> float:
     Raises:
         CreditRiskError: it is not ready in time.
     """
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        port = listener.getsockname()[1]
+    port = free_port()
     name = f"image-benchmark-{port}"
     settings = [f"--env={setting}" for setting in ("HOST=127.0.0.1", f"PORT={port}", "WORKERS=1", "DRAIN_SECONDS=0")]
     command = [tool, "run", "--detach", "--name", name, "--network", "host", *HARDENED, "--no-healthcheck", *settings]

@@ -13,7 +13,6 @@ import http.client
 import json
 import os
 import platform
-import socket
 import subprocess
 import sys
 import tempfile
@@ -29,6 +28,7 @@ from credit_risk import champion_cache
 from credit_risk.errors import CreditRiskError
 from credit_risk.files import replacing
 from credit_risk.holdout import as_records, read_holdout
+from credit_risk.machine import free_port
 from credit_risk.paths import root
 from credit_risk.reasons import PERMUTATIONS, log_odds
 from credit_risk.script import run
@@ -75,9 +75,7 @@ def served(cache: Path) -> Iterator[http.client.HTTPConnection]:
     )
     if fetched.returncode:
         raise CreditRiskError("the champion can't be fetched; run `uv run main.py` first")
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        port = listener.getsockname()[1]
+    port = free_port()
     server = subprocess.Popen(
         [sys.executable, "6.production/serve.py", "--host", "127.0.0.1", "--port", str(port)],
         cwd=root(),

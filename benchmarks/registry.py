@@ -13,7 +13,6 @@ import os
 import platform
 import re
 import shutil
-import socket
 import statistics
 import subprocess
 import sys
@@ -33,6 +32,7 @@ import numpy as np
 from credit_risk.features import from_application
 from credit_risk.files import replacing, sha256
 from credit_risk.golden import TOLERANCE, largest_difference
+from credit_risk.machine import free_port
 from credit_risk.paths import data, root
 from credit_risk.preflight import preflight
 from credit_risk.registry import CHALLENGER, GOLDEN_PATH, ONNX_PATH, ONNX_SHA256, Registry
@@ -75,11 +75,7 @@ def working_copy() -> Iterator[Path]:
 @contextmanager
 def running_stack(folder: Path) -> Iterator[None]:
     """Starts the stack on free ports, sets the environment that uses it, and ends it afterwards."""
-    ports = []
-    for _ in range(3):
-        with socket.socket() as listener:
-            listener.bind(("127.0.0.1", 0))
-            ports.append(str(listener.getsockname()[1]))
+    ports = [str(free_port()) for _ in range(3)]
     try:
         subprocess.run([sys.executable, STACK, "up", "--ports", *ports], check=True)
         for name, value in re.findall(r"^(\w+)=(.*)$", (folder / ".env.local").read_text(), re.MULTILINE):

@@ -3,7 +3,6 @@
 import hashlib
 import json
 import signal
-import socket
 import subprocess
 import tempfile
 from collections.abc import Iterator
@@ -17,6 +16,7 @@ import psutil
 from projects import Project, script, wait_until
 
 from credit_risk.contract import FIELDS
+from credit_risk.machine import free_port
 from credit_risk.settings import Settings
 
 EXAMPLE: dict[str, Any] = {field.name: field.example for field in FIELDS}
@@ -38,12 +38,6 @@ class Server:
     def lines(self) -> list[dict[str, Any]]:
         """The JSON lines of the log."""
         return [json.loads(line) for line in self.log.read_text().splitlines() if line.startswith("{")]
-
-
-def free_port() -> int:
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        return int(listener.getsockname()[1])
 
 
 @contextmanager

