@@ -85,18 +85,21 @@ def test_kills(moment: str, request: pytest.FixtureRequest, tmp_path: Path, insi
 
 def run_and_kill(project: Project, moment: str, who: str, registry: Registry) -> None:
     """Starts main.py and kills one of its processes at the moment; all others must end by themselves."""
-    before = open_runs(registry)
-    process = subprocess.Popen(
-        project.command("main.py"),
-        cwd=project.root,
-        env=project.environment,
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
-    )
+    before = logged_runs(project)
+    output = project.root.with_name("output")
+    with output.open("w") as file:
+        process = subprocess.Popen(
+            project.command("main.py"), cwd=project.root, env=project.environment, stdout=file, stderr=file
+        )
+
+    def begun() -> bool:
+        assert process.poll() is None, f"ended too early, without {who} killed: {output.read_text()}"
+        return bool(logged_runs(project) - before)
+
     _, script_name = MOMENTS[moment]
     script = wait_for_script(process.pid, script_name)
     if moment == "registration":
-        wait_until(lambda: open_runs(registry) - before, "registration to begin a run")
+        wait_until(begun, "registration to log to a run")
     everyone = [psutil.Process(process.pid), *descendants(process.pid)]
     target = victim(who, everyone[0], script)
     assert target is not None
@@ -104,6 +107,13 @@ def run_and_kill(project: Project, moment: str, who: str, registry: Registry) ->
     assert process.wait(60) != 0
     _, orphans = psutil.wait_procs(everyone, timeout=20)
     assert not orphans, who
+    if moment == "registration":
+        assert len(registry.versions()) == 1, f"{who} was killed too late"
+
+
+def logged_runs(project: Project) -> set[Path]:
+    """Runs whose first file is written: they have begun, and the model is still to come."""
+    return set(project.path("3.experiments", "artifacts").glob("*/artifacts/lineage.json"))
 
 
 def open_runs(registry: Registry) -> set[str]:
