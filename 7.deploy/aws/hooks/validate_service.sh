@@ -6,11 +6,13 @@
 READY_SECONDS=${READY_SECONDS:-120} # a new server downloads the model first
 url=http://127.0.0.1:$PORT
 
-# A release that fails must not go on serving: the balancer or Auto Scaling would take it for a good one.
+# A release that fails must not go on serving: the balancer or Auto Scaling would take it for a good one. Its container
+# is removed, as one that crashes again and again may come back from a mere stop.
 refuse() {
     echo "last lines of the API's log:" >&2
-    "$CONTAINER_TOOL" logs --tail 20 "$NAME" >&2 || true
+    "$CONTAINER_TOOL" logs --tail 50 "$NAME" >&2 || true
     "$CONTAINER_TOOL" stop -t 5 "$NAME" >/dev/null 2>&1 || true
+    "$CONTAINER_TOOL" rm --force "$NAME" >/dev/null || fail "$*; and its container can't be removed"
     fail "$*"
 }
 
