@@ -78,7 +78,8 @@ def act(clone: Path, parts: list[str], tests: list[str]) -> "subprocess.Complete
         [
             str(Path(sys.executable).parent / "act"), "pull_request", "--workflows", ".github/workflows/ci.yml",
             *("--platform", "ubuntu-latest=-self-hosted", "--pull=false", "--action-offline-mode"),
-            *("--env", f"PYTEST_ADDOPTS={' '.join(tests)}", "--env", "PY_COLORS=0", "--env", "UV_COMPILE_BYTECODE=0", *options),
+            *("--env", f"PYTEST_ADDOPTS={' '.join(tests)}", "--env", "PY_COLORS=0"),
+            *("--env", "UV_COMPILE_BYTECODE=0", *options),
         ],
         cwd=clone, capture_output=True, text=True, check=False,
     )  # fmt: skip
