@@ -21,15 +21,12 @@ import signal
 import subprocess
 import time
 import zipfile
-from collections.abc import Callable
-from dataclasses import dataclass, field
-from functools import cached_property
-from typing import Any, Protocol
 
-import boto3
 import requests
-from botocore.config import Config
 from botocore.exceptions import BotoCoreError, ClientError
+from rollout.codedeploy import CodeDeploy
+from rollout.refresh import Refresh
+from rollout.stack import NOT_THERE, Stack, Way, recall, remember
 
 from credit_risk.errors import CreditRiskError
 from credit_risk.paths import root
@@ -39,59 +36,6 @@ STRATEGIES = ("rolling", "blue-green", "instance-refresh")
 DIGEST_REF = re.compile(r"(?P<registry>[^/]+)/(?P<repository>[^@:]+)@(?P<digest>sha256:[0-9a-f]{64})")
 TAG_REF = re.compile(r"(?P<registry>[^/]+)/(?P<repository>[^@:]+):(?P<tag>[\w.-]+)")
 SMOKE_REQUESTS, ANSWER_SECONDS = 10, 10
-NOT_THERE = {"404", "NoSuchKey", "ImageNotFoundException"}
-Info = dict[str, Any]
-
-
-@dataclass
-class Stack:
-    """The stack of servers, and how to ask AWS about it; clients by service are made when they are needed."""
-
-    name: str
-    poll_seconds: float = 5
-    timeout_seconds: float = 3600
-    clients: dict[str, Any] = field(default_factory=dict)
-
-    def aws(self, service: str) -> Any:
-        """The client of a service."""
-        if service not in self.clients:
-            self.clients[service] = boto3.client(service, config=Config(retries={"mode": "standard"}))
-        return self.clients[service]
-
-    @cached_property
-    def outputs(self) -> dict[str, str]:
-        """What the stack tells."""
-        (found,) = self.aws("cloudformation").describe_stacks(StackName=self.name)["Stacks"]
-        return {output["OutputKey"]: output["OutputValue"] for output in found["Outputs"]}
-
-    def until(self, done: Callable[[], Any], what: str) -> Any:
-        """Asks again and again, until the answer is truthy; returns it.
-
-        Raises:
-            CreditRiskError: it takes too long.
-        """
-        deadline = time.monotonic() + self.timeout_seconds
-        while not (answer := done()):
-            if time.monotonic() > deadline:
-                raise CreditRiskError(f"{what} is not done after {self.timeout_seconds:.0f} seconds")
-            time.sleep(self.poll_seconds)
-        return answer
-
-
-class Way(Protocol):
-    """How a release comes onto the servers."""
-
-    def start(self, key: str) -> None:
-        """Begins with the release at a key of the bucket."""
-
-    def wait(self) -> None:
-        """Returns when the new servers have the traffic, and the old can still come back."""
-
-    def finish(self) -> None:
-        """Returns when nothing more is to be done."""
-
-    def undo(self) -> None:
-        """Has the servers as they were before `start`."""
 
 
 def main() -> None:
@@ -274,186 +218,6 @@ def watch(stack: Stack, seconds: float) -> None:
         time.sleep(stack.poll_seconds)
 
 
-class CodeDeploy:
-    """In place or blue/green: the deployment group knows which, and is named after it."""
-
-    def __init__(self, stack: Stack) -> None:
-        """Nothing has begun yet."""
-        self._stack, self._id = stack, ""
-        self._group = {
-            "applicationName": stack.outputs["Application"],
-            "deploymentGroupName": stack.outputs["Updates"],
-        }
-
-    def start(self, key: str) -> None:
-        """Creates the deployment. A blue/green one before, which only keeps its old servers, is told to let them go."""
-        for waiting in self._unfinished():
-            if _switched(self._look(waiting)):
-                self._aws("continue_deployment", deploymentId=waiting, deploymentWaitType="TERMINATION_WAIT")
-                self._until_ended(waiting)
-        location = {"bucket": self._stack.outputs["ReleasesBucket"], "key": key, "bundleType": "zip"}
-        revision = {"revisionType": "S3", "s3Location": location}
-        self._id = self._aws("create_deployment", **self._group, revision=revision)["deploymentId"]
-
-    def wait(self) -> None:
-        """Returns when the deployment has succeeded, or has switched and only keeps the old servers for a while.
-
-        Raises:
-            CreditRiskError: it has failed or was stopped, by an alarm or by somebody.
-        """
-        info = self._stack.until(self._has_traffic_or_ended, f"the deployment {self._id}")
-        if info["status"] in {"Failed", "Stopped"}:
-            why = info.get("errorInformation", {})
-            raise CreditRiskError(
-                f"the deployment {self._id} is {info['status'].lower()}: {why.get('code', '')} {why.get('message', '')}"
-            )
-
-    def finish(self) -> None:
-        """Blue/green's old servers end by themselves; until then a rollback is a matter of seconds."""
-
-    def undo(self) -> None:
-        """Stops the deployment, which rolls it back; one that has ended well is followed by the release before."""
-        status = self._look(self._id)["status"]
-        if status == "Succeeded":
-            before = recall(self._stack, "current")
-            if not before:
-                raise CreditRiskError("it stays: there is no release before it to go back to")
-            again = CodeDeploy(self._stack)
-            again.start(before)
-            again.wait()
-            return
-        if status not in {"Failed", "Stopped"}:
-            self._aws("stop_deployment", deploymentId=self._id, autoRollbackEnabled=True)
-            self._until_ended(self._id)
-        if id_ := self._look(self._id).get("rollbackInfo", {}).get("rollbackDeploymentId"):
-            self._id = id_
-            self.wait()
-
-    def undo_unfinished(self) -> str | None:
-        """Stops a deployment under way; returns the key of its release."""
-        unfinished = self._unfinished()
-        if not unfinished:
-            return None
-        self._id = unfinished[0]
-        location = self._look(self._id)["revision"]["s3Location"]
-        self.undo()
-        return str(location["key"])
-
-    def last(self) -> str:
-        """The latest deployment in a few words."""
-        found = self._aws("list_deployments", **self._group)["deployments"][:1]
-        return " ".join([*found, *(self._look(id_)["status"] for id_ in found)]) or "none"
-
-    def _unfinished(self) -> list[str]:
-        states = ["Created", "Queued", "InProgress", "Ready"]
-        return list(self._aws("list_deployments", **self._group, includeOnlyStatuses=states)["deployments"])
-
-    def _until_ended(self, deployment_id: str) -> None:
-        self._stack.until(lambda: _ended(self._look(deployment_id)), f"the end of the deployment {deployment_id}")
-
-    def _has_traffic_or_ended(self) -> Info | None:
-        info = self._look(self._id)
-        return info if _switched(info) or _ended(info) else None
-
-    def _look(self, deployment_id: str) -> Info:
-        info: Info = self._aws("get_deployment", deploymentId=deployment_id)["deploymentInfo"]
-        return info
-
-    def _aws(self, operation: str, **arguments: Any) -> Info:
-        answer: Info = getattr(self._stack.aws("codedeploy"), operation)(**arguments)
-        return answer
-
-
-def _ended(info: Info) -> bool:
-    return info["status"] in {"Succeeded", "Failed", "Stopped"}
-
-
-def _switched(info: Info) -> bool:
-    """Whether blue/green has moved the traffic and waits before it ends the old servers."""
-    return bool(info.get("instanceTerminationWaitTimeStarted")) and not _ended(info)
-
-
-class Refresh:
-    """Auto Scaling replaces its servers by ones of a new version of the launch template, which names the release."""
-
-    def __init__(self, stack: Stack, bake_seconds: float) -> None:
-        """Nothing has begun yet."""
-        self._stack, self._bake_seconds = stack, bake_seconds
-        self._group = {"AutoScalingGroupName": stack.name}
-
-    def start(self, key: str) -> None:
-        """Makes the version and starts the refresh."""
-        (group,) = self._aws("describe_auto_scaling_groups", AutoScalingGroupNames=[self._stack.name])[
-            "AutoScalingGroups"
-        ]
-        before = group["LaunchTemplate"]
-        tags = [{"ResourceType": "instance", "Tags": [{"Key": "release", "Value": key}]}]
-        made = self._stack.aws("ec2").create_launch_template_version(
-            LaunchTemplateId=before["LaunchTemplateId"],
-            SourceVersion=before["Version"],
-            LaunchTemplateData={"TagSpecifications": tags},
-            VersionDescription=key,
-        )["LaunchTemplateVersion"]
-        template = {"LaunchTemplateId": before["LaunchTemplateId"], "Version": str(made["VersionNumber"])}
-        preferences = {
-            "MinHealthyPercentage": 100,  # a new server first, then an old one goes
-            "MaxHealthyPercentage": 150,
-            "InstanceWarmup": 60,
-            "SkipMatching": True,
-            "CheckpointPercentages": [20, 100],  # after the first fifth, time for the alarms to go off
-            "CheckpointDelay": 180,
-            "AutoRollback": True,
-            "AlarmSpecification": {"Alarms": self._stack.outputs["Alarms"].split(",")},
-            "BakeTime": int(self._bake_seconds) + 120,  # while it lasts it can be rolled back: time to try and watch
-        }
-        desired = {"LaunchTemplate": template}
-        self._aws("start_instance_refresh", **self._group, DesiredConfiguration=desired, Preferences=preferences)
-
-    def wait(self) -> None:
-        """Returns when all servers are new and it bakes.
-
-        Raises:
-            CreditRiskError: it has failed, or an alarm has rolled it back.
-        """
-        self._until({"Baking", "Successful"})
-
-    def finish(self) -> None:
-        """Waits until it can't be rolled back any more."""
-        self._until({"Successful"})
-
-    def undo(self) -> None:
-        """Rolls it back, unless it has rolled itself back."""
-        if self._look()["Status"] in {"Pending", "InProgress", "Baking"}:
-            self._aws("rollback_instance_refresh", **self._group)
-        self._until({"RollbackSuccessful"})
-
-    def last(self) -> str:
-        """The latest refresh in a few words."""
-        found = self._aws("describe_instance_refreshes", **self._group)["InstanceRefreshes"][:1]
-        return " ".join(f"{refresh['InstanceRefreshId']} {refresh['Status']}" for refresh in found) or "none"
-
-    def _until(self, good: set[str]) -> None:
-        bad = {"Failed", "Cancelled", "RollbackFailed", "RollbackSuccessful", "RollbackInProgress"} - good
-        if "RollbackSuccessful" in good:
-            bad.remove("RollbackInProgress")
-
-        def done() -> Info | None:
-            refresh = self._look()
-            return refresh if refresh["Status"] in good | bad else None
-
-        refresh = self._stack.until(done, "the instance refresh")
-        if refresh["Status"] in bad:
-            raise CreditRiskError(f"the instance refresh is {refresh['Status']}: {refresh.get('StatusReason', '')}")
-
-    def _look(self) -> Info:
-        refresh: Info = self._aws("describe_instance_refreshes", **self._group)["InstanceRefreshes"][0]
-        return refresh
-
-    def _aws(self, operation: str, **arguments: Any) -> Info:
-        answer: Info = getattr(self._stack.aws("autoscaling"), operation)(**arguments)
-        return answer
-
-
 def roll_back(stack: Stack, bake_seconds: float) -> None:
     """Goes back to the release before; a deployment under way is stopped.
 
@@ -488,22 +252,6 @@ def status(stack: Stack) -> dict[str, str]:
         "servers": f"{states.count('healthy')} of {len(states)} ready",
         "alarms": ", ".join(f"{alarm['AlarmName']} {alarm['StateValue']}" for alarm in alarms),
     }
-
-
-def recall(stack: Stack, what: str) -> str | None:
-    """The key of the current or the previous release, if there is one."""
-    try:
-        found = stack.aws("s3").get_object(Bucket=stack.outputs["ReleasesBucket"], Key=what)
-    except ClientError as error:
-        if error.response["Error"]["Code"] in NOT_THERE:
-            return None
-        raise
-    return str(found["Body"].read().decode())
-
-
-def remember(stack: Stack, what: str, key: str) -> None:
-    """Notes the key; servers that start later take the current one."""
-    stack.aws("s3").put_object(Bucket=stack.outputs["ReleasesBucket"], Key=what, Body=key.encode())
 
 
 def image_of(stack: Stack, key: str | None) -> str:

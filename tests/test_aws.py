@@ -273,7 +273,8 @@ def test_githubs_roles_may_do_their_job_and_no_other() -> None:
 
 def test_release_py_calls_nothing_that_its_role_may_not() -> None:
     """Each operation of boto3 that the script names has a right; those of S3 have other names."""
-    text = (REPOSITORY / "7.deploy" / "release.py").read_text()
+    deploy = REPOSITORY / "7.deploy"
+    text = "".join(path.read_text() for path in [deploy / "release.py", *(deploy / "rollout").glob("*.py")])
     called = set(re.findall(r'_aws\(\s*"(\w+)"', text)) | set(re.findall(r'aws\("[^"]+"\)\.(\w+)\(', text))
     assert len(called) > 12
     allowed = {a.partition(":")[2] for n, s in statements() if n == "github.DeployRole" for a in listed(s["Action"])}

@@ -1,0 +1,192 @@
+"""Starting the servers on a core of their own, waiting for them, and ending them."""
+
+import hashlib
+import json
+import os
+import secrets
+import shutil
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import httpx
+import psutil
+from serving_parts.environments import ENVIRONMENTS, MB
+from serving_parts.peers import ALWAYS, PRODUCTION, Application, Peer
+
+from credit_risk.errors import CreditRiskError
+from credit_risk.paths import root
+
+PEER_FILES = Path(__file__).resolve().parents[1] / "serving_peers"
+READY_SECONDS = 120  # until a server that does not answer counts as broken
+LIFE_SECONDS = 1800  # no server lives longer, whatever becomes of the benchmark
+GRACE_SECONDS = 5  # between SIGTERM and SIGKILL
+POLL_SECONDS = 0.01
+OK = 200
+
+
+@dataclass(frozen=True, slots=True)
+class Bench:
+    """What all measurements share: the model's folder and number, loans and their probabilities, cores, addresses."""
+
+    model: Path
+    version: str
+    scratch: Path
+    applications: list[Application]
+    expected: Any
+    cores: tuple[int, int] | None  # of the servers, of the load generator; None where the system can't pin
+    registry: str = ""
+    key: str = field(default_factory=lambda: secrets.token_urlsafe(32))
+
+    def write(self, name: str, bodies: list[Any]) -> Path:
+        """Writes bodies to a file, a line each."""
+        path = self.scratch / f"{name}.jsonl"
+        path.write_text("".join(json.dumps(body) + "\n" for body in bodies), encoding="utf-8")
+        return path
+
+
+def free_ports(count: int) -> list[int]:
+    """Ports that nothing listens on."""
+    sockets = [socket.create_server(("127.0.0.1", 0)) for _ in range(count)]
+    ports = [it.getsockname()[1] for it in sockets]
+    for it in sockets:
+        it.close()
+    return ports
+
+
+@contextmanager
+def on_core(cores: tuple[int, int] | None, *, for_load: bool) -> Iterator[None]:
+    """Pins this process, and what it starts meanwhile, to the core of the load or of the servers."""
+    if cores is None:
+        yield
+        return
+    usable = os.sched_getaffinity(0)
+    os.sched_setaffinity(0, {cores[1 if for_load else 0]})
+    try:
+        yield
+    finally:
+        os.sched_setaffinity(0, usable)
+
+
+@contextmanager
+def process(
+    command: list[str], variables: dict[str, str], bench: Bench, log: Path, *, for_load: bool
+) -> Iterator[subprocess.Popen[bytes]]:
+    """A process that ends with this block, and on Linux also when the benchmark is killed."""
+    ours = ("PYTHON", "MLFLOW_", "UV", "VIRTUAL_ENV", "CREDIT_RISK_")
+    environment = {name: value for name, value in os.environ.items() if not name.startswith(ours)}
+    if shutil.which("setpriv") and shutil.which("timeout"):
+        # SIGTERM when the benchmark dies, and SIGKILL for the whole group soon after any SIGTERM.
+        guard = ["setpriv", "--pdeathsig", "TERM", "timeout", f"--kill-after={GRACE_SECONDS}", str(LIFE_SECONDS)]
+        command = [*guard, *command]
+    with log.open("wb") as output, on_core(bench.cores, for_load=for_load):
+        child = subprocess.Popen(
+            command,
+            cwd=bench.scratch,
+            env=environment | ALWAYS | variables,
+            stdin=subprocess.DEVNULL,
+            stdout=output,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,  # Ctrl-C is for the benchmark, which then ends them in order
+        )
+    try:
+        yield child
+    finally:
+        below = psutil.Process(child.pid).children(recursive=True) if child.poll() is None else []
+        child.terminate()
+        with suppress(subprocess.TimeoutExpired):
+            child.wait(GRACE_SECONDS + 1)
+        child.kill()
+        child.wait()
+        for left in below:
+            with suppress(psutil.NoSuchProcess):
+                left.kill()
+
+
+def wait_for(ask: Callable[[], httpx.Response], server: subprocess.Popen[bytes], name: str, log: Path) -> None:
+    """Asks until the answer is 200.
+
+    Raises:
+        CreditRiskError: the server has ended, or has not answered so for READY_SECONDS.
+    """
+    deadline, last = time.monotonic() + READY_SECONDS, "nothing"
+    while server.poll() is None and time.monotonic() < deadline:
+        with suppress(httpx.TransportError):
+            answer = ask()
+            if answer.status_code == OK:
+                return
+            last = f"{answer.status_code} {answer.text[:200]}"
+        time.sleep(POLL_SECONDS)
+    lines = log.read_text(errors="replace").strip().splitlines() or ["nothing"]
+    what = "ended" if server.poll() is not None else f"did not answer in {READY_SECONDS} s (last answer: {last})"
+    raise CreditRiskError(f"{name} {what}; the last line of its log is: {lines[-1][:300]}")
+
+
+@dataclass(frozen=True, slots=True)
+class Server:
+    """A peer that answers."""
+
+    client: httpx.Client
+    url: str
+    ready: float  # seconds from its start to its first prediction
+    pid: int
+
+
+@contextmanager
+def serving(peer: Peer, bench: Bench) -> Iterator[Server]:
+    """Starts a peer, waits for its first prediction, and ends it."""
+    port, *more_ports = free_ports(3)
+    values: dict[str, Any] = {
+        "port": port,
+        "more_ports": more_ports,
+        "model": bench.model,
+        "peers": PEER_FILES,
+        "root": root(),
+        "scratch": bench.scratch,
+        "registry": bench.registry,
+        "key_sha256": hashlib.sha256(bench.key.encode()).hexdigest(),
+    }
+    programs = ENVIRONMENTS / peer.environment / "bin"
+    command = [part.format(**values) for part in f"{programs}/{peer.command}".split()]
+    variables = {name: value.format(**values) for name, value in peer.variables.items()}
+    variables["PATH"] = f"{programs}{os.pathsep}{os.environ['PATH']}"
+    headers = {"content-type": "application/json"} | ({"x-api-key": bench.key} if peer.variables is PRODUCTION else {})
+    url, log = f"http://127.0.0.1:{port}", bench.scratch / "server.log"
+    body = json.dumps(peer.body(bench.applications[0]))
+    start = time.monotonic()
+    with (
+        process(command, variables, bench, log, for_load=False) as child,
+        httpx.Client(base_url=url, headers=headers, timeout=60, trust_env=False) as client,
+    ):
+        wait_for(lambda: client.post(peer.path, content=body), child, peer.name, log)
+        yield Server(client, url, time.monotonic() - start, child.pid)
+
+
+def wait_for_keeper(server: Server) -> None:
+    """Waits until this API's keeper has looked at the registry: its start, once in a server's life, takes the core.
+
+    Raises:
+        CreditRiskError: it has not done so in READY_SECONDS.
+    """
+    deadline = time.monotonic() + READY_SECONDS
+    while "from the cache" in server.client.get("/readyz").json()["detail"]:
+        if time.monotonic() > deadline:
+            raise CreditRiskError(f"the keeper has not reported in {READY_SECONDS} s")
+        time.sleep(POLL_SECONDS)
+
+
+def memory_mb(pid: int) -> tuple[float, float]:
+    """Memory of a process and all below it, pages that they share counted once; and how much of it is a keeper."""
+    whole = keeper = 0.0
+    for it in [psutil.Process(pid), *psutil.Process(pid).children(recursive=True)]:
+        with suppress(psutil.NoSuchProcess):
+            used = (it.memory_full_info().pss if sys.platform == "linux" else it.memory_info().rss) / MB
+            whole += used
+            keeper += used if any(part.endswith("keeper.py") for part in it.cmdline()) else 0.0
+    return whole, keeper
