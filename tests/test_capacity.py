@@ -1,6 +1,5 @@
 """The capacity plan: small cases that can be checked by hand, and that the committed plan is what the script makes."""
 
-import runpy
 import subprocess
 import sys
 from pathlib import Path
@@ -13,18 +12,19 @@ import pytest
 import yaml
 from hypothesis import given
 from hypothesis import strategies as st
-from projects import REPOSITORY
+from planning import costs, scaling
+from projects import REPOSITORY, Project, script
 
 from credit_risk.errors import CreditRiskError
 
-plan = SimpleNamespace(**runpy.run_path(str(REPOSITORY / "7.deploy" / "capacity.py")))
+plan = SimpleNamespace(**script(Project(REPOSITORY), "7.deploy/capacity.py"))
 CATALOG = yaml.safe_load((REPOSITORY / "7.deploy" / "prices.yaml").read_text())
-MINUTE = 60 // plan.STEP  # steps
+MINUTE = 60 // scaling.STEP  # steps
 
 
 def policy(**changes: Any) -> Any:
     """A server is aimed at 50 requests a second and bears 100; a new one is ready after two minutes."""
-    return plan.Policy(**{"target": 50, "ceiling": 100, "minimum": 1, "maximum": 10, "boot": 120} | changes)
+    return scaling.Policy(**{"target": 50, "ceiling": 100, "minimum": 1, "maximum": 10, "boot": 120} | changes)
 
 
 def steps(*parts: tuple[float, float]) -> np.ndarray:
@@ -33,17 +33,17 @@ def steps(*parts: tuple[float, float]) -> np.ndarray:
 
 
 def simulate(offered: np.ndarray, **changes: Any) -> pd.DataFrame:
-    run: pd.DataFrame = plan.simulate(offered, policy(**changes))
+    run: pd.DataFrame = scaling.simulate(offered, policy(**changes))
     return run
 
 
 @pytest.mark.parametrize(("load", "servers"), [(0, 1), (50, 1), (50.1, 2), (100, 2), (1000, 20)])
 def test_servers_for_a_load_with_headroom(load: float, servers: int) -> None:
-    assert plan.servers_for(load, policy()) == servers
+    assert scaling.servers_for(load, policy()) == servers
 
 
 def test_a_minimum_stays_whatever_the_load_is() -> None:
-    assert plan.servers_for(10, policy(minimum=3)) == 3
+    assert scaling.servers_for(10, policy(minimum=3)) == 3
 
 
 @pytest.mark.parametrize(
@@ -51,18 +51,18 @@ def test_a_minimum_stays_whatever_the_load_is() -> None:
     [("new connections", {"new": 50}), ("active connections", {"active": 6000}), ("bytes", {"gb_hour": 2})],
 )
 def test_units_by_each_dimension(dimension: str, used: dict[str, float]) -> None:
-    units = plan.lcus(CATALOG["lcu"], **{"new": 0, "active": 0, "gb_hour": 0, "evaluations": 0} | used)
+    units = costs.lcus(CATALOG["lcu"], **{"new": 0, "active": 0, "gb_hour": 0, "evaluations": 0} | used)
     assert units.pop(dimension) == 2
     assert set(units.values()) == {0}
 
 
 def test_rules_are_free_up_to_ten() -> None:
-    assert plan.lcus_for(1000, CATALOG["lcu"], rules=10)["rules"] == 0
-    assert plan.lcus_for(1000, CATALOG["lcu"], rules=13)["rules"] == 3
+    assert costs.lcus_for(1000, CATALOG["lcu"], rules=10)["rules"] == 0
+    assert costs.lcus_for(1000, CATALOG["lcu"], rules=13)["rules"] == 3
 
 
 def test_the_units_of_a_load_follow_from_its_bytes_and_connections() -> None:
-    units = plan.lcus_for(10_000, CATALOG["lcu"])  # 100 connections a second, of 30 s each; 766 bytes a request
+    units = costs.lcus_for(10_000, CATALOG["lcu"])  # 100 connections a second, of 30 s each; 766 bytes a request
     assert units["new connections"] == pytest.approx(4)
     assert units["active connections"] == pytest.approx(1)
     assert units["bytes"] == pytest.approx(766 * 10_000 * 3600 / 1e9)
@@ -70,15 +70,15 @@ def test_the_units_of_a_load_follow_from_its_bytes_and_connections() -> None:
 
 def test_each_price_counts_and_says_where_it_is_from() -> None:
     prices = {name: entry["price"] for name, entry in CATALOG["prices"].items()}
-    before = sum(plan.monthly_cost(100, 2, 1, prices).values())
+    before = sum(costs.monthly_cost(100, 2, 1, prices).values())
     for name, entry in CATALOG["prices"].items():
         assert ("source" in entry) != ("assumed" in entry), name
-        assert sum(plan.monthly_cost(100, 2, 1, prices | {name: entry["price"] + 1}).values()) > before, name
+        assert sum(costs.monthly_cost(100, 2, 1, prices | {name: entry["price"] + 1}).values()) > before, name
 
 
 def test_the_cost_of_a_month_by_hand() -> None:
     free = dict.fromkeys(CATALOG["prices"], 0.0)
-    cost = plan.monthly_cost(1_000, 3, 10, free | {"server_hour": 0.1, "lcu_hour": 0.01, "firewall_million": 0.5})
+    cost = costs.monthly_cost(1_000, 3, 10, free | {"server_hour": 0.1, "lcu_hour": 0.01, "firewall_million": 0.5})
     assert cost["servers"] == pytest.approx(3 * 0.1 * 730)
     assert cost["balancer"] == pytest.approx(10 * 0.01 * 730)
     assert cost["firewall"] == pytest.approx(2628 * 0.5)  # 1,000 a second are 2,628 million in 730 hours
@@ -86,15 +86,15 @@ def test_the_cost_of_a_month_by_hand() -> None:
 
 
 def test_jitter_spreads_the_polls_that_began_at_once() -> None:
-    assert plan.peak_polls(100, 30, 0) == 100
-    assert 100 / 30 <= plan.peak_polls(100, 30, 0.2) <= 30
+    assert scaling.peak_polls(100, 30, 0) == 100
+    assert 100 / 30 <= scaling.peak_polls(100, 30, 0.2) <= 30
 
 
 def test_a_constant_load_changes_nothing() -> None:
     run = simulate(steps((60, 95)))
     assert set(run["servers"]) == {2}
     assert run["shed"].sum() == 0
-    assert plan.instance_hours(run) == pytest.approx(2)
+    assert scaling.instance_hours(run) == pytest.approx(2)
 
 
 def test_a_step_is_shed_until_new_servers_are_ready() -> None:
@@ -102,16 +102,16 @@ def test_a_step_is_shed_until_new_servers_are_ready() -> None:
     # Three minutes until the alarm, two until they are ready; meanwhile one server bears 100 of 400.
     shedding = run[run["shed"] > 0]
     assert shedding["seconds"].min() == 600
-    assert shedding["seconds"].max() == 600 + 180 + 120 - plan.STEP
+    assert shedding["seconds"].max() == 600 + 180 + 120 - scaling.STEP
     assert set(shedding["shed"]) == {300}
     assert run["servers"].iloc[-1] == run["ready"].iloc[-1] == 8
-    assert plan.shed_share(run) == pytest.approx(300 * 300 / (600 * 50 + 1200 * 400))
+    assert scaling.shed_share(run) == pytest.approx(300 * 300 / (600 * 50 + 1200 * 400))
 
 
 def test_servers_are_paid_from_their_launch_on() -> None:
     run = simulate(steps((10, 50), (20, 400)))
-    assert plan.instance_hours(run) == pytest.approx((13 * 1 + 17 * 8) / 60)
-    assert run["ready"].sum() * plan.STEP / 3600 == pytest.approx((15 * 1 + 15 * 8) / 60)
+    assert scaling.instance_hours(run) == pytest.approx((13 * 1 + 17 * 8) / 60)
+    assert run["ready"].sum() * scaling.STEP / 3600 == pytest.approx((15 * 1 + 15 * 8) / 60)
 
 
 def test_two_minutes_above_the_target_start_no_server() -> None:
@@ -147,7 +147,7 @@ def test_requests_are_conserved(rates: list[float], minimum: int, more: int) -> 
 @pytest.mark.parametrize("offered", [[], [-1.0], [float("nan")]])
 def test_a_load_that_is_none_is_refused(offered: list[float]) -> None:
     with pytest.raises(CreditRiskError, match="none below zero"):
-        plan.simulate(np.array(offered), policy())
+        scaling.simulate(np.array(offered), policy())
 
 
 @pytest.mark.parametrize(
