@@ -110,8 +110,7 @@ has started. From an empty cache, with download and checks, it was ready in {emp
 
 ## Beyond single requests
 
-- `/predict/batch`, {batch_rows} rows a request: {batches}. With one connection the worker waits while the load
-  generator reads an answer and sends the next {batch_rows} rows; with more it always has work.
+- `/predict/batch`, {batch_rows} rows a request: {batches}.
 - The scoring core in a process of its own, from a validated application to its probability: {one} µs a row;
   {sixteen} µs a row when sixteen are scored in one call. Validating the bytes of one takes {validate} µs.
 
