@@ -30,7 +30,7 @@ expect.set_options(timeout=PATIENCE)
 def browser() -> Iterator[Browser]:
     path = shutil.which("chromium")
     if not path:
-        pytest.skip("needs Debian's chromium")
+        pytest.skip("chromium is not installed")
     with sync_playwright() as playwright:
         # Chromium has no sandbox for root, who runs containers.
         browser = playwright.chromium.launch(executable_path=path, args=["--no-sandbox"])
