@@ -108,7 +108,7 @@ class Fleet:
             wait_until(lambda: answers(f"{server.url}/readyz"), f"{server.name} to be ready", READY_SECONDS)
             self.smoke_test(server)
         except CreditRiskError as error:
-            self.stop(server)
+            self.stop(server, kill=True)  # nobody waits for an answer of it
             raise BadReleaseError(str(error)) from error
         return server
 
