@@ -16,11 +16,11 @@ from projects import Project, copy_finished, copy_project, once
 from servers import fetch
 from stacks import Stack, running_stack
 
-LONGEST = {"test_rehearse.py", "test_faults.py", "test_workflows.py"}
+LONGEST = {"test_faults.py", "test_workflows.py"}
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Puts the longest files first, lest one of them runs alone at the end."""
+    """Puts the longest files first, lest one runs alone at the end."""
     items.sort(key=lambda item: item.path.name not in LONGEST)
 
 

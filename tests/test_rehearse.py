@@ -16,7 +16,7 @@ from projects import REPOSITORY, Project, wait_until
 from rehearsal.balancer import Balancer, Server
 from servers import EXAMPLE, LONE, fetch, running
 
-pytestmark = [pytest.mark.containers, needs_haproxy]
+pytestmark = needs_haproxy
 REHEARSE = "7.deploy/rehearse.py"
 
 
@@ -25,6 +25,7 @@ def command(project: Project, image: str, *scenarios: str) -> list[str]:
 
 
 @needs_podman
+@pytest.mark.rehearsal
 @pytest.mark.timeout(900)
 def test_no_request_fails_whatever_happens_to_the_servers(finished: Project, image: str) -> None:
     environment = finished.environment | ENVIRONMENT | {"CREDIT_RISK_ROOT": str(finished.root)}
@@ -40,6 +41,7 @@ def test_no_request_fails_whatever_happens_to_the_servers(finished: Project, ima
 
 
 @needs_podman
+@pytest.mark.containers
 def test_ctrl_c_leaves_no_container_behind(finished: Project, image: str) -> None:
     environment = finished.environment | ENVIRONMENT | {"CREDIT_RISK_ROOT": str(finished.root)}
     rehearsal = subprocess.Popen(
@@ -53,6 +55,7 @@ def test_ctrl_c_leaves_no_container_behind(finished: Project, image: str) -> Non
     assert "rehearsal-" not in podman("ps", "--all", "--format", "{{.Names}}").stdout
 
 
+@pytest.mark.containers
 def test_without_its_programs_it_names_their_packages(tmp_path: Path) -> None:
     done = subprocess.run(
         [sys.executable, str(REPOSITORY / REHEARSE)],
@@ -64,6 +67,7 @@ def test_without_its_programs_it_names_their_packages(tmp_path: Path) -> None:
     assert (done.returncode, done.stderr) == (1, "rehearse: a program is missing: apt-get install nghttp2-client\n")
 
 
+@pytest.mark.containers
 class TestBalancer:
     """haproxy.cfg, before one server of the API."""
 
