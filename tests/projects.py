@@ -193,12 +193,13 @@ def descendants(pid: int) -> list[psutil.Process]:
 
 
 def wait_for_script(pid: int, name: str) -> psutil.Process:
-    """The process that runs a script, below a process, as soon as it does."""
+    """The process that runs a script, below a process, as soon as it does; not DVC, and not the shell in between."""
 
     def running() -> psutil.Process | None:
         for process in descendants(pid):
             with suppress(psutil.Error):
-                if name in " ".join(process.cmdline()) and "dvc" not in process.cmdline():
+                command = process.cmdline()
+                if name in " ".join(command) and not {"dvc", "-c"} & set(command):
                     return process
         return None
 

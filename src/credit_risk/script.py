@@ -38,11 +38,7 @@ def stop_with_parent() -> None:
     Without it, killing DVC or main.py would leave a stage behind that goes on writing. Nothing is cleaned up on the
     way out, as with a kill: files are renamed into place when they are complete.
     """
-    parents = {os.getppid(), int(os.environ.get(WATCH, os.getppid()))}
-    parents.discard(0)  # the first process of a container has no parent
-    watched = [psutil.Process(pid) for pid in parents if psutil.pid_exists(pid)]
-    if len(watched) < len(parents):
-        os._exit(1)
+    watched = _ancestors()
 
     def watch() -> None:
         while all(map(_alive, watched)):
@@ -50,6 +46,21 @@ def stop_with_parent() -> None:
         os._exit(1)
 
     threading.Thread(target=watch, name="stop-with-parent", daemon=True).start()
+
+
+def _ancestors() -> list[psutil.Process]:
+    """The processes without which this one has no purpose; ends it if one of them is gone already."""
+    pids = {os.getppid(), int(os.environ.get(WATCH, os.getppid()))}
+    pids.discard(0)  # the first process of a container has no parent
+    try:
+        found = [psutil.Process(pid) for pid in pids]
+        if "DVC_STAGE" in os.environ:
+            # DVC runs `sh -c 'python script.py'`. Some shells become the script; others stay, and outlive a killed DVC.
+            shells = [process for process in found if process.cmdline()[-2:-1] == ["-c"]]
+            found += [parent for shell in shells if (parent := shell.parent())]
+    except psutil.NoSuchProcess:
+        os._exit(1)
+    return found
 
 
 def _alive(process: psutil.Process) -> bool:
