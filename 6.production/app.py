@@ -57,6 +57,7 @@ champion = Champion(current.model_cache)
 async def lifespan(_: FastAPI) -> AsyncIterator[None]:
     """Loads the model; without one the API starts all the same, and says so in /readyz."""
     champion.refresh()
+    gc.set_threshold(10_000)  # a batch makes three thousand objects, none of which needs the collector
     gc.collect()
     gc.freeze()  # what is here now stays: looking through it again and again would take a sixth of a batch's time
     gateway.drain_on_sigterm()

@@ -1,5 +1,6 @@
 """The features: right by hand, the same for one application and for many, whatever the order."""
 
+import json
 import math
 from typing import Any
 
@@ -16,9 +17,11 @@ from credit_risk.features import (
     MISSING,
     UNSEEN,
     from_application,
+    from_applications,
     from_columns,
 )
 from credit_risk.holdout import as_frame
+from credit_risk.request import parse_many
 
 EXAMPLE: dict[str, Any] = {field.name: field.example for field in FIELDS}
 
@@ -94,6 +97,20 @@ def test_one_and_many_give_the_same_bits_in_any_order(rows: list[dict[str, Any]]
     order = list(range(len(rows)))
     random.shuffle(order)
     assert np.array_equal(from_columns(as_frame([rows[i] for i in order])), many[order], equal_nan=True)
+
+
+@settings(max_examples=100, deadline=None)
+@given(st.lists(applications(), min_size=1, max_size=5), st.randoms())
+def test_applications_of_requests_give_the_same_bits(rows: list[dict[str, Any]], random: Any) -> None:
+    """Whatever the order of their fields, and whether a missing one is null or absent."""
+    sent = []
+    for row in rows:
+        row["sba_guaranteed"] = min(row["sba_guaranteed"], row["gross_approved"])
+        items = [(name, value) for name, value in row.items() if value is not None or random.random() > 0.5]
+        random.shuffle(items)
+        sent.append(dict(items))
+    parsed = parse_many(json.dumps(sent).encode(), len(sent))
+    assert from_applications(parsed).tobytes() == np.concatenate([from_application(row) for row in rows]).tobytes()
 
 
 def test_a_plain_dictionary_of_lists_will_do() -> None:

@@ -107,6 +107,7 @@ def test_every_model_learns_and_its_serving_form_agrees(finished: Project, model
     assert np.array_equal(one_by_one, batch) or (
         model == "logistic_regression" and np.allclose(one_by_one, batch, 1e-6)
     )
+    assert np.allclose(scorer.score_many(features), scorer.score(features), rtol=0, atol=1e-7)
 
 
 def test_serving_form_has_the_same_bytes_in_every_process(finished: Project) -> None:

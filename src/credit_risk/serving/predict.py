@@ -5,7 +5,6 @@ import json
 from collections.abc import AsyncIterator
 from typing import Any, Literal
 
-import numpy as np
 from pydantic import BaseModel, ConfigDict, Field
 
 from credit_risk.features import from_application, from_applications, row_of
@@ -168,8 +167,8 @@ def _whole_row(rule: str) -> dict[str, str]:
 def _score(rows: list[Any], champion: Answering) -> list[str]:
     """The JSON of each row's result: of its application's decision, or of its errors."""
     applications = [row for row in rows if not isinstance(row, list)]
-    probabilities = champion.scorer.score(from_applications(applications)) if applications else np.empty(0)
-    decisions = [_decision(probability, champion.threshold) for probability in probabilities.tolist()]
+    probabilities = champion.scorer.score_many(from_applications(applications)).tolist() if applications else []
+    decisions = [_decision(probability, champion.threshold) for probability in probabilities]
     if len(decisions) == len(rows):
         return decisions
     decided = iter(decisions)
