@@ -112,7 +112,7 @@ def serving_gap(candidate: Candidate, loans: Loans) -> float | None:
     else:
         fitted = fit(candidate.train, loans.features, loans.labels)
     try:
-        scorer = Scorer(compile_onnx(fitted, Facts(FEATURE_NAMES, 0.5, list(fitted.classes_).index(1))))
+        scorer = Scorer(compile_onnx(fitted, Facts(FEATURE_NAMES, 0.5)))
     except Exception:  # noqa: BLE001 (the converter raises many kinds)
         return None
     return float(np.abs(scorer.score(loans.features) - default_probability(fitted, loans.features)).max())

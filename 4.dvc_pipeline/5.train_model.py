@@ -41,7 +41,7 @@ def main() -> None:
     scores = out_of_fold(train, features, labels)
     threshold, cost = cheapest_threshold(labels, scores, train.cost_false_approval, train.cost_false_refusal)
     pipeline = fit(train, features, labels)
-    facts = Facts(FEATURE_NAMES, threshold, list(pipeline.classes_).index(1))
+    facts = Facts(FEATURE_NAMES, threshold)
     onnx = compile_onnx(pipeline, facts)
     with replacing(data("5.model", "model.joblib")) as temporary:
         joblib.dump(pipeline, temporary)

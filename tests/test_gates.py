@@ -58,7 +58,7 @@ def register(project: Project, pipeline: Pipeline, threshold: float = 0.2) -> Ve
     """Registers a pipeline as stage 7 does; it is the challenger then."""
     folder = project.path("1.data", "5.model")
     joblib.dump(pipeline, folder / "model.joblib")
-    (folder / "model.onnx").write_bytes(compile_onnx(pipeline, Facts(FEATURE_NAMES, threshold, 1)))
+    (folder / "model.onnx").write_bytes(compile_onnx(pipeline, Facts(FEATURE_NAMES, threshold)))
     assert run_script(project, REGISTER) == 0
     challenger = Registry().version_of(CHALLENGER)
     assert challenger is not None
@@ -169,7 +169,7 @@ def test_model_with_term(gated: Project, monkeypatch: pytest.MonkeyPatch) -> Non
         Schema([*contract_signature().inputs, ColSpec(DataType.double, "term")]), contract_signature().outputs
     )
     example = clean[list(FIELD_NAMES)].head(1).assign(term=60.0)
-    content = compile_onnx(pipeline, Facts(names, 0.2, 1))
+    content = compile_onnx(pipeline, Facts(names, 0.2))
     register_by_hand(gated, registered_form.registered_form(pipeline), content, signature, example)
     monkeypatch.undo()
     monkeypatch.setenv("CREDIT_RISK_ROOT", str(gated.root))
@@ -296,7 +296,7 @@ def test_edited_onnx(gated: Project) -> None:
 def test_onnx_of_another_model(gated: Project) -> None:
     pipeline, content, *rest = sound(gated)
     features, labels = train_side(gated)
-    other = compile_onnx(fit(train_params(gated), features[::2], labels[::2]), Facts(FEATURE_NAMES, 0.2, 1))
+    other = compile_onnx(fit(train_params(gated), features[::2], labels[::2]), Facts(FEATURE_NAMES, 0.2))
     assert other != content
     register_by_hand(gated, pipeline, other, *rest)
     assert failures(gated, LOADING) >= {"agreement", "golden"}

@@ -134,7 +134,7 @@ def test_constrained_and_weighted_models_keep_their_promise_and_are_served(finis
     pipeline = fit(train, features, labels)
     scores = default_probability(pipeline, features)
     assert scores.mean() == pytest.approx(labels.mean(), abs=0.02)  # calibration undoes what the weights shift
-    scorer = Scorer(compile_onnx(pipeline, Facts(FEATURE_NAMES, 0.2, 1)))
+    scorer = Scorer(compile_onnx(pipeline, Facts(FEATURE_NAMES, 0.2)))
     assert np.abs(scorer.score(features) - scores).max() <= 1e-6
     more = features.copy()
     more[:, FEATURE_NAMES.index("employees")] += 10

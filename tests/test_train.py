@@ -16,6 +16,7 @@ from projects import Project, run_script, script
 from sklearn.calibration import CalibratedClassifierCV
 from sklearn.metrics import roc_auc_score
 
+from credit_risk.errors import CreditRiskError
 from credit_risk.features import FEATURE_NAMES, from_columns
 from credit_risk.metrics import expected_calibration_error
 from credit_risk.model import TrainParams, build_pipeline, default_probability, fit, logistic_baseline, read_side
@@ -47,7 +48,7 @@ def test_the_serving_form_splits_where_the_trees_split_to_the_last_bit(
     few = {"hist_gradient_boosting": {"max_iter": 30}, "random_forest": {"n_estimators": 10}}
     features, labels = read_side(finished.path("1.data", "4.split", "train.parquet"))
     pipeline = fit(train_params(finished, model=model, calibration=calibration, **few), features, labels)
-    content = compile_onnx(pipeline, Facts(FEATURE_NAMES, 0.2, 1))
+    content = compile_onnx(pipeline, Facts(FEATURE_NAMES, 0.2))
     # Every threshold of every tree, put into every feature: whatever a split sees, it sees its own threshold too.
     trees = [node for node in onnx.load_from_string(content).graph.node if node.op_type.startswith("TreeEnsemble")]
     values = np.unique(
@@ -95,8 +96,8 @@ def test_every_model_learns_and_its_serving_form_agrees(finished: Project, model
     train = train_params(finished, model=model, calibration=calibration)
     train.random_forest["n_estimators"] = 30
     pipeline = fit(train, *read_side(finished.path("1.data", "4.split", "train.parquet")))
-    content = compile_onnx(pipeline, Facts(FEATURE_NAMES, 0.2, 1))
-    assert content == compile_onnx(pipeline, Facts(FEATURE_NAMES, 0.2, 1))
+    content = compile_onnx(pipeline, Facts(FEATURE_NAMES, 0.2))
+    assert content == compile_onnx(pipeline, Facts(FEATURE_NAMES, 0.2))
     scorer = Scorer(content)
     features, labels = read_side(finished.path("1.data", "4.split", "test.parquet"))
     scores = default_probability(pipeline, features)
@@ -108,6 +109,12 @@ def test_every_model_learns_and_its_serving_form_agrees(finished: Project, model
         model == "logistic_regression" and np.allclose(one_by_one, batch, 1e-6)
     )
     assert np.allclose(scorer.score_many(features), scorer.score(features), rtol=0, atol=1e-7)
+
+
+def test_a_form_with_another_output_is_refused(finished: Project) -> None:
+    content = finished.path("1.data", "5.model", "model.onnx").read_bytes()
+    with pytest.raises(CreditRiskError, match="does not answer with probability_of_default"):
+        Scorer(content.replace(b"probability_of_default", b"probability_of_survival"[:22]))
 
 
 def test_serving_form_has_the_same_bytes_in_every_process(finished: Project) -> None:
@@ -123,7 +130,7 @@ for model in ("logistic_regression", "random_forest", "hist_gradient_boosting"):
     section = yaml.safe_load(open("4.dvc_pipeline/params.yaml"))["train"] | {"model": model}
     section["random_forest"]["n_estimators"] = 5
     pipeline = fit(TrainParams.model_validate(section), features, labels)
-    print(hashlib.sha256(compile_onnx(pipeline, Facts(FEATURE_NAMES, 0.2, 1))).hexdigest())
+    print(hashlib.sha256(compile_onnx(pipeline, Facts(FEATURE_NAMES, 0.2))).hexdigest())
 """
     digests = {finished.run("-c", code, PYTHONHASHSEED=str(seed)).stdout for seed in range(4)}
     (lines,) = digests
@@ -133,7 +140,7 @@ for model in ("logistic_regression", "random_forest", "hist_gradient_boosting"):
 def test_scorer_knows_threshold_and_features(finished: Project) -> None:
     scorer = Scorer.load(finished.path("1.data", "5.model", "model.onnx"))
     training = json.loads(finished.path("1.data", "5.model", "training.json").read_text())
-    assert scorer.facts == Facts(FEATURE_NAMES, training["threshold"], 1)
+    assert scorer.facts == Facts(FEATURE_NAMES, training["threshold"])
 
 
 def test_scorer_refuses_what_is_not_its_model(finished: Project) -> None:
@@ -162,7 +169,7 @@ def test_isotonic_calibration_would_still_not_agree_with_its_serving_form(finish
     pipeline = fit(train_params(finished), features, labels)
     classifier = CalibratedClassifierCV(pipeline["classify"], method="isotonic", cv=3, ensemble=False)
     pipeline.set_params(classify=classifier).fit(features, labels)
-    scorer = Scorer(compile_onnx(pipeline, Facts(FEATURE_NAMES, 0.2, 1)))
+    scorer = Scorer(compile_onnx(pipeline, Facts(FEATURE_NAMES, 0.2)))
     assert np.abs(scorer.score(features) - default_probability(pipeline, features)).max() > 1e-3
 
 

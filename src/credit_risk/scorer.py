@@ -14,24 +14,19 @@ from credit_risk.errors import CreditRiskError
 from credit_risk.features import ALIKE, FEATURE_NAMES
 
 GRAPH_NAME = "credit_risk"
-INPUT_NAME = "features"
+INPUT_NAME, OUTPUT_NAME = "features", "probability_of_default"
 
 
 @dataclass(frozen=True, slots=True)
 class Facts:
-    """What the file says of itself: its features, the decision threshold, and which output column is the default."""
+    """What the file says of itself: its features and the decision threshold."""
 
     features: tuple[str, ...]
     threshold: float
-    default_column: int
 
     def to_props(self) -> dict[str, str]:
         """As ONNX metadata."""
-        return {
-            "features": json.dumps(self.features),
-            "threshold": repr(self.threshold),
-            "default_column": str(self.default_column),
-        }
+        return {"features": json.dumps(self.features), "threshold": repr(self.threshold)}
 
     @classmethod
     def from_props(cls, props: dict[str, str]) -> Self:
@@ -40,8 +35,7 @@ class Facts:
         Raises:
             KeyError, ValueError: an entry is missing or no value of its kind.
         """
-        features = tuple(json.loads(props["features"]))
-        return cls(features, float(props["threshold"]), int(props["default_column"]))
+        return cls(tuple(json.loads(props["features"])), float(props["threshold"]))
 
 
 class Scorer:
@@ -71,8 +65,9 @@ class Scorer:
                 f"the ONNX model wants features {', '.join(self.facts.features)}, but this code computes "
                 f"{', '.join(expected_features)}; serve it with the code it was made with, or retrain"
             )
+        if [output.name for output in self._session.get_outputs()] != [OUTPUT_NAME]:
+            raise CreditRiskError(f"the ONNX model does not answer with {OUTPUT_NAME} alone; train it anew")
         self.digest = hashlib.sha256(content).hexdigest()
-        self._outputs = [self._session.get_outputs()[1].name]
 
     @classmethod
     def load(cls, path: Path) -> Self:
@@ -88,8 +83,8 @@ class Scorer:
 
     def score(self, features: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
         """Probability of default, shape (n,), of features of shape (n, len(FEATURES)) in float32."""
-        (probabilities,) = self._session.run(self._outputs, {INPUT_NAME: features})
-        scores: npt.NDArray[np.float32] = probabilities[:, self.facts.default_column]
+        (column,) = self._session.run([OUTPUT_NAME], {INPUT_NAME: features})
+        scores: npt.NDArray[np.float32] = column[:, 0]
         return scores
 
     def score_many(self, features: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
