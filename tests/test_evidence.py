@@ -11,11 +11,11 @@ import pandas as pd
 import pyarrow.parquet as pq
 import pytest
 import yaml
-from projects import Project, run_script, script
+from projects import Project, run_script
 from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import brier_score_loss, roc_auc_score, roc_curve
 
-from credit_risk import evidence, scorecard
+from credit_risk import evidence, findings, scorecard
 from credit_risk.attribution import attribution, uncalibrated
 from credit_risk.contract import STATES
 from credit_risk.features import CATEGORICAL, FEATURE_NAMES
@@ -239,14 +239,13 @@ def test_before_and_after_calibration_are_the_same_ranking(project: Project, ins
     assert run_script(project, TRAIN) == 0
     import joblib
 
-    names = script(project, EVALUATE)
     model = joblib.load(project.path("1.data", "5.model", "model.joblib"))
     sides = {}
     for name in ("test", "out_of_time"):
         features, labels = read_side(project.path("1.data", "4.split", f"{name}.parquet"))
-        scores = names["default_probability"](model, features)
-        sides[name] = names["Side"](features, labels, scores, np.arange(len(labels)))
-    before, after = names["sigmoid"](model, sides)
+        scores = default_probability(model, features)
+        sides[name] = findings.Side(features, labels, scores, np.arange(len(labels)))
+    before, after = findings.sigmoid(model, sides)
     for name, side in sides.items():
         assert np.array_equal(after[name], side.scores)
         assert not np.allclose(before[name], after[name], atol=1e-3)
@@ -378,11 +377,10 @@ def test_the_scorecard_is_fitted_on_train_alone_and_shown_beside_the_model(finis
 
 
 def test_the_report_says_what_another_threshold_would_have_cost(finished: Project) -> None:
-    names = script(finished, EVALUATE)
     curve = pd.DataFrame({"threshold": [0.0, 0.1, 0.2, 0.3], "cost": [0.5, 0.402, 0.4, 0.6]})
-    assert names["cheapest"](curve) == {"threshold": 0.2, "cost": 0.4}
+    assert findings.cheapest(curve) == {"threshold": 0.2, "cost": 0.4}
     curve["cost"] = [0.4, 0.402, 0.5, 0.6]
-    assert names["cheapest"](curve) == {"threshold": 0.1, "cost": 0.402}  # the mildest of those within 1 %
+    assert findings.cheapest(curve) == {"threshold": 0.1, "cost": 0.402}  # the mildest of those within 1 %
     text = " ".join(finished.path("1.data", "6.reports", "report.html").read_text().split())
     assert re.search(r"Out of time it costs \d\.\d{3}, and refusing from 0\.\d\d on would have cost \d\.\d{3}", text)
 
@@ -394,7 +392,7 @@ def test_the_quick_form_of_a_model_scores_the_same(finished: Project) -> None:
     features, labels = read_side(finished.path("1.data", "4.split", "train.parquet"))
     model = fit(train, features, labels)
     assert not model["select"].get_support().all()
-    quick = script(finished, EVALUATE)["quick"](model)
+    quick = findings.quick(model)
     assert np.array_equal(default_probability(quick, features), default_probability(model, features))
 
 

@@ -14,7 +14,9 @@ import pytest
 import yaml
 from projects import Project, run_script, script
 from sklearn.calibration import CalibratedClassifierCV
+from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import roc_auc_score
+from sklearn.pipeline import make_pipeline
 
 from credit_risk.errors import CreditRiskError
 from credit_risk.features import FEATURE_NAMES, from_columns
@@ -109,6 +111,14 @@ def test_every_model_learns_and_its_serving_form_agrees(finished: Project, model
         model == "logistic_regression" and np.allclose(one_by_one, batch, 1e-6)
     )
     assert np.allclose(scorer.score_many(features), scorer.score(features), rtol=0, atol=1e-7)
+
+
+def test_a_model_of_other_classes_has_no_serving_form() -> None:
+    """Its second column would be taken for the defaults."""
+    rows = np.zeros((4, len(FEATURE_NAMES)), np.float32)
+    model = make_pipeline(LogisticRegression()).fit(rows, [1, 2, 1, 2])
+    with pytest.raises(ValueError, match="must be 0 and 1"):
+        compile_onnx(model, Facts(FEATURE_NAMES, 0.2))
 
 
 def test_a_form_with_another_output_is_refused(finished: Project) -> None:

@@ -27,7 +27,12 @@ def compile_onnx(pipeline: Any, facts: Facts) -> bytes:
 
     Returns:
         The ONNX model: input (n, features), output (n, 1), the probability of class 1; both in float32.
+
+    Raises:
+        ValueError: it has other classes.
     """
+    if list(pipeline.classes_) != [0, 1]:
+        raise ValueError(f"the classes must be 0 and 1, not {list(pipeline.classes_)}")
     model = to_onnx(
         with_float32_splits(pipeline),
         name=GRAPH_NAME,
