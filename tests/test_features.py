@@ -118,6 +118,13 @@ def test_a_plain_dictionary_of_lists_will_do() -> None:
     assert np.array_equal(from_columns(columns), np.repeat(from_application(EXAMPLE), 2, axis=0))
 
 
+@pytest.mark.parametrize("name", ["gross_approved", "employees", "state"])
+def test_columns_of_unequal_length_are_refused(name: str) -> None:
+    columns = {other: [value, value] for other, value in EXAMPLE.items()}
+    with pytest.raises(ValueError, match=r"shape|dimension|length"):
+        from_columns(columns | {name: [EXAMPLE[name]] * 3})
+
+
 def test_optional_columns_may_be_absent_and_required_ones_may_not() -> None:
     frame = pd.DataFrame([EXAMPLE])
     without = from_columns(frame.drop(columns=["state", "naics"]))

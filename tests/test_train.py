@@ -124,7 +124,7 @@ def test_a_model_of_other_classes_has_no_serving_form() -> None:
 def test_a_form_with_another_output_is_refused(finished: Project) -> None:
     content = finished.path("1.data", "5.model", "model.onnx").read_bytes()
     with pytest.raises(CreditRiskError, match="does not answer with probability_of_default"):
-        Scorer(content.replace(b"probability_of_default", b"probability_of_survival"[:22]))
+        Scorer(content.replace(b"probability_of_default", b"probability_of_payment"))
 
 
 def test_serving_form_has_the_same_bytes_in_every_process(finished: Project) -> None:

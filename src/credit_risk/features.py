@@ -82,7 +82,8 @@ FEATURES = (
 FEATURE_NAMES = tuple(feature.name for feature in FEATURES)
 CATEGORICAL = tuple(feature.name for feature in FEATURES if feature.categorical)
 # Loans with the same share, and within it industry, are alike: most trees treat them alike. Only speed depends on it.
-ALIKE = [FEATURE_NAMES.index(name) for name in ("industry", "guaranteed_share")]  # the last is sorted by first
+_ALIKE = ("industry", "guaranteed_share")  # the last is sorted by first
+ALIKE = [FEATURE_NAMES.index(name) for name in _ALIKE if name in FEATURE_NAMES] or [0]
 
 
 def from_columns(columns: Mapping[str, Any]) -> Features:
@@ -106,7 +107,7 @@ def from_columns(columns: Mapping[str, Any]) -> Features:
                 raise KeyError(field.name)
             get[field.name] = np.full(rows, MISSING if isinstance(field, Choice) else np.nan)
         elif isinstance(field, Choice):
-            get[field.name] = np.fromiter(map(_CODES[field.name].__getitem__, columns[field.name]), np.float64, rows)
+            get[field.name] = np.fromiter(map(_CODES[field.name].__getitem__, columns[field.name]), np.float64)
         else:
             get[field.name] = np.asarray(columns[field.name], np.float64)
     digits = get["naics"] // 10_000.0
