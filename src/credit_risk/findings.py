@@ -22,6 +22,7 @@ from credit_risk.features import CATEGORICAL, FEATURE_NAMES, FEATURES, from_colu
 from credit_risk.holdout import read_holdout
 from credit_risk.metrics import Interval, Labels, Scores, expected_calibration_error
 from credit_risk.model import Floats, TrainParams, default_probability
+from credit_risk.reasons import log_odds
 from credit_risk.scorecard import FLAGS, words_of
 
 SIDES = ("test", "out_of_time")  # held out
@@ -132,13 +133,6 @@ def about(side: Side) -> dict[str, Any]:
     return {"rows": len(side.labels), "default_rate": float(side.labels.mean()), "from": first, "to": last}
 
 
-def log_odds(scores: Scores) -> Scores:
-    """Of probabilities, as a column."""
-    clipped = np.clip(scores, 1e-6, 1 - 1e-6)
-    odds: Scores = np.log(clipped / (1 - clipped))[:, None]
-    return odds
-
-
 def sigmoid(model: Any, sides: dict[str, Side]) -> tuple[dict[str, Scores], dict[str, Scores]]:
     """Scores of the held-out loans as the classifier gives them, and through a sigmoid that was fitted on train.
 
@@ -149,8 +143,8 @@ def sigmoid(model: Any, sides: dict[str, Side]) -> tuple[dict[str, Scores], dict
     if isinstance(model["classify"], CalibratedClassifierCV):
         plain = Pipeline([*model.steps[:-1], ("classify", uncalibrated(model))])
         return {name: default_probability(plain, sides[name].features) for name in SIDES}, served
-    platt = LogisticRegression(C=np.inf).fit(log_odds(sides["train"].scores), sides["train"].labels)
-    return served, {name: default_probability(platt, log_odds(scores)) for name, scores in served.items()}
+    platt = LogisticRegression(C=np.inf).fit(log_odds(sides["train"].scores)[:, None], sides["train"].labels)
+    return served, {name: default_probability(platt, log_odds(scores)[:, None]) for name, scores in served.items()}
 
 
 def recalibrated_by_vintage(late: Side, bins: int) -> dict[str, float]:
@@ -158,8 +152,8 @@ def recalibrated_by_vintage(late: Side, bins: int) -> dict[str, float]:
     middle = np.quantile(late.days.astype("datetime64[D]").astype(np.int64), 0.5)
     old = late.days.astype("datetime64[D]").astype(np.int64) <= middle
     newer, scores = late.labels[~old], late.scores[~old]
-    platt = LogisticRegression(C=np.inf).fit(log_odds(late.scores[old]), late.labels[old])
-    mended = default_probability(platt, log_odds(scores))
+    platt = LogisticRegression(C=np.inf).fit(log_odds(late.scores[old])[:, None], late.labels[old])
+    mended = default_probability(platt, log_odds(scores)[:, None])
     return {
         "before": expected_calibration_error(newer, scores, bins),
         "after": expected_calibration_error(newer, mended, bins),
