@@ -27,15 +27,16 @@ from rich.markup import escape
 from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 from rich.table import Column, Table
 
-from credit_risk import champion_cache, params, runner
-from credit_risk.errors import CreditRiskError
-from credit_risk.files import read_json
-from credit_risk.paths import data, relative, root
-from credit_risk.settings import Settings
+from credit_risk.core import child_process, params
+from credit_risk.core.errors import ProjectError
+from credit_risk.core.files import read_json
+from credit_risk.core.paths import data, relative, root
+from credit_risk.core.settings import Settings
+from credit_risk.serving import model_cache
 
 # MLflow takes seconds to import, so what needs it is imported where it is used.
 if TYPE_CHECKING:
-    from credit_risk.registry import Version
+    from credit_risk.registry.client import Version
 
 PIPELINE = "4.dvc_pipeline/dvc.yaml"
 REGISTER = "4.dvc_pipeline/7.register_model.py"
@@ -88,7 +89,7 @@ def main() -> None:
                 sys.exit(reproduce(arguments.version))
             case _:
                 sys.exit(journey(arguments.refresh, promoting=not arguments.no_promote))
-    except CreditRiskError as error:
+    except ProjectError as error:
         Console(stderr=True, highlight=False).print(f"[bold red]error:[/] {escape(str(error))}", soft_wrap=True)
         sys.exit(1)
     except KeyboardInterrupt:
@@ -111,17 +112,17 @@ def journey(refresh: bool, *, promoting: bool) -> int:
 
 def open_registry_early() -> None:
     """Opens the registry ahead of its use; what is wrong with it is told when it is used."""
-    from credit_risk.registry import Registry
+    from credit_risk.registry.client import Registry
 
     try:
         Registry().experiment_id()
-    except CreditRiskError:
+    except ProjectError:
         return
 
 
 def sources_changed() -> bool:
     """Whether a source that DVC does not watch differs from what stage 1 has read; says which."""
-    from credit_risk.sources import changed, expand
+    from credit_risk.data.sources import changed, expand
 
     manifest = data("1.raw", "manifest.json")
     if not manifest.exists():
@@ -197,16 +198,16 @@ def repro(arguments: list[str], steps: Steps, log: IO[str]) -> None:
     """Runs `dvc repro`, showing each stage that it runs.
 
     Raises:
-        CreditRiskError: a stage has failed, with its own sentence, or DVC has, with its.
+        ProjectError: a stage has failed, with its own sentence, or DVC has, with its.
     """
     try:
-        for line in runner.lines([sys.executable, "-m", "dvc", "repro", *arguments], log):
+        for line in child_process.lines([sys.executable, "-m", "dvc", "repro", *arguments], log):
             if match := RUNNING.match(line):
                 steps.begin(match["script"])
             else:
                 steps.heard(line)
     except subprocess.CalledProcessError as error:
-        raise CreditRiskError(f"{steps.sentence or 'dvc repro failed'} (all output: {LOG})") from error
+        raise ProjectError(f"{steps.sentence or 'dvc repro failed'} (all output: {LOG})") from error
     steps.end()
 
 
@@ -214,17 +215,17 @@ def run_script(path: str, steps: Steps, log: IO[str], *arguments: str) -> bool:
     """Runs a script of a room; returns False if it is a gate that has refused.
 
     Raises:
-        CreditRiskError: it has failed, with its own sentence.
+        ProjectError: it has failed, with its own sentence.
     """
     steps.begin(path.rpartition("/")[2].removesuffix(".py"))
     try:
-        for line in runner.lines([sys.executable, path, *arguments], log):
+        for line in child_process.lines([sys.executable, path, *arguments], log):
             steps.heard(line)
     except subprocess.CalledProcessError as error:
-        from credit_risk.gates import EXIT_REFUSED
+        from credit_risk.registry.gate_results import EXIT_REJECTED
 
-        if error.returncode != EXIT_REFUSED:
-            raise CreditRiskError(f"{steps.sentence or path + ' failed'} (all output: {LOG})") from error
+        if error.returncode != EXIT_REJECTED:
+            raise ProjectError(f"{steps.sentence or path + ' failed'} (all output: {LOG})") from error
         steps.end("refused")
         return False
     steps.end()
@@ -233,8 +234,8 @@ def run_script(path: str, steps: Steps, log: IO[str], *arguments: str) -> bool:
 
 def register_and_gate(steps: Steps, log: IO[str], *, promoting: bool) -> Outcome:
     """Sees to it that the current registry has this model as its challenger, and that it has been gated."""
-    from credit_risk.gates import last_refusal
-    from credit_risk.registry import CHALLENGER, CHAMPION, LINEAGE_KEY, Registry
+    from credit_risk.registry.client import CHALLENGER, CHAMPION, LINEAGE_KEY, Registry
+    from credit_risk.registry.gate_results import last_rejection
 
     registry = Registry()
     key = read_json(data("7.registered", "model.json"))[LINEAGE_KEY]
@@ -244,10 +245,10 @@ def register_and_gate(steps: Steps, log: IO[str], *, promoting: bool) -> Outcome
         run_script(REGISTER, steps, log)
         challenger = registry.version_of(CHALLENGER)
     if challenger is None:
-        raise CreditRiskError(f"{registry.address} lost the challenger that was just registered; run again")
+        raise ProjectError(f"{registry.address} lost the challenger that was just registered; run again")
     if champion and champion.number == challenger.number:
         return Outcome(challenger, champion, "is the champion already")
-    if refusal := last_refusal(challenger, champion.number if champion else None):
+    if refusal := last_rejection(challenger, champion.number if champion else None):
         return Outcome(challenger, champion, f"was refused already: {refusal}")
     loading, performance = GATES
     options = [] if promoting else ["--no-promote"]
@@ -256,7 +257,7 @@ def register_and_gate(steps: Steps, log: IO[str], *, promoting: bool) -> Outcome
             return Outcome(challenger, champion, "passed all gates and may be promoted")
         return Outcome(challenger, registry.version_of(CHAMPION), "passed all gates and was promoted")
     refused = registry.version(challenger.number)
-    refusal = last_refusal(refused, champion.number if champion else None)
+    refusal = last_rejection(refused, champion.number if champion else None)
     return Outcome(challenger, registry.version_of(CHAMPION), f"refused: {refusal}")
 
 
@@ -288,14 +289,18 @@ def summary(outcome: Outcome, ran: bool, seconds: float) -> int:
 def serve(host: str, port: int, workers: int) -> None:
     """Becomes the API's server, which follows the champion from now on; needs one, or one that it served before."""
     fetched = subprocess.run(
-        [sys.executable, "6.production/keeper.py", "--once"], cwd=root(), capture_output=True, text=True, check=False
+        [sys.executable, "6.production/model_sync.py", "--once"],
+        cwd=root(),
+        capture_output=True,
+        text=True,
+        check=False,
     )
     if fetched.returncode:
         sentence = (fetched.stderr.strip().splitlines() or ["the champion can't be fetched"])[-1]
         try:
-            cached = champion_cache.load(Settings().model_cache)
-        except CreditRiskError:
-            raise CreditRiskError(sentence) from None
+            cached = model_cache.load(Settings().model_cache)
+        except ProjectError:
+            raise ProjectError(sentence) from None
         console.print(
             f"[bold red]warning:[/] {escape(sentence)}; serving version {cached.version} from the cache", soft_wrap=True
         )
@@ -306,20 +311,20 @@ def serve(host: str, port: int, workers: int) -> None:
 
 def show_report() -> None:
     """Prints where report and comparison are, and what the performance gate has found on the challenger."""
-    from credit_risk.gates import read_verdict
-    from credit_risk.registry import CHALLENGER, Registry
+    from credit_risk.registry.client import CHALLENGER, Registry
+    from credit_risk.registry.gate_results import read_gate_result
 
     report = data("6.reports", "report.html")
     if not report.exists():
-        raise CreditRiskError(f"{relative(report)} is missing; run the pipeline first: `uv run main.py`")
+        raise ProjectError(f"{relative(report)} is missing; run the pipeline first: `uv run main.py`")
     console.print(f"evidence:   {report.as_uri()}", soft_wrap=True)
     registry = Registry()
     challenger = registry.version_of(CHALLENGER)
-    verdict = read_verdict(challenger, "performance") if challenger else None
+    verdict = read_gate_result(challenger, "performance") if challenger else None
     if challenger is None or verdict is None:
         console.print("the performance gate has not seen this model yet; run `uv run main.py`")
         return
-    if page := registry.attached(challenger, "performance.html", root() / "5.testing" / "reports"):
+    if page := registry.download_file(challenger, "performance.html", root() / "5.testing" / "reports"):
         console.print(f"comparison: {page.as_uri()}", soft_wrap=True)
     against = f"version {verdict['against']}" if verdict["against"] else "no champion"
     title = (
@@ -335,8 +340,8 @@ def show_report() -> None:
 
 def show_history() -> None:
     """Prints promotions, refusals and rollbacks, oldest first."""
-    from credit_risk.promotion import history
-    from credit_risk.registry import Registry
+    from credit_risk.registry.client import Registry
+    from credit_risk.registry.promotion import history
 
     other = "instead of (rolled back, lost: to)"
     table = Table(Column("time (UTC)", no_wrap=True), Column("what", no_wrap=True), "version", other, "why", "who")
@@ -348,8 +353,8 @@ def show_history() -> None:
 
 def rollback(why: str) -> None:
     """Makes the previous champion the champion again."""
-    from credit_risk import promotion
-    from credit_risk.registry import Registry
+    from credit_risk.registry import promotion
+    from credit_risk.registry.client import Registry
 
     old, new = promotion.rollback(Registry(), why)
     console.print(f"champion is version {new} again, instead of {old}; running servers follow within seconds")
@@ -357,8 +362,8 @@ def rollback(why: str) -> None:
 
 def doctor() -> int:
     """Prints what works and what does not, with the remedy; returns the exit code: 0 when all is well."""
-    from credit_risk.preflight import data_remote, preflight_checks
-    from credit_risk.registry import Registry
+    from credit_risk.registry.client import Registry
+    from credit_risk.registry.preflight import data_remote, preflight_checks
 
     fine = True
     for check in [*preflight_checks(Registry()), *data_remote()]:
@@ -370,12 +375,12 @@ def doctor() -> int:
 
 def reproduce(number: str) -> int:
     """Makes a version anew and prints what differs; returns the exit code: 0 when nothing does."""
-    from credit_risk.registry import Registry
-    from credit_risk.reproduce import remake
+    from credit_risk.registry.client import Registry
+    from credit_risk.registry.rebuild import rebuild
 
     registry = Registry()
     with (root() / LOG).open("w", encoding="utf-8") as log, console.status(f"making version {number} anew"):
-        differences = remake(registry, registry.version(number), log)
+        differences = rebuild(registry, registry.version(number), log)
     for difference in differences:
         console.print(f"differs: {escape(difference)}", soft_wrap=True)
     verdict = "differs from" if differences else "is equal to"

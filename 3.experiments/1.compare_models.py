@@ -13,11 +13,11 @@ import time
 from rich.console import Console
 from rich.table import Column, Table
 
-from credit_risk import params
+from credit_risk.core import params
+from credit_risk.core.entry_point import run
 from credit_risk.model import TrainParams
-from credit_risk.registry import Registry
-from credit_risk.script import run
-from credit_risk.search import (
+from credit_risk.registry.client import Registry
+from credit_risk.search.candidates import (
     FOLDS,
     Candidate,
     FoldResult,

@@ -24,13 +24,13 @@ from optuna.exceptions import ExperimentalWarning
 from optuna.trial import TrialState
 from rich.console import Console
 
-from credit_risk import params
-from credit_risk.files import sha256
+from credit_risk.core import params
+from credit_risk.core.entry_point import run
+from credit_risk.core.files import sha256
+from credit_risk.core.paths import root
 from credit_risk.model import TrainParams
-from credit_risk.paths import root
-from credit_risk.registry import Registry
-from credit_risk.script import run
-from credit_risk.search import (
+from credit_risk.registry.client import Registry
+from credit_risk.search.candidates import (
     COMPLETE,
     PRUNED,
     Candidate,

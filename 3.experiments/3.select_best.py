@@ -24,17 +24,27 @@ from rich.syntax import Syntax
 from ruamel.yaml import YAML
 from ruamel.yaml.comments import CommentedMap
 
-from credit_risk import params
-from credit_risk.errors import CreditRiskError
+from credit_risk.core import params
+from credit_risk.core.entry_point import run
+from credit_risk.core.errors import ProjectError
+from credit_risk.core.files import replacing
+from credit_risk.core.paths import relative
 from credit_risk.features import FEATURE_NAMES
-from credit_risk.files import replacing
+from credit_risk.formats.onnx_export import export_onnx
+from credit_risk.formats.onnx_scorer import OnnxMetadata, Scorer
 from credit_risk.model import TrainParams, default_probability, fit
-from credit_risk.onnx_form import compile_onnx
-from credit_risk.paths import relative
-from credit_risk.registry import Registry
-from credit_risk.scorer import Facts, Scorer
-from credit_risk.script import run
-from credit_risk.search import CANDIDATE, Candidate, FoldResult, Loans, RunLog, arguments, mean, read_loans, workers
+from credit_risk.registry.client import Registry
+from credit_risk.search.candidates import (
+    CANDIDATE,
+    Candidate,
+    FoldResult,
+    Loans,
+    RunLog,
+    arguments,
+    mean,
+    read_loans,
+    workers,
+)
 
 FRESH_FOLDS = 10
 MOST_DISAGREEMENT = 1e-6  # between both forms of a model, as the gates ask
@@ -82,7 +92,7 @@ def best_servable(log: RunLog, loans: Loans) -> tuple[str, str, Candidate]:
     """The best candidate that can be served: its run, a description, and itself.
 
     Raises:
-        CreditRiskError: there is none.
+        ProjectError: there is none.
     """
     uncompiled: set[str] = set()  # learners without a converter: other parameters change nothing
     for found in log.complete():
@@ -100,7 +110,7 @@ def best_servable(log: RunLog, loans: Loans) -> tuple[str, str, Candidate]:
             say(f"passed over: {what}: its serving form differs by {gap:.1e}")
         else:
             return run_id, what, candidate
-    raise CreditRiskError(
+    raise ProjectError(
         "no candidate on these loans can be served; run 3.experiments/1.compare_models.py or 2.tune.py first"
     )
 
@@ -112,7 +122,7 @@ def serving_gap(candidate: Candidate, loans: Loans) -> float | None:
     else:
         fitted = fit(candidate.train, loans.features, loans.labels)
     try:
-        scorer = Scorer(compile_onnx(fitted, Facts(FEATURE_NAMES, 0.5)))
+        scorer = Scorer(export_onnx(fitted, OnnxMetadata(FEATURE_NAMES, 0.5)))
     except Exception:  # noqa: BLE001 (the converter raises many kinds)
         return None
     return float(np.abs(scorer.score(loans.features) - default_probability(fitted, loans.features)).max())

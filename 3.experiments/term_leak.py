@@ -18,15 +18,15 @@ from sklearn.metrics import accuracy_score, roc_auc_score
 from sklearn.model_selection import StratifiedKFold, cross_val_score
 from threadpoolctl import threadpool_limits
 
-from credit_risk import params
 from credit_risk.contract import LOAN_NUMBER
-from credit_risk.errors import CreditRiskError
+from credit_risk.core import params
+from credit_risk.core.entry_point import run
+from credit_risk.core.errors import ProjectError
+from credit_risk.core.files import write_json
+from credit_risk.core.paths import data, relative, root
+from credit_risk.evaluation.leakage import single_feature_aucs
 from credit_risk.features import CATEGORICAL, FEATURE_NAMES
-from credit_risk.files import write_json
-from credit_risk.leak import single_feature_aucs
-from credit_risk.model import Floats, Labels, TrainParams, build_pipeline, default_probability, read_side
-from credit_risk.paths import data, relative, root
-from credit_risk.script import run
+from credit_risk.model import Floats, Labels, TrainParams, build_pipeline, default_probability, read_split
 
 FOLDS = 5
 SIDES = ("train", "test", "out_of_time")
@@ -36,9 +36,9 @@ HALF = 0.5  # the threshold at which notebooks report accuracy
 def main() -> None:
     """Trains both and shows them side by side."""
     if not data("4.split", "train.parquet").exists():
-        raise CreditRiskError(f"{relative(data('4.split'))} is empty; run the pipeline first: `uv run main.py`")
+        raise ProjectError(f"{relative(data('4.split'))} is empty; run the pipeline first: `uv run main.py`")
     train = params.load("train", TrainParams)
-    honest = {side: read_side(data("4.split", f"{side}.parquet")) for side in SIDES}
+    honest = {side: read_split(data("4.split", f"{side}.parquet")) for side in SIDES}
     terms = read_terms()
     leaky = {side: (np.column_stack([honest[side][0], terms[side]]), honest[side][1]) for side in SIDES}
     models = {

@@ -17,12 +17,12 @@ import pyarrow.csv
 import pyarrow.parquet as pq
 from pydantic import Field
 
-from credit_risk import params
-from credit_risk.errors import CreditRiskError
-from credit_risk.files import replacing, sha256, write_json
-from credit_risk.paths import data
-from credit_risk.script import run
-from credit_risk.sources import Source, expand, reason
+from credit_risk.core import params
+from credit_risk.core.entry_point import run
+from credit_risk.core.errors import ProjectError
+from credit_risk.core.files import replacing, sha256, write_json
+from credit_risk.core.paths import data
+from credit_risk.data.sources import Source, expand, reason
 
 BLOCK_BYTES = 8 << 20  # of text parsed at a time
 ROW_GROUP = 100_000
@@ -55,7 +55,7 @@ def main() -> None:
             if writer:
                 writer.close()
         if not any(entry["rows"] for entry in manifest):
-            raise CreditRiskError("the sources hold no rows; check data.sources in params.yaml")
+            raise ProjectError("the sources hold no rows; check data.sources in params.yaml")
     write_json(data("1.raw", "manifest.json"), manifest)
     print(f"{sum(entry['rows'] for entry in manifest):,} rows from {len(manifest)} sources")
 
@@ -69,7 +69,7 @@ def local_copy(source: Source, folder: Path) -> tuple[Path, str | None]:
     try:
         source.filesystem.get_file(source.path, str(path))
     except Exception as error:  # each file system raises its own kinds
-        raise CreditRiskError(f"source {source.name} can't be read: {reason(error)}") from error
+        raise ProjectError(f"source {source.name} can't be read: {reason(error)}") from error
     return path, tag
 
 
@@ -93,7 +93,7 @@ def tables(source: Source, path: Path) -> Iterator[pa.Table]:
                 for batch in reader:
                     yield pa.Table.from_batches([batch])
     except (pa.ArrowInvalid, OSError, EOFError) as error:
-        raise CreditRiskError(f"source {source.name} is damaged or no table: {reason(error)}") from error
+        raise ProjectError(f"source {source.name} is damaged or no table: {reason(error)}") from error
 
 
 def as_text(table: pa.Table) -> pa.Table:
@@ -105,11 +105,11 @@ def as_text(table: pa.Table) -> pa.Table:
 def check_columns(source: Source, names: list[str], first: Source, expected: list[str]) -> None:
     """Every source must have the columns of the first; their order may differ."""
     if len(set(names)) < len(names):
-        raise CreditRiskError(f"source {source.name} has a column twice: {', '.join(names)}")
+        raise ProjectError(f"source {source.name} has a column twice: {', '.join(names)}")
     missing, new = sorted(set(expected) - set(names)), sorted(set(names) - set(expected))
     if missing or new:
         problems = [f"misses column {name}" for name in missing] + [f"has the new column {name}" for name in new]
-        raise CreditRiskError(
+        raise ProjectError(
             f"source {source.name} {' and '.join(problems)}, compared with {first.name}; "
             "mend the file, or change all sources and src/credit_risk/contract.py"
         )

@@ -20,13 +20,13 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from pydantic import Field
 
-from credit_risk import params
 from credit_risk.contract import APPROVAL_DATE, DEFAULT, FIELDS, LOAN_NUMBER, RAW_COLUMNS, Choice
-from credit_risk.errors import CreditRiskError
-from credit_risk.files import replacing, write_json
-from credit_risk.frames import failures
-from credit_risk.paths import data
-from credit_risk.script import run
+from credit_risk.core import params
+from credit_risk.core.entry_point import run
+from credit_risk.core.errors import ProjectError
+from credit_risk.core.files import replacing, write_json
+from credit_risk.core.paths import data
+from credit_risk.data.validation import failures
 
 BATCH_ROWS = 100_000
 DUPLICATE = "loan number stands again further down"
@@ -96,16 +96,16 @@ def check_raw_columns(names: list[str]) -> None:
     """The raw file must have the columns the contract knows, and no others.
 
     Raises:
-        CreditRiskError: names the missing and the new ones, and the file to edit.
+        ProjectError: names the missing and the new ones, and the file to edit.
     """
     missing, new = sorted(RAW_COLUMNS - set(names)), sorted(set(names) - RAW_COLUMNS)
     if missing:
-        raise CreditRiskError(
+        raise ProjectError(
             f"column {', '.join(missing)} is missing from 1.data/1.raw/loans.parquet; "
             "add it to the source, or change the contract in src/credit_risk/contract.py"
         )
     if new:
-        raise CreditRiskError(
+        raise ProjectError(
             f"column {', '.join(new)} is not in the contract; say in src/credit_risk/contract.py "
             "whether it is an applicant field, an identity or unknown at approval, or take it out of the source"
         )
@@ -122,11 +122,11 @@ def check_rejected_share(reasons: Counter[str], rows: int, most: float) -> None:
     """Too many rejected rows mean that the source has changed, not that some rows are bad.
 
     Raises:
-        CreditRiskError: names the share, the limit and the most frequent reason.
+        ProjectError: names the share, the limit and the most frequent reason.
     """
     if reasons.total() > most * rows:
         reason, count = reasons.most_common(1)[0]
-        raise CreditRiskError(
+        raise ProjectError(
             f"{reasons.total():,} of {rows:,} rows are rejected, more than clean.max_rejected_share ({most:.2%}); "
             f"the most frequent reason: {reason} ({count:,} rows)"
         )

@@ -11,10 +11,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from credit_risk.contract import FIELD_NAMES, KEYS
+from credit_risk.core.entry_point import run
+from credit_risk.core.files import replacing
+from credit_risk.core.paths import data
 from credit_risk.features import FEATURE_NAMES, from_columns
-from credit_risk.files import replacing
-from credit_risk.paths import data
-from credit_risk.script import run
 
 BATCH_ROWS = 100_000
 

@@ -24,12 +24,12 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from pydantic import Field
 
-from credit_risk import params
 from credit_risk.contract import APPROVAL_DATE, DEFAULT, LOAN_NUMBER
-from credit_risk.errors import CreditRiskError
-from credit_risk.files import replacing, write_json
-from credit_risk.paths import data
-from credit_risk.script import run
+from credit_risk.core import params
+from credit_risk.core.entry_point import run
+from credit_risk.core.errors import ProjectError
+from credit_risk.core.files import replacing, write_json
+from credit_risk.core.paths import data
 
 
 class SplitParams(params.Params):
@@ -57,7 +57,7 @@ def main() -> None:
 def split(loans: pa.Table, section: SplitParams) -> dict[str, pa.Table]:
     """Train, test and out_of_time of the labelled loans."""
     if not loans.num_rows:
-        raise CreditRiskError("no loan has an outcome; the column MIS_Status of the source is empty")
+        raise ProjectError("no loan has an outcome; the column MIS_Status of the source is empty")
     newest = pc.max(loans[APPROVAL_DATE]).as_py()
     cut = last_day_in_time(newest, section.out_of_time_months)
     late = pc.greater(loans[APPROVAL_DATE], pa.scalar(cut, pa.date32()))
@@ -80,7 +80,7 @@ def hash_share(loan_numbers: list[str]) -> npt.NDArray[np.float64]:
 def check_side(name: str, side: pa.Table) -> None:
     """Each side needs both outcomes, or nothing can be learnt from it or measured on it."""
     if pc.count_distinct(side[DEFAULT]).as_py() < 2:  # noqa: PLR2004 (paid and charged off)
-        raise CreditRiskError(
+        raise ProjectError(
             f"{name} has {side.num_rows:,} loans and not both outcomes; change split.out_of_time_months or "
             "split.test_share in params.yaml, or add data"
         )

@@ -22,27 +22,27 @@ from sklearn.model_selection import StratifiedKFold, cross_val_predict
 from sklearn.pipeline import Pipeline
 from threadpoolctl import threadpool_limits
 
-from credit_risk import params
 from credit_risk.contract import DEFAULT
-from credit_risk.environment import environment_sha256
+from credit_risk.core import params
+from credit_risk.core.entry_point import run
+from credit_risk.core.environment import environment_sha256
+from credit_risk.core.files import replacing, write_json
+from credit_risk.core.paths import data
 from credit_risk.features import FEATURE_NAMES
-from credit_risk.files import replacing, write_json
-from credit_risk.model import Floats, Labels, TrainParams, build_pipeline, fit, named_parameters, read_side
-from credit_risk.onnx_form import compile_onnx
-from credit_risk.paths import data
-from credit_risk.scorer import Facts
-from credit_risk.script import run
+from credit_risk.formats.onnx_export import export_onnx
+from credit_risk.formats.onnx_scorer import OnnxMetadata
+from credit_risk.model import Floats, Labels, TrainParams, build_pipeline, fit, named_parameters, read_split
 
 
 def main() -> None:
     """Runs the stage."""
     train = params.load("train", TrainParams)
-    features, labels = read_side(data("4.split", "train.parquet"))
+    features, labels = read_split(data("4.split", "train.parquet"))
     scores = out_of_fold(train, features, labels)
     threshold, cost = cheapest_threshold(labels, scores, train.cost_false_approval, train.cost_false_refusal)
     pipeline = fit(train, features, labels)
-    facts = Facts(FEATURE_NAMES, threshold)
-    onnx = compile_onnx(pipeline, facts)
+    facts = OnnxMetadata(FEATURE_NAMES, threshold)
+    onnx = export_onnx(pipeline, facts)
     with replacing(data("5.model", "model.joblib")) as temporary:
         joblib.dump(pipeline, temporary)
     with replacing(data("5.model", "model.onnx")) as temporary:

@@ -22,18 +22,19 @@ import pyarrow.parquet as pq
 from pydantic import Field
 from threadpoolctl import threadpool_limits
 
-from credit_risk import curves, evidence, pages, params
 from credit_risk.contract import APPROVAL_DATE, DEFAULT
-from credit_risk.errors import CreditRiskError
+from credit_risk.core import params
+from credit_risk.core.entry_point import run
+from credit_risk.core.errors import ProjectError
+from credit_risk.core.files import read_json, write_json
+from credit_risk.core.paths import data, root
+from credit_risk.evaluation.leakage import single_feature_aucs
+from credit_risk.evaluation.metrics import Labels, Scores, measure
 from credit_risk.features import FEATURE_NAMES
-from credit_risk.files import read_json, write_json
-from credit_risk.findings import SIDES, Side, Sizes, classic_scorecard, findings
-from credit_risk.leak import single_feature_aucs
-from credit_risk.metrics import Labels, Scores, measure
-from credit_risk.model import TrainParams, default_probability, fit, logistic_baseline, read_side
-from credit_risk.paths import data, root
-from credit_risk.report import pictures
-from credit_risk.script import run
+from credit_risk.model import TrainParams, default_probability, fit, logistic_baseline, read_split
+from credit_risk.report import curves, tables, templates
+from credit_risk.report.contents import SIDES, Side, Sizes, classic_scorecard, findings
+from credit_risk.report.plots import pictures
 
 
 class EvaluateParams(params.Params):
@@ -51,7 +52,7 @@ def main() -> None:
     """Runs the stage."""
     section = params.load("evaluate", EvaluateParams)
     train = params.load("train", TrainParams)
-    features, labels = read_side(data("4.split", "train.parquet"))
+    features, labels = read_split(data("4.split", "train.parquet"))
     alone = single_feature_aucs(features, labels, FEATURE_NAMES, train.seed)
     check_leak(alone, section.leak_auc)
     highest, auc = next(iter(alone.items()))
@@ -74,16 +75,16 @@ def main() -> None:
         facts |= classic_scorecard(sides, train.seed)
     facts |= {"pictures": pictures(facts)}
     for name in ("report.html", "model_card.md"):
-        pages.write(root() / "4.dvc_pipeline" / f"{name}.j2", data("6.reports", name), facts)
+        templates.write(root() / "4.dvc_pipeline" / f"{name}.j2", data("6.reports", name), facts)
     write_json(data("6.reports", "metrics.json"), metrics)
     print(f"ROC AUC {metrics['test']['roc_auc']:.3f} in time, {metrics['out_of_time']['roc_auc']:.3f} out of time")
 
 
 def held_out(name: str, model: Any, section: EvaluateParams, seed: int) -> Side:
     """The loans of a held-out side with the model's scores, and the intervals of its figures."""
-    features, labels = read_side(data("4.split", f"{name}.parquet"))
+    features, labels = read_split(data("4.split", f"{name}.parquet"))
     scores = default_probability(model, features)
-    intervals = evidence.intervals(labels, scores, section.calibration_bins, section.bootstrap_resamples, seed)
+    intervals = tables.intervals(labels, scores, section.calibration_bins, section.bootstrap_resamples, seed)
     return Side(features, labels, scores, approval_days(name), intervals)
 
 
@@ -103,11 +104,11 @@ def check_leak(alone: dict[str, float], most: float) -> None:
     """No single feature may reach an out-of-fold AUC of `most`.
 
     Raises:
-        CreditRiskError: names the features that do.
+        ProjectError: names the features that do.
     """
     leaking = [f"{name} ({auc:.2f})" for name, auc in alone.items() if auc >= most]
     if leaking:
-        raise CreditRiskError(
+        raise ProjectError(
             f"{', '.join(leaking)} alone reaches a ROC AUC of evaluate.leak_auc ({most:.2f}) or more, so it probably "
             "tells the outcome; check when its value is known, and take it out of src/credit_risk/features.py"
         )
@@ -117,7 +118,7 @@ def out_of_fold(labels: Labels) -> Scores:
     """Stage 5's scores of the train loans, each by a model that has not seen it, in the order of train."""
     table = pq.read_table(data("5.model", "out_of_fold.parquet"))
     if not np.array_equal(table[DEFAULT].to_numpy(), labels):
-        raise CreditRiskError("1.data/5.model/out_of_fold.parquet is not of the present train loans; run stage 5 again")
+        raise ProjectError("1.data/5.model/out_of_fold.parquet is not of the present train loans; run stage 5 again")
     scores: Scores = table["score"].to_numpy()
     return scores
 

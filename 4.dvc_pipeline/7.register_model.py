@@ -1,7 +1,7 @@
 """Stage 7: registers the model, as the challenger.
 
 Reads:  1.data/5.model/*, 1.data/6.reports/*, 1.data/1.raw/manifest.json; 1.data/2.clean/loans.parquet and
-        1.data/4.split/test.parquet for the golden rows
+        1.data/4.split/test.parquet for the reference rows
 Writes: 1.data/7.registered/model.json   lineage key and digest of the serving form: the same for the same model
         in the registry at MLFLOW_TRACKING_URI: one run with everything, and one version, alias `challenger`
 Params: all that shaped the model: data, clean, split, train, evaluate
@@ -31,20 +31,20 @@ from mlflow.data.http_dataset_source import HTTPDatasetSource
 from mlflow.data.meta_dataset import MetaDataset
 from mlflow.entities import RunStatus
 
-from credit_risk import params
 from credit_risk.contract import FIELDS
-from credit_risk.files import read_json, sha256, write_json
-from credit_risk.golden import FILE_NAME, write_golden
-from credit_risk.holdout import as_records, read_holdout
+from credit_risk.core import params
+from credit_risk.core.entry_point import run
+from credit_risk.core.files import read_json, sha256, write_json
+from credit_risk.core.paths import data, root
+from credit_risk.data.splits import as_records, read_holdout
+from credit_risk.formats.reference_rows import FILE_NAME, write_reference_rows
+from credit_risk.formats.skops_model import CODE, TRUSTED, registered_form
 from credit_risk.model import default_probability
-from credit_risk.paths import data, root
-from credit_risk.preflight import preflight
-from credit_risk.registered_form import CODE, TRUSTED, registered_form
-from credit_risk.registry import CHALLENGER, LINEAGE_KEY, ONNX_SHA256, Registry
-from credit_risk.script import run
-from credit_risk.signature import contract_signature
+from credit_risk.registry.client import CHALLENGER, LINEAGE_KEY, ONNX_SHA256, Registry
+from credit_risk.registry.preflight import preflight
+from credit_risk.registry.signature import contract_signature
 
-GOLDEN_ROWS = 50
+REFERENCE_ROW_COUNT = 50
 SECTIONS = ("data", "clean", "split", "train", "evaluate")
 REQUIREMENTS = ("numpy", "pandas", "scikit-learn", "skops")  # to load and run the registry's form
 
@@ -65,7 +65,7 @@ def main() -> None:
         print(f"registered version {version.number}")
     else:
         print(f"version {version.number} has this lineage already")
-    registry.point(CHALLENGER, version.number)
+    registry.set_alias(CHALLENGER, version.number)
     write_json(data("7.registered", "model.json"), {LINEAGE_KEY: key, ONNX_SHA256: onnx_sha256})
 
 
@@ -138,10 +138,10 @@ def log_everything(lineage: dict[str, Any]) -> Any:
 
 
 def log_model(folder: Path) -> Any:
-    """Logs the registry's form, with the serving form and the golden rows as extra files."""
+    """Logs the registry's form, with the serving form and the reference rows as extra files."""
     pipeline = registered_form(joblib.load(data("5.model", "model.joblib")))  # made here by stage 5: safe to unpickle
-    golden = read_holdout("test").applications.head(GOLDEN_ROWS)
-    write_golden(folder / FILE_NAME, as_records(golden), default_probability(pipeline, golden))
+    reference_rows = read_holdout("test").applications.head(REFERENCE_ROW_COUNT)
+    write_reference_rows(folder / FILE_NAME, as_records(reference_rows), default_probability(pipeline, reference_rows))
     return mlflow.sklearn.log_model(
         pipeline,
         name="model",
@@ -159,9 +159,10 @@ def log_model(folder: Path) -> Any:
 def model_code(folder: Path) -> str:
     """Copies the modules that the registered pipeline needs into a package below `folder`, and returns its path."""
     package = folder / "credit_risk"
-    package.mkdir()
     for name in CODE:
-        shutil.copy(root() / "src" / "credit_risk" / name, package)
+        target = package / name
+        target.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(root() / "src" / "credit_risk" / name, target)
     return str(package)
 
 

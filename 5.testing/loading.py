@@ -21,19 +21,28 @@ import pandas as pd
 from mlflow.models import Model
 from sklearn.pipeline import Pipeline
 
-from credit_risk import registered_form
 from credit_risk.contract import FIELDS, Choice
+from credit_risk.core.entry_point import run
+from credit_risk.core.files import sha256
+from credit_risk.data.splits import read_holdout
 from credit_risk.features import FEATURE_NAMES, from_application, from_columns
-from credit_risk.files import sha256
-from credit_risk.gates import EXIT_REFUSED, Check, Measured, Verdict, check, gate_key, publish, version_to_gate
-from credit_risk.golden import TOLERANCE, largest_difference
-from credit_risk.holdout import read_holdout
+from credit_risk.formats import skops_model
+from credit_risk.formats.onnx_scorer import Scorer
+from credit_risk.formats.reference_rows import TOLERANCE, max_score_difference
 from credit_risk.model import default_probability
-from credit_risk.promotion import record
-from credit_risk.registry import CHAMPION, GOLDEN_PATH, ONNX_PATH, ONNX_SHA256, Registry
-from credit_risk.scorer import Scorer
-from credit_risk.script import run
-from credit_risk.signature import contract_signature
+from credit_risk.registry.client import CHAMPION, ONNX_PATH, ONNX_SHA256, REFERENCE_ROWS_PATH, Registry
+from credit_risk.registry.gate_results import (
+    EXIT_REJECTED,
+    Check,
+    GateResult,
+    Measured,
+    check,
+    gate_key,
+    publish,
+    version_to_gate,
+)
+from credit_risk.registry.promotion import record
+from credit_risk.registry.signature import contract_signature
 
 Floats = npt.NDArray[np.float32]
 EDGE_LOANS = 200  # that are tried with each field at each of its edges
@@ -50,11 +59,11 @@ def main() -> None:
     champion = registry.version_of(CHAMPION)
     against = champion.number if champion else None
     candidate = Candidate(registry.download(version.number), version.tags.get(ONNX_SHA256, ""))
-    verdict = Verdict("loading", version.number, against, gate_key(against), candidate.checks())
+    verdict = GateResult("loading", version.number, against, gate_key(against), candidate.checks())
     publish(registry, verdict)
     if not verdict.passed:
         record(registry, "refused", version.number, against, f"loading: {', '.join(verdict.failures)}")
-        sys.exit(EXIT_REFUSED)
+        sys.exit(EXIT_REJECTED)
 
 
 class Candidate:
@@ -70,7 +79,7 @@ class Candidate:
     @cached_property
     def pipeline(self) -> Pipeline:
         """The scikit-learn form, from applicant fields."""
-        return registered_form.load(self.folder)
+        return skops_model.load(self.folder)
 
     @cached_property
     def scorer(self) -> Scorer:
@@ -92,7 +101,7 @@ class Candidate:
             check("valid_scores", "a probability for every loan", self.valid_scores),
             check("agreement", f"both forms within {TOLERANCE:.0e}", self.agreement),
             check("edges", f"also at the edges, within {TOLERANCE:.0e}", self.edges),
-            check("golden", f"scores as registered, within {TOLERANCE:.0e}", self.golden),
+            check("reference_rows", f"scores as registered, within {TOLERANCE:.0e}", self.reference_rows),
         )
 
     def format(self) -> Measured:
@@ -149,10 +158,10 @@ class Candidate:
         )
         return largest <= TOLERANCE, f"{largest:.1e} on {len(applications) + len(features):,} rows"
 
-    def golden(self) -> Measured:
-        """The golden rows get the scores they had when the version was registered."""
-        largest = largest_difference(
-            self.folder / GOLDEN_PATH,
+    def reference_rows(self) -> Measured:
+        """The reference rows get the scores they had when the version was registered."""
+        largest = max_score_difference(
+            self.folder / REFERENCE_ROWS_PATH,
             lambda rows: np.concatenate([self.scorer.score(from_application(row)) for row in rows]),
         )
         return largest <= TOLERANCE, f"{largest:.1e}"

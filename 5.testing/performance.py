@@ -2,8 +2,8 @@
 
 Measures the version anew, on the held-out loans. With `gates.mode: threshold` it must reach the thresholds; with
 `champion` (the default) it must also be no worse than the champion on the same loans. If it passes, it becomes the
-champion: the alias moves only here. Exit code: 0 passed, 3 refused, 1 error. Verdict, figures of both and the decisions
-that would change are a page for people, in 5.testing/reports and with the version's run.
+champion: the alias moves only here. Exit code: 0 passed, 3 refused, 1 error. The result, the figures of both and the
+decisions that would change are written to 5.testing/reports and logged with the version's run.
 
 Usage: uv run 5.testing/performance.py [--version N]              gates it and, if it passes, promotes it
        uv run 5.testing/performance.py [--version N] --no-promote gates it, and leaves the champion as it is
@@ -20,28 +20,30 @@ import numpy as np
 import numpy.typing as npt
 from pydantic import Field
 
-from credit_risk import pages, params, registered_form
-from credit_risk.gates import (
-    EXIT_REFUSED,
+from credit_risk.core import params
+from credit_risk.core.entry_point import run
+from credit_risk.core.paths import data, root
+from credit_risk.data.splits import Holdout, as_frame, read_holdout
+from credit_risk.evaluation.leakage import single_feature_aucs
+from credit_risk.evaluation.metrics import Labels, auc_difference_interval, measure
+from credit_risk.formats import skops_model
+from credit_risk.formats.onnx_scorer import Scorer
+from credit_risk.formats.reference_rows import TOLERANCE, max_score_difference
+from credit_risk.model import TrainParams, default_probability, fit, logistic_baseline, read_split
+from credit_risk.registry.client import CHAMPION, ONNX_PATH, REFERENCE_ROWS_PATH, Registry, Version
+from credit_risk.registry.gate_results import (
+    EXIT_REJECTED,
     Check,
+    GateResult,
     Measured,
-    Verdict,
     check,
     gate_key,
     publish,
-    read_verdict,
+    read_gate_result,
     version_to_gate,
 )
-from credit_risk.golden import TOLERANCE, largest_difference
-from credit_risk.holdout import Holdout, as_frame, read_holdout
-from credit_risk.leak import single_feature_aucs
-from credit_risk.metrics import Labels, auc_difference_interval, measure
-from credit_risk.model import TrainParams, default_probability, fit, logistic_baseline, read_side
-from credit_risk.paths import data, root
-from credit_risk.promotion import promote, record, rolled_back
-from credit_risk.registry import CHAMPION, GOLDEN_PATH, ONNX_PATH, Registry, Version
-from credit_risk.scorer import Scorer
-from credit_risk.script import run
+from credit_risk.registry.promotion import promote, record, rolled_back
+from credit_risk.report import templates
 
 
 class GateParams(params.Params):
@@ -83,16 +85,16 @@ def main() -> None:
         contenders.append(standing := Contender(registry, other, sides))
         checks += champion_checks(contender, standing, section)
     gate = "comparison" if arguments.against else "performance"
-    verdict = Verdict(gate, version.number, other.number if other else None, key, checks)
+    verdict = GateResult(gate, version.number, other.number if other else None, key, checks)
     page = root() / "5.testing" / "reports" / f"{gate}.html"
     facts = {"verdict": verdict, **side_by_side(contenders, section.calibration_bins)}
-    pages.write(root() / "5.testing" / "comparison.html.j2", page, facts)
-    registry.attach(version, page)
+    templates.write(root() / "5.testing" / "comparison.html.j2", page, facts)
+    registry.log_file(version, page)
     publish(registry, verdict)
     if not arguments.against:
         decide(registry, verdict, contender, promoting=not arguments.no_promote)
     if not verdict.passed:
-        sys.exit(EXIT_REFUSED)
+        sys.exit(EXIT_REJECTED)
 
 
 def side_by_side(contenders: list["Contender"], bins: int) -> dict[str, Any]:
@@ -101,7 +103,7 @@ def side_by_side(contenders: list["Contender"], bins: int) -> dict[str, Any]:
     try:
         for name in ("test", "out_of_time"):
             labels = contenders[0].sides[name].labels
-            refused = [one.scores(name) >= one.scorer.facts.threshold for one in contenders]
+            refused = [one.scores(name) >= one.scorer.metadata.threshold for one in contenders]
             figures = [
                 one.figures(name, bins)
                 | {
@@ -141,7 +143,7 @@ def changed_decisions(labels: Labels, refused: list[npt.NDArray[np.bool_]]) -> l
     ]
 
 
-def decide(registry: Registry, verdict: Verdict, contender: "Contender", *, promoting: bool) -> None:
+def decide(registry: Registry, verdict: GateResult, contender: "Contender", *, promoting: bool) -> None:
     """Moves the alias if every check has passed; writes the refusal on the version if not."""
     if verdict.passed and not promoting:
         print(f"version {verdict.version} may be promoted: uv run 5.testing/performance.py --version {verdict.version}")
@@ -173,13 +175,13 @@ class Contender:
     def scores(self, side: str) -> npt.NDArray[np.float64]:
         """Probability of default of each held-out loan, from applicant fields."""
         if side not in self._scores:
-            pipeline = registered_form.load(self.folder)
+            pipeline = skops_model.load(self.folder)
             self._scores[side] = default_probability(pipeline, self.sides[side].applications)
         return self._scores[side]
 
     def figures(self, side: str, bins: int = 10) -> dict[str, float]:
         """All figures on the held-out loans."""
-        return measure(self.sides[side].labels, self.scores(side), self.scorer.facts.threshold, bins)
+        return measure(self.sides[side].labels, self.scores(side), self.scorer.metadata.threshold, bins)
 
     @property
     def split(self) -> Any:
@@ -198,7 +200,7 @@ def threshold_checks(contender: Contender, section: GateParams) -> tuple[Check, 
         return check(name, f"≥ {least:.3f}", measured)
 
     def loading() -> Measured:
-        verdict = read_verdict(contender.version, "loading")
+        verdict = read_gate_result(contender.version, "loading")
         passed = verdict is not None and verdict["passed"]
         return passed, "passed" if passed else "not passed"
 
@@ -212,7 +214,7 @@ def threshold_checks(contender: Contender, section: GateParams) -> tuple[Check, 
 
     def skill_over_logistic() -> Measured:
         train = params.load("train", TrainParams)
-        baseline = fit(logistic_baseline(train), *read_side(data("4.split", "train.parquet")))
+        baseline = fit(logistic_baseline(train), *read_split(data("4.split", "train.parquet")))
         test = contender.sides["test"]
         difference, (low, high) = auc_difference_interval(
             test.labels,
@@ -224,8 +226,8 @@ def threshold_checks(contender: Contender, section: GateParams) -> tuple[Check, 
         return difference >= section.min_auc_over_logistic, f"{difference:+.3f} ({low:+.3f} to {high:+.3f})"
 
     def leak() -> Measured:
-        names = contender.scorer.facts.features
-        features, labels = read_side(data("4.split", "test.parquet"), names)
+        names = contender.scorer.metadata.features
+        features, labels = read_split(data("4.split", "test.parquet"), names)
         name, auc = next(iter(single_feature_aucs(features, labels, names, section.seed).items()))
         return auc < section.leak_auc, f"{auc:.3f} ({name})"
 
@@ -256,9 +258,9 @@ def champion_checks(contender: Contender, champion: Contender, section: GatePara
     def champion_scores() -> Measured:
         # A champion from other feature code would be measured wrong, and lose for it.
         def score(rows: Any) -> npt.NDArray[np.float64]:
-            return default_probability(registered_form.load(champion.folder), as_frame(rows))
+            return default_probability(skops_model.load(champion.folder), as_frame(rows))
 
-        largest = largest_difference(champion.folder / GOLDEN_PATH, score)
+        largest = max_score_difference(champion.folder / REFERENCE_ROWS_PATH, score)
         return largest <= TOLERANCE, f"{largest:.1e}"
 
     def difference(side: str) -> tuple[float, float, float]:

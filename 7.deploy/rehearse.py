@@ -35,13 +35,13 @@ from rehearsal.programs import answers, call, process, wait_until
 from rich.console import Console
 from rich.table import Table
 
-from credit_risk.errors import CreditRiskError
-from credit_risk.files import replacing
-from credit_risk.machine import container_tool, free_port
-from credit_risk.paths import root
-from credit_risk.registry import CHALLENGER, CHAMPION, MODEL, Registry, Version
-from credit_risk.script import run
-from credit_risk.settings import Settings
+from credit_risk.core.entry_point import run
+from credit_risk.core.errors import ProjectError
+from credit_risk.core.files import replacing
+from credit_risk.core.host import container_tool, free_port
+from credit_risk.core.paths import root
+from credit_risk.core.settings import Settings
+from credit_risk.registry.client import CHALLENGER, CHAMPION, MODEL, Registry, Version
 
 CONNECTIONS = 20  # of the client that makes the load
 BASELINE_SECONDS, TAIL_SECONDS = 5, 2  # of load before and after what a scenario does
@@ -88,7 +88,7 @@ def main() -> None:
         with replacing(arguments.report) as temporary:
             temporary.write_text(report(results, arguments.rate), encoding="utf-8")
     if bad := [result.scenario for result in results if result.trouble]:
-        raise CreditRiskError(f"{', '.join(bad)}: not as it must be (the table tells what failed)")
+        raise ProjectError(f"{', '.join(bad)}: not as it must be (the table tells what failed)")
 
 
 def table(results: list[Result]) -> Table:
@@ -151,10 +151,10 @@ def find_programs() -> str:
     """The container tool that answers.
 
     Raises:
-        CreditRiskError: it, or another program, is missing; names the package.
+        ProjectError: it, or another program, is missing; names the package.
     """
     if missing := [package for program, package in PROGRAMS.items() if not shutil.which(program)]:
-        raise CreditRiskError(f"a program is missing: apt-get install {' '.join(missing)}")
+        raise ProjectError(f"a program is missing: apt-get install {' '.join(missing)}")
     return container_tool()
 
 
@@ -186,9 +186,9 @@ def registry_server(folder: Path) -> Iterator[Registry]:
         registry = Registry(Settings(mlflow_tracking_uri=uri))
         first = registry.version_of(CHALLENGER)
         if first is None:
-            raise CreditRiskError(trouble)
+            raise ProjectError(trouble)
         again(registry, first)
-        registry.point(CHAMPION, first.number)
+        registry.set_alias(CHAMPION, first.number)
         yield registry
 
 
@@ -221,7 +221,7 @@ class Rehearsal:
                 began = time.time()
                 try:
                     scenario.act(self)
-                except CreditRiskError as error:
+                except ProjectError as error:
                     trouble = str(error)
                 so_far = BASELINE_SECONDS + time.time() - began
                 time.sleep(max(TAIL_SECONDS, scenario.requests / self.rate - so_far))
@@ -287,7 +287,7 @@ def bad_release(rehearsal: Rehearsal) -> None:
         except BadReleaseError:
             if {server.image for server in rehearsal.fleet.servers} == {rehearsal.fleet.image}:
                 continue
-        raise CreditRiskError(f"the release {name} was not taken back")
+        raise ProjectError(f"the release {name} was not taken back")
 
 
 def kill(rehearsal: Rehearsal) -> None:
@@ -310,7 +310,7 @@ def scale(rehearsal: Rehearsal) -> None:
 def promote(rehearsal: Rehearsal) -> None:
     """Another version becomes champion, and the first one again; no server is started anew."""
     for version in ("2", "1"):
-        rehearsal.registry.point(CHAMPION, version)
+        rehearsal.registry.set_alias(CHAMPION, version)
         for server in rehearsal.fleet.servers:
             wait_until(partial(serves, server, version), f"{server.name} to serve version {version}")
 
@@ -332,7 +332,7 @@ def slow_clients(rehearsal: Rehearsal) -> None:
             connection.settimeout(10)
             slow.append(connection)
         if not all(b" 408 " in connection.recv(4096) for connection in slow):
-            raise CreditRiskError("the balancer did not cut off a slow client")
+            raise ProjectError("the balancer did not cut off a slow client")
 
 
 def no_drain(rehearsal: Rehearsal) -> None:

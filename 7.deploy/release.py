@@ -28,9 +28,9 @@ from rollout.codedeploy import CodeDeploy
 from rollout.refresh import Refresh
 from rollout.stack import NOT_THERE, Stack, Way, recall, remember
 
-from credit_risk.errors import CreditRiskError
-from credit_risk.paths import root
-from credit_risk.script import run
+from credit_risk.core.entry_point import run
+from credit_risk.core.errors import ProjectError
+from credit_risk.core.paths import root
 
 STRATEGIES = ("rolling", "blue-green", "instance-refresh")
 DIGEST_REF = re.compile(r"(?P<registry>[^/]+)/(?P<repository>[^@:]+)@(?P<digest>sha256:[0-9a-f]{64})")
@@ -67,7 +67,7 @@ def main() -> None:
             case "status":
                 print("\n".join(f"{name:<10} {value}" for name, value in status(stack).items()))
     except (BotoCoreError, ClientError) as error:
-        raise CreditRiskError(f"AWS: {' '.join(str(error).split())}") from error
+        raise ProjectError(f"AWS: {' '.join(str(error).split())}") from error
 
 
 def push(stack: Stack, image: str) -> str:
@@ -76,16 +76,16 @@ def push(stack: Stack, image: str) -> str:
     Tags never move, so what the repository has under this tag stays: a workflow may be run again.
 
     Raises:
-        CreditRiskError: the reference has no tag, or the push has failed.
+        ProjectError: the reference has no tag, or the push has failed.
     """
     parts = TAG_REF.fullmatch(image)
     if not parts:
-        raise CreditRiskError(f"{image} is not REPOSITORY:TAG")
+        raise ProjectError(f"{image} is not REPOSITORY:TAG")
     found = find_image(stack, parts["repository"], imageTag=parts["tag"])
     if not found:
         tool = os.environ.get("CONTAINER_TOOL", "docker")
         if subprocess.run([tool, "push", image], stdout=subprocess.DEVNULL, check=False).returncode:
-            raise CreditRiskError(f"{tool} can't push {image}, see above; is it built, and are you logged in?")
+            raise ProjectError(f"{tool} can't push {image}, see above; is it built, and are you logged in?")
         found = find_image(stack, parts["repository"], imageTag=parts["tag"])
     return f"{parts['registry']}/{parts['repository']}@{found}"
 
@@ -105,11 +105,11 @@ def deploy(stack: Stack, image: str, strategy: str | None, bake_seconds: float) 
     """Releases an image.
 
     Raises:
-        CreditRiskError: the image is not there or has failed; then the release before is back.
+        ProjectError: the image is not there or has failed; then the release before is back.
     """
     updates = stack.outputs["Updates"]
     if strategy not in {None, updates}:
-        raise CreditRiskError(f"{stack.name} is set up for {updates}; for {strategy}, update its parameter Updates")
+        raise ProjectError(f"{stack.name} is set up for {updates}; for {strategy}, update its parameter Updates")
     check_image(stack, image)
     key = upload(stack, image)
     print(f"{updates} release of {image}", flush=True)
@@ -120,15 +120,15 @@ def check_image(stack: Stack, image: str) -> None:
     """Nothing moves for an image that the servers could not pull.
 
     Raises:
-        CreditRiskError: it is not named by digest, or not in the stack's repository.
+        ProjectError: it is not named by digest, or not in the stack's repository.
     """
     parts = DIGEST_REF.fullmatch(image)
     if not parts:
-        raise CreditRiskError(f"{image} is not REPOSITORY@sha256:…; `push` prints the digest")
+        raise ProjectError(f"{image} is not REPOSITORY@sha256:…; `push` prints the digest")
     if parts["repository"] != stack.outputs["Repository"]:
-        raise CreditRiskError(f"the servers may pull from {stack.outputs['Repository']}, not {parts['repository']}")
+        raise ProjectError(f"the servers may pull from {stack.outputs['Repository']}, not {parts['repository']}")
     if not find_image(stack, parts["repository"], imageDigest=parts["digest"]):
-        raise CreditRiskError(f"{image} is not in its repository; push it first")
+        raise ProjectError(f"{image} is not in its repository; push it first")
 
 
 def upload(stack: Stack, image: str) -> str:
@@ -160,10 +160,10 @@ def release(stack: Stack, key: str, bake_seconds: float) -> None:
     """Rolls a release out, tries it, watches it, and remembers it; or undoes it.
 
     Raises:
-        CreditRiskError: it has failed, and how.
+        ProjectError: it has failed, and how.
     """
     if not os.environ.get("SMOKE_API_KEY"):
-        raise CreditRiskError("set SMOKE_API_KEY, a key that the API accepts; nothing is released that can't be tried")
+        raise ProjectError("set SMOKE_API_KEY, a key that the API accepts; nothing is released that can't be tried")
     way: Way = Refresh(stack, bake_seconds) if stack.outputs["Updates"] == "instance-refresh" else CodeDeploy(stack)
     way.start(key)
     try:
@@ -187,7 +187,7 @@ def smoke_test(url: str) -> None:
     """Asks the public address for a score, some times over, so that several servers answer.
 
     Raises:
-        CreditRiskError: one answer is wrong; says which.
+        ProjectError: one answer is wrong; says which.
     """
     example = (root() / "6.production" / "example.json").read_bytes()
     headers = {"content-type": "application/json", "x-api-key": os.environ["SMOKE_API_KEY"]}
@@ -196,23 +196,23 @@ def smoke_test(url: str) -> None:
             answer = requests.post(f"{url}/predict", data=example, headers=headers, timeout=ANSWER_SECONDS)
             probability = answer.json()["probability_of_default"] if answer.ok else None
         except (requests.RequestException, KeyError, TypeError) as error:
-            raise CreditRiskError(f"{url}/predict does not answer as it should: {error!r}") from error
+            raise ProjectError(f"{url}/predict does not answer as it should: {error!r}") from error
         if not isinstance(probability, float) or not 0 <= probability <= 1:
-            raise CreditRiskError(f"{url}/predict answers {answer.status_code} {answer.text[:200]}")
+            raise ProjectError(f"{url}/predict answers {answer.status_code} {answer.text[:200]}")
 
 
 def watch(stack: Stack, seconds: float) -> None:
     """Looks at the alarms for a while.
 
     Raises:
-        CreditRiskError: one has gone off.
+        ProjectError: one has gone off.
     """
     deadline = time.monotonic() + seconds
     while True:
         names = stack.outputs["Alarms"].split(",")
         found = stack.aws("cloudwatch").describe_alarms(AlarmNames=names)["MetricAlarms"]
         if ringing := [alarm["AlarmName"] for alarm in found if alarm["StateValue"] == "ALARM"]:
-            raise CreditRiskError(f"the alarm {' and '.join(ringing)} has gone off")
+            raise ProjectError(f"the alarm {' and '.join(ringing)} has gone off")
         if time.monotonic() >= deadline:
             return
         time.sleep(stack.poll_seconds)
@@ -222,7 +222,7 @@ def roll_back(stack: Stack, bake_seconds: float) -> None:
     """Goes back to the release before; a deployment under way is stopped.
 
     Raises:
-        CreditRiskError: there is none.
+        ProjectError: there is none.
     """
     before = recall(stack, "previous")
     if stack.outputs["Updates"] != "instance-refresh":
@@ -233,7 +233,7 @@ def roll_back(stack: Stack, bake_seconds: float) -> None:
             print("stopped; the release before serves again")
             return
     if not before:
-        raise CreditRiskError("there is no release before this one")
+        raise ProjectError("there is no release before this one")
     release(stack, before, bake_seconds)
 
 

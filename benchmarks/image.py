@@ -18,10 +18,10 @@ from typing import Any
 
 import requests
 
-from credit_risk.errors import CreditRiskError
-from credit_risk.files import replacing
-from credit_risk.machine import container_tool, free_port
-from credit_risk.script import run
+from credit_risk.core.entry_point import run
+from credit_risk.core.errors import ProjectError
+from credit_risk.core.files import replacing
+from credit_risk.core.host import container_tool, free_port
 
 RESULTS = Path(__file__).parent / "results" / "image.md"
 STARTS, READY_SECONDS = 7, 30
@@ -60,11 +60,11 @@ def size(tool: str, image: str) -> int:
     """Bytes of an image, unpacked.
 
     Raises:
-        CreditRiskError: there is no such image.
+        ProjectError: there is no such image.
     """
     done = subprocess.run([tool, "image", "inspect", image], capture_output=True, text=True, check=False)
     if done.returncode:
-        raise CreditRiskError(f"there is no image {image}; build it with 7.deploy/build_image.sh")
+        raise ProjectError(f"there is no image {image}; build it with 7.deploy/build_image.sh")
     found: Any = json.loads(done.stdout)[0]
     return int(found["Size"])
 
@@ -73,7 +73,7 @@ def start(tool: str, image: str) -> float:
     """Seconds from a container's start until it is ready; it is removed again.
 
     Raises:
-        CreditRiskError: it is not ready in time.
+        ProjectError: it is not ready in time.
     """
     port = free_port()
     name = f"image-benchmark-{port}"
@@ -87,7 +87,7 @@ def start(tool: str, image: str) -> float:
                 if requests.get(f"http://127.0.0.1:{port}/readyz", timeout=1).ok:
                     return time.perf_counter() - began
             time.sleep(0.01)
-        raise CreditRiskError(f"{image} is not ready after {READY_SECONDS} s")
+        raise ProjectError(f"{image} is not ready after {READY_SECONDS} s")
     finally:
         subprocess.run([tool, "rm", "--force", name], capture_output=True, check=False)
 

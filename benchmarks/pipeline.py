@@ -22,8 +22,8 @@ import numpy as np
 import pandas as pd
 import pyarrow as pa
 
-from credit_risk.files import replacing
-from credit_risk.paths import root
+from credit_risk.core.files import replacing
+from credit_risk.core.paths import root
 
 CHUNK = 250_000  # rows written at a time
 GIB = 1 << 30
@@ -78,7 +78,7 @@ def write_loans(path: Path, rows: int) -> None:
 def run_stage(script: Path, folder: Path, rows: int) -> Run:
     """Runs a stage as a process of its own; its time and the most memory it held."""
     environment = {name: value for name, value in os.environ.items() if not name.startswith("MLFLOW_")}
-    environment["CREDIT_RISK_ROOT"] = str(folder)
+    environment["PROJECT_ROOT"] = str(folder)
     start = time.monotonic()
     process = subprocess.Popen([sys.executable, script], env=environment, cwd=folder)
     _, status, usage = os.wait4(process.pid, 0)

@@ -24,15 +24,15 @@ from typing import Any
 
 import numpy as np
 
-from credit_risk import champion_cache
-from credit_risk.errors import CreditRiskError
-from credit_risk.files import replacing
-from credit_risk.holdout import as_records, read_holdout
-from credit_risk.machine import free_port
-from credit_risk.paths import root
-from credit_risk.reasons import PERMUTATIONS, log_odds
-from credit_risk.script import run
-from credit_risk.serving.champion import Answering
+from credit_risk.core.entry_point import run
+from credit_risk.core.errors import ProjectError
+from credit_risk.core.files import replacing
+from credit_risk.core.host import free_port
+from credit_risk.core.paths import root
+from credit_risk.data.splits import as_records, read_holdout
+from credit_risk.serving import model_cache
+from credit_risk.serving.active_model import LoadedModel
+from credit_risk.serving.explanations import PERMUTATIONS, log_odds
 
 BUDGET_MS = 2.0
 LOANS = 200  # held-out loans that are sent in turn
@@ -48,7 +48,7 @@ def main() -> None:
     loans = as_records(read_holdout("test").applications.head(LOANS))
     bodies = [json.dumps(loan).encode() for loan in loans]
     with tempfile.TemporaryDirectory() as folder, served(Path(folder)) as connection:
-        reasons = Answering(champion_cache.load(Path(folder))).reasons
+        reasons = LoadedModel(model_cache.load(Path(folder))).reasons
         rows = {
             "`POST /predict?explain=true`": timed(
                 lambda i: check(ask(connection, "/predict?explain=true", bodies[i])), count
@@ -67,14 +67,14 @@ def served(cache: Path) -> Iterator[http.client.HTTPConnection]:
     """A connection to a server of the champion, with a cache of its own.
 
     Raises:
-        CreditRiskError: there is no champion, or the server does not get ready.
+        ProjectError: there is no champion, or the server does not get ready.
     """
     environment = os.environ | {"MODEL_CACHE": str(cache)}
     fetched = subprocess.run(
-        [sys.executable, "6.production/keeper.py", "--once"], cwd=root(), env=environment, check=False
+        [sys.executable, "6.production/model_sync.py", "--once"], cwd=root(), env=environment, check=False
     )
     if fetched.returncode:
-        raise CreditRiskError("the champion can't be fetched; run `uv run main.py` first")
+        raise ProjectError("the champion can't be fetched; run `uv run main.py` first")
     port = free_port()
     server = subprocess.Popen(
         [sys.executable, "6.production/serve.py", "--host", "127.0.0.1", "--port", str(port)],
@@ -104,7 +104,7 @@ def ready(port: int) -> http.client.HTTPConnection:
         except OSError:
             pass
         time.sleep(0.1)
-    raise CreditRiskError(f"the server was not ready within {WAIT_SECONDS} s")
+    raise ProjectError(f"the server was not ready within {WAIT_SECONDS} s")
 
 
 def ask(connection: http.client.HTTPConnection, path: str, body: bytes) -> bytes:

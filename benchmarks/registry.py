@@ -29,14 +29,14 @@ import mlflow
 import mlflow.sklearn
 import numpy as np
 
+from credit_risk.core.files import replacing, sha256
+from credit_risk.core.host import free_port
+from credit_risk.core.paths import data, root
 from credit_risk.features import from_application
-from credit_risk.files import replacing, sha256
-from credit_risk.golden import TOLERANCE, largest_difference
-from credit_risk.machine import free_port
-from credit_risk.paths import data, root
-from credit_risk.preflight import preflight
-from credit_risk.registry import CHALLENGER, GOLDEN_PATH, ONNX_PATH, ONNX_SHA256, Registry
-from credit_risk.scorer import Scorer
+from credit_risk.formats.onnx_scorer import Scorer
+from credit_risk.formats.reference_rows import TOLERANCE, max_score_difference
+from credit_risk.registry.client import CHALLENGER, ONNX_PATH, ONNX_SHA256, REFERENCE_ROWS_PATH, Registry
+from credit_risk.registry.preflight import preflight
 
 REPOSITORY = root()
 STACK, REGISTER = REPOSITORY / "7.deploy" / "local_stack.py", "4.dvc_pipeline/7.register_model.py"
@@ -68,7 +68,7 @@ def working_copy() -> Iterator[Path]:
         for part in ("1.data", "4.dvc_pipeline", "src", "pyproject.toml", "uv.lock"):
             source = REPOSITORY / part
             shutil.copytree(source, folder / part) if source.is_dir() else shutil.copy(source, folder / part)
-        os.environ["CREDIT_RISK_ROOT"] = str(folder)
+        os.environ["PROJECT_ROOT"] = str(folder)
         yield folder
 
 
@@ -137,14 +137,14 @@ def register(folder: Path, number: int) -> None:
 
 
 def load_champion(registry: Registry) -> None:
-    """What a server does: resolves the alias, downloads, checks the digest and the golden rows."""
+    """What a server does: resolves the alias, downloads, checks the digest and the reference rows."""
     version = registry.version_of(CHALLENGER)
     assert version
-    onnx, golden = (registry.download(version.number, path) for path in (ONNX_PATH, GOLDEN_PATH))
+    onnx, reference_rows = (registry.download(version.number, path) for path in (ONNX_PATH, REFERENCE_ROWS_PATH))
     assert sha256(onnx) == version.tags[ONNX_SHA256]
     scorer = Scorer.load(onnx)
-    difference = largest_difference(
-        golden, lambda rows: np.concatenate([scorer.score(from_application(row)) for row in rows])
+    difference = max_score_difference(
+        reference_rows, lambda rows: np.concatenate([scorer.score(from_application(row)) for row in rows])
     )
     assert difference <= TOLERANCE
 

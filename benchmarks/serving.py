@@ -60,14 +60,14 @@ from serving_parts.servers import (
     wait_for_keeper,
 )
 
-from credit_risk import registered_form
-from credit_risk.errors import CreditRiskError
-from credit_risk.files import replacing
-from credit_risk.holdout import as_records, read_holdout
+from credit_risk.core.entry_point import run
+from credit_risk.core.errors import ProjectError
+from credit_risk.core.files import replacing
+from credit_risk.core.paths import relative
+from credit_risk.data.splits import as_records, read_holdout
+from credit_risk.formats import skops_model
 from credit_risk.model import default_probability
-from credit_risk.paths import relative
-from credit_risk.registry import CHAMPION, Registry
-from credit_risk.script import run
+from credit_risk.registry.client import CHAMPION, Registry
 
 ROUNDS, SECONDS = 5, 3  # passes over all servers; length of each measurement
 QUICK_SECONDS = WARM_UP_SECONDS = 1
@@ -85,7 +85,7 @@ def main() -> None:
     parser.add_argument("--only", nargs="+", choices=names, default=names, metavar="NAME", help="; ".join(names))
     arguments = parser.parse_args()
     if not shutil.which("wrk"):
-        raise CreditRiskError("the load generator wrk is missing; install it (Debian: apt-get install wrk)")
+        raise ProjectError("the load generator wrk is missing; install it (Debian: apt-get install wrk)")
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # as Ctrl-C: the servers are ended first
     peers = [peer for peer in PEERS if peer.name in {THIS, *arguments.only}]
     rounds, seconds = (1, QUICK_SECONDS) if arguments.quick else (ROUNDS, SECONDS)
@@ -102,7 +102,7 @@ def main() -> None:
                 say(f"round {number + 1} of {rounds}: {peer.name}")
                 try:
                     measure(peer, bench, seconds, measured[peer.name])
-                except CreditRiskError as error:
+                except ProjectError as error:
                     if not measured[peer.name].loads:
                         raise
                     say(f"left out of this round: {error}")  # what the other rounds have shown still counts
@@ -144,15 +144,15 @@ def prepare(scratch: Path) -> Bench:
     if sys.platform == "linux":
         usable = sorted(os.sched_getaffinity(0))
         if len(usable) < 2:  # noqa: PLR2004 (one for the servers, one for the load)
-            raise CreditRiskError("this benchmark needs two cores: one for the servers, one for the load generator")
+            raise ProjectError("this benchmark needs two cores: one for the servers, one for the load generator")
         cores = (usable[-1], usable[0])
     known = Registry()
     champion = known.version_of(CHAMPION)
     if champion is None:
-        raise CreditRiskError(f"{known.address} has no champion yet; run `uv run main.py` first")
+        raise ProjectError(f"{known.address} has no champion yet; run `uv run main.py` first")
     model = known.download(champion.number, into=scratch / "model")
     frame = read_holdout("test").applications.head(LOANS)
-    expected = default_probability(registered_form.load(model), frame)
+    expected = default_probability(skops_model.load(model), frame)
     return Bench(model, champion.number, scratch, as_records(frame), expected, cores)
 
 
@@ -199,7 +199,7 @@ def measure(peer: Peer, bench: Bench, seconds: int, measured: Measured) -> None:
             enough = math.ceil(ANSWERS * connections / max(rate, 1))
             loads.append(load(server, requests, bench, max(seconds, min(enough, LONGEST_SECONDS)), connections))
             if not loads[-1].per_second:
-                raise CreditRiskError(f"{peer.name} answers nothing at {named(connections)}; is the machine busy?")
+                raise ProjectError(f"{peer.name} answers nothing at {named(connections)}; is the machine busy?")
         measured.loads += loads
         whole, keeper = memory_mb(server.pid)
         measured.ready.append(server.ready)
@@ -217,17 +217,17 @@ def check(peer: Peer, bodies: list[bytes], bench: Bench, server: Server) -> floa
     Sixteen requests at a time: a server that batches must not mix them up.
 
     Raises:
-        CreditRiskError: it is more than TOLERANCE.
+        ProjectError: it is more than TOLERANCE.
     """
     with ThreadPoolExecutor(16) as pool:
         answers = list(pool.map(lambda body: server.client.post(peer.path, content=body), bodies))
     refused = [answer for answer in answers if answer.status_code != OK]
     if refused:
-        raise CreditRiskError(f"{peer.name} refuses a loan: {refused[0].status_code} {refused[0].text[:200]}")
+        raise ProjectError(f"{peer.name} refuses a loan: {refused[0].status_code} {refused[0].text[:200]}")
     scores = [peer.probability(answer.json()) for answer in answers if peer.probability]
     difference = float(np.abs(np.array(scores) - bench.expected).max())
     if not difference <= TOLERANCE:
-        raise CreditRiskError(f"{peer.name} is {difference:.1e} off the registered model's probabilities")
+        raise ProjectError(f"{peer.name} is {difference:.1e} off the registered model's probabilities")
     return difference
 
 
@@ -244,7 +244,7 @@ def load(server: Server, requests: Requests, bench: Bench, seconds: int, connect
         done = subprocess.run(command, capture_output=True, text=True, check=False)
     after = resource.getrusage(resource.RUSAGE_CHILDREN)
     if done.returncode:
-        raise CreditRiskError(f"wrk failed: {' '.join((done.stderr or done.stdout).split())[:300]}")
+        raise ProjectError(f"wrk failed: {' '.join((done.stderr or done.stdout).split())[:300]}")
     seen = json.loads(done.stdout.splitlines()[-1])
     lasted = seen["microseconds"] / 1e6
     used = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime

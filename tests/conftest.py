@@ -102,7 +102,7 @@ def inside(monkeypatch: pytest.MonkeyPatch) -> Callable[[Project], None]:
     def enter(project: Project) -> None:
         for name in [name for name in os.environ if name.startswith(("MLFLOW_", "AWS_"))]:
             monkeypatch.delenv(name)
-        monkeypatch.setenv("CREDIT_RISK_ROOT", str(project.root))
+        monkeypatch.setenv("PROJECT_ROOT", str(project.root))
         monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{project.path('3.experiments', 'mlflow.db')}")
 
     return enter

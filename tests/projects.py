@@ -47,7 +47,7 @@ class Project:
     @property
     def environment(self) -> dict[str, str]:
         keep = {name: value for name, value in os.environ.items() if not name.startswith("MLFLOW_")}
-        return keep | {"CREDIT_RISK_ROOT": str(self.root), "COLUMNS": "160"}
+        return keep | {"PROJECT_ROOT": str(self.root), "COLUMNS": "160"}
 
     def path(self, *parts: str) -> Path:
         return self.root.joinpath(*parts)

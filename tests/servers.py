@@ -16,8 +16,8 @@ import psutil
 from projects import Project, script, wait_until
 
 from credit_risk.contract import FIELDS
-from credit_risk.machine import free_port
-from credit_risk.settings import Settings
+from credit_risk.core.host import free_port
+from credit_risk.core.settings import Settings
 
 EXAMPLE: dict[str, Any] = {field.name: field.example for field in FIELDS}
 KEY = "a key of the tests"
@@ -48,7 +48,7 @@ def running(project: Project, *command: str, **environment: str) -> Iterator[Ser
     """
     with tempfile.TemporaryDirectory() as folder, (Path(folder) / "log").open("w+") as log:
         port = free_port()
-        defaults = {"MODEL_CACHE": f"{folder}/cache", "DRAIN_SECONDS": "0", "KEEPER_SECONDS": "0.5"}
+        defaults = {"MODEL_CACHE": f"{folder}/cache", "DRAIN_SECONDS": "0", "MODEL_SYNC_SECONDS": "0.5"}
         process = psutil.Popen(
             [*project.command(*command), "--port", str(port)],
             cwd=project.root,
@@ -84,11 +84,11 @@ def wait_for_version(client: httpx.Client, version: str, seconds: float = 30) ->
 
 def fetch(project: Project, cache: Path, **environment: str) -> "subprocess.CompletedProcess[str]":
     """Lets the keeper look once, as a process."""
-    return project.run("6.production/keeper.py", "--once", check=False, MODEL_CACHE=str(cache), **environment)
+    return project.run("6.production/model_sync.py", "--once", check=False, MODEL_CACHE=str(cache), **environment)
 
 
 def look(project: Project, cache: Path) -> str:
     """Lets the keeper look once, in this process; returns what it says."""
     uri = f"sqlite:///{project.path('3.experiments', 'mlflow.db')}"
-    keeper = script(project, "6.production/keeper.py")["Keeper"]
+    keeper = script(project, "6.production/model_sync.py")["ModelSync"]
     return str(keeper(Settings(mlflow_tracking_uri=uri, model_cache=cache)).follow())

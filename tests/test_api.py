@@ -17,11 +17,11 @@ from hypothesis import strategies as st
 from projects import Project, wait_until
 from servers import EXAMPLE, KEY, KEYS, LONE, SERVE, Server, running, wait_until_ready
 
-from credit_risk import registered_form
 from credit_risk.contract import FIELDS, Choice
-from credit_risk.holdout import as_frame, as_records, read_holdout
+from credit_risk.data.splits import as_frame, as_records, read_holdout
+from credit_risk.formats import skops_model
 from credit_risk.model import default_probability
-from credit_risk.registry import Registry
+from credit_risk.registry.client import Registry
 
 JSON, NDJSON = {"content-type": "application/json"}, {"content-type": "application/x-ndjson"}
 LIMITS = {"MAX_BODY_BYTES": "4096", "MAX_BATCH_BYTES": "2000000", "MAX_BATCH_ROWS": "2500", "MAX_STREAM_ROWS": "3000"}
@@ -97,9 +97,9 @@ def applications() -> st.SearchStrategy[dict[str, Any]]:
 def registered(finished: Project) -> Any:
     """The registered scikit-learn form."""
     uri = f"sqlite:///{finished.path('3.experiments', 'mlflow.db')}"
-    from credit_risk.settings import Settings
+    from credit_risk.core.settings import Settings
 
-    return registered_form.load(Registry(Settings(mlflow_tracking_uri=uri)).download("1"))
+    return skops_model.load(Registry(Settings(mlflow_tracking_uri=uri)).download("1"))
 
 
 @hypothesis_settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])

@@ -20,7 +20,7 @@ import yaml
 from clouds import ACCOUNT, AWS, NAMES, cloud, only, resources, template, tool
 from projects import REPOSITORY
 
-from credit_risk.serving.gateway import HEALTH
+from credit_risk.serving.middleware import HEALTH
 
 EVERYWHERE = {"0.0.0.0/0", "::/0"}
 HOOKS = AWS / "hooks"

@@ -16,7 +16,7 @@ from clouds import AWS, only, tool
 from projects import REPOSITORY, Project, script, wait_until
 from stacks import Stack, free_port
 
-from credit_risk.registry import EXPERIMENT, MODEL
+from credit_risk.registry.client import EXPERIMENT, MODEL
 
 FOLDER = AWS / "mlflow"
 PASSWORDS = {user: f"the password of {user} in a test" for user in ("admin", "pipeline", "service")}

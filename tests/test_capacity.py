@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from planning import costs, scaling
 from projects import REPOSITORY, Project, script
 
-from credit_risk.errors import CreditRiskError
+from credit_risk.core.errors import ProjectError
 
 plan = SimpleNamespace(**script(Project(REPOSITORY), "7.deploy/capacity.py"))
 CATALOG = yaml.safe_load((REPOSITORY / "7.deploy" / "prices.yaml").read_text())
@@ -146,7 +146,7 @@ def test_requests_are_conserved(rates: list[float], minimum: int, more: int) -> 
 
 @pytest.mark.parametrize("offered", [[], [-1.0], [float("nan")]])
 def test_a_load_that_is_none_is_refused(offered: list[float]) -> None:
-    with pytest.raises(CreditRiskError, match="none below zero"):
+    with pytest.raises(ProjectError, match="none below zero"):
         scaling.simulate(np.array(offered), policy())
 
 
@@ -155,7 +155,7 @@ def test_a_load_that_is_none_is_refused(offered: list[float]) -> None:
     [({"target": 0}, "target"), ({"target": 101}, "target"), ({"minimum": 0}, "minimum"), ({"minimum": 11}, "minimum")],
 )
 def test_a_policy_that_can_not_be_is_refused(changes: dict[str, Any], what: str) -> None:
-    with pytest.raises(CreditRiskError, match=what):
+    with pytest.raises(ProjectError, match=what):
         policy(**changes)
 
 
@@ -164,9 +164,9 @@ def test_the_measured_core_is_read_from_the_benchmark() -> None:
     requests = f"## Requests a second\n\n{head}| other | 1 | 2 |\n| this API | 10 | 1,234 |\n"
     latency = f"\n## Latency: median / 99th percentile, ms\n\n{head}| this API | 0.1 / 0.2 | 1.13 / 2.20 |\n"
     assert plan.measured_core(requests + latency) == plan.Core(1234, 2.2)
-    with pytest.raises(CreditRiskError, match="no row 'this API' with 16 connections below 'Latency"):
+    with pytest.raises(ProjectError, match="no row 'this API' with 16 connections below 'Latency"):
         plan.measured_core(requests)
-    with pytest.raises(CreditRiskError, match="below 'Requests"):
+    with pytest.raises(ProjectError, match="below 'Requests"):
         plan.measured_core(
             latency.replace("16 connections", "8 connections") + requests.replace("this API", "that API")
         )
@@ -174,7 +174,7 @@ def test_the_measured_core_is_read_from_the_benchmark() -> None:
 
 def test_the_measured_registry_is_read_from_the_benchmark() -> None:
     assert plan.measured_registry("The server says who is champion 120 times a second, asked by 8") == 120
-    with pytest.raises(CreditRiskError, match=r"run benchmarks/registry\.py"):
+    with pytest.raises(ProjectError, match=r"run benchmarks/registry\.py"):
         plan.measured_registry("| preflight | 0.09 | 0.09 |")
 
 

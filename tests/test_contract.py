@@ -20,11 +20,11 @@ from credit_risk.contract import (
     check_fields,
     refusal,
 )
-from credit_risk.errors import CreditRiskError
-from credit_risk.frames import check_columns, failures
-from credit_risk.holdout import as_frame
-from credit_risk.request import LoanApplication, explain
-from credit_risk.signature import contract_signature
+from credit_risk.core.errors import ProjectError
+from credit_risk.data.splits import as_frame
+from credit_risk.data.validation import check_columns, failures
+from credit_risk.registry.signature import contract_signature
+from credit_risk.serving.request_model import LoanApplication, explain
 
 EXAMPLE: dict[str, Any] = {field.name: field.example for field in FIELDS}
 
@@ -38,7 +38,7 @@ def frame_verdict(row: dict[str, Any]) -> str | None:
             frame[field.name] = frame[field.name].astype("float64")
     try:
         broken = failures(frame)
-    except CreditRiskError as error:
+    except ProjectError as error:
         return str(error).removeprefix("column ").replace("'", "").partition(", but holds")[0]
     return broken.iloc[0] if len(broken) else None
 
@@ -153,27 +153,27 @@ def test_columns_unknown_at_approval_are_refused_by_name(raw: str) -> None:
         expected = f"is unknown at approval: {UNKNOWN_AT_APPROVAL[raw]}"
         assert refusal(name) == expected
         assert request_verdicts(EXAMPLE | {name: 60}) == [f"{name} {expected}"]
-        with pytest.raises(CreditRiskError, match=f"column '{name}' is unknown at approval"):
+        with pytest.raises(ProjectError, match=f"column '{name}' is unknown at approval"):
             check_columns([*FIELD_NAMES, name])
         field = Number("months", "months", 0, 600, True, True, name, "", 60)
-        with pytest.raises(CreditRiskError, match=f"reads column '{name}', which is unknown at approval"):
+        with pytest.raises(ProjectError, match=f"reads column '{name}', which is unknown at approval"):
             check_fields([*FIELDS, field])
 
 
 @pytest.mark.parametrize("raw", [*IDENTITY, *CALENDAR])
 def test_identities_and_the_calendar_are_no_fields(raw: str) -> None:
-    with pytest.raises(CreditRiskError, match="an identity or the calendar"):
+    with pytest.raises(ProjectError, match="an identity or the calendar"):
         check_fields([*FIELDS, Choice("bad", ("a",), True, raw, "", "a")])
 
 
 def test_a_field_may_not_stand_twice() -> None:
-    with pytest.raises(CreditRiskError, match="field 'naics' is declared twice"):
+    with pytest.raises(ProjectError, match="field 'naics' is declared twice"):
         check_fields([*FIELDS, FIELDS[2]])
 
 
 def test_missing_and_unknown_columns_are_named() -> None:
     columns = [name for name in FIELD_NAMES if name != "state"]
-    with pytest.raises(CreditRiskError, match=r"column 'mood' is not in the contract; column 'state' is missing"):
+    with pytest.raises(ProjectError, match=r"column 'mood' is not in the contract; column 'state' is missing"):
         check_columns([*columns, "mood"])
 
 

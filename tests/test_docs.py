@@ -8,7 +8,7 @@ import pytest
 import yaml
 from projects import REPOSITORY
 
-from credit_risk.settings import Settings
+from credit_risk.core.settings import Settings
 
 README = (REPOSITORY / "readme.md").read_text()
 ROOMS = sorted(path.name for path in REPOSITORY.glob("[1-7].*") if path.is_dir())

@@ -15,12 +15,12 @@ from projects import Project, run_script
 from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import brier_score_loss, roc_auc_score, roc_curve
 
-from credit_risk import evidence, findings, scorecard
-from credit_risk.attribution import attribution, uncalibrated
 from credit_risk.contract import STATES
+from credit_risk.evaluation.metrics import auc_interval, expected_calibration_error
 from credit_risk.features import CATEGORICAL, FEATURE_NAMES
-from credit_risk.metrics import auc_interval, expected_calibration_error
-from credit_risk.model import TrainParams, default_probability, fit, logistic_baseline, read_side
+from credit_risk.model import TrainParams, default_probability, fit, logistic_baseline, read_split
+from credit_risk.report import contents, scorecard, tables
+from credit_risk.report.shap_values import attribution, uncalibrated
 
 EVALUATE = "4.dvc_pipeline/6.evaluate_model.py"
 TRAIN = "4.dvc_pipeline/5.train_model.py"
@@ -36,7 +36,7 @@ def calibrated(rows: int, seed: int = 0) -> tuple[Any, Any]:
 def test_intervals_hold_the_figures_and_agree_with_the_gates() -> None:
     labels, scores = calibrated(2_000)
     scores = scores.round(2)  # equal scores
-    found = evidence.intervals(labels, scores, 10, 400, seed=3)
+    found = tables.intervals(labels, scores, 10, 400, seed=3)
     assert found["roc_auc"] == pytest.approx(auc_interval(labels, scores, 400, 3), abs=1e-12)
     false_positive, true_positive, _ = roc_curve(labels, scores)
     figures = {
@@ -54,17 +54,17 @@ def test_intervals_hold_the_figures_and_agree_with_the_gates() -> None:
 
 
 def test_auc_error_is_that_of_many_samples() -> None:
-    samples = [evidence.auc_error(*calibrated(800, seed)) for seed in range(300)]
+    samples = [tables.auc_error(*calibrated(800, seed)) for seed in range(300)]
     aucs, errors = np.array(samples).T
     labels, scores = calibrated(800, 5)
-    assert evidence.auc_error(labels, scores)[0] == pytest.approx(roc_auc_score(labels, scores))
+    assert tables.auc_error(labels, scores)[0] == pytest.approx(roc_auc_score(labels, scores))
     assert errors.mean() == pytest.approx(aucs.std(), rel=0.12)
 
 
 def test_deciles_by_hand() -> None:
     labels = np.array([1, 1, 1, 0, 0, 1, 0, 0, 0, 0] * 2, np.int8)
     scores = np.tile(np.linspace(0.9, 0.0, 10), 2)
-    table = evidence.deciles(labels, scores)
+    table = tables.deciles(labels, scores)
     assert table["loans"].tolist() == [2] * 10
     assert table["default_rate"].tolist() == [1, 1, 1, 0, 0, 1, 0, 0, 0, 0]
     assert table["caught"].tolist() == pytest.approx([0.25, 0.5, 0.75, 0.75, 0.75, 1, 1, 1, 1, 1])
@@ -75,7 +75,7 @@ def test_deciles_by_hand() -> None:
 
 def test_costs_by_hand() -> None:
     labels, scores = np.array([0, 1, 0, 1], np.int8), np.array([0.1, 0.2, 0.3, 0.4])
-    costs = evidence.mean_costs(labels, scores, np.array([0.0, 0.15, 0.2, 0.35, 1.0]), approval=5.0, refusal=1.0)
+    costs = tables.mean_costs(labels, scores, np.array([0.0, 0.15, 0.2, 0.35, 1.0]), approval=5.0, refusal=1.0)
     # All refused; one paid refused; the same, as 0.2 is refused at 0.2; one default approved; all approved.
     assert costs.tolist() == [0.5, 0.25, 0.25, 1.25, 2.5]
 
@@ -85,7 +85,7 @@ def test_costs_are_those_by_which_stage_5_chooses(finished: Project) -> None:
     table = pq.read_table(finished.path("1.data", "5.model", "out_of_fold.parquet")).to_pandas()
     labels, scores = table["default"].to_numpy(), table["score"].to_numpy()
     at = np.append(training["threshold"], np.linspace(0, 1, 400))
-    costs = evidence.mean_costs(labels, scores, at, 5.0, 1.0)
+    costs = tables.mean_costs(labels, scores, at, 5.0, 1.0)
     assert costs[0] == pytest.approx(training["out_of_fold_cost"])
     assert costs.min() == pytest.approx(costs[0])
 
@@ -93,14 +93,14 @@ def test_costs_are_those_by_which_stage_5_chooses(finished: Project) -> None:
 def test_stability_of_the_same_is_nothing_and_of_another_population_much() -> None:
     rng = np.random.default_rng(0)
     train, test = rng.normal(size=(2, 20_000))
-    assert evidence.stability(train, test, categorical=False) < 0.01
-    assert evidence.stability(train, test + 1, categorical=False) > 0.25
+    assert tables.stability(train, test, categorical=False) < 0.01
+    assert tables.stability(train, test + 1, categorical=False) > 0.25
     missing = np.where(rng.random(20_000) < 0.5, np.nan, test)
-    assert evidence.stability(train, missing, categorical=False) > 0.25
+    assert tables.stability(train, missing, categorical=False) > 0.25
     codes = np.array([0.0] * 80 + [1.0] * 20)
     other = np.array([0.0] * 50 + [1.0] * 50)
     by_hand = (0.5 - 0.8) * np.log(0.5 / 0.8) + (0.5 - 0.2) * np.log(0.5 / 0.2)
-    assert evidence.stability(codes, other, categorical=True) == pytest.approx(by_hand)
+    assert tables.stability(codes, other, categorical=True) == pytest.approx(by_hand)
 
 
 def test_slices_mark_what_is_worse_and_nothing_else() -> None:
@@ -111,7 +111,7 @@ def test_slices_mark_what_is_worse_and_nothing_else() -> None:
     noise = groups == "noise"
     shuffled[noise] = rng.permutation(scores[noise])
     shuffled[groups == "understated"] *= 0.7  # the order stays
-    table = evidence.slices(labels, shuffled, {"kind": groups}, 200, 20).set_index("group")
+    table = tables.slices(labels, shuffled, {"kind": groups}, 200, 20).set_index("group")
     assert table["ranks_worse"].to_dict() == {"good": False, "noise": True, "understated": False}
     assert table["understated"].to_dict() == {"good": False, "noise": False, "understated": True}
     assert (table["roc_auc_low"] < table["roc_auc"]).all()
@@ -123,7 +123,7 @@ def test_slices_of_chance_are_rarely_marked_and_small_ones_are_put_together() ->
     for seed in range(40):
         labels, scores = calibrated(4_000, seed)
         groups = np.where(np.arange(4_000) < 50, "tiny", np.where(np.arange(4_000) % 2 == 0, "even", "odd"))
-        table = evidence.slices(labels, scores, {"kind": groups}, 100, 5)
+        table = tables.slices(labels, scores, {"kind": groups}, 100, 5)
         assert set(table["group"]) == {"even", "odd", "all others"}
         marked += bool(table["ranks_worse"].any())
     assert marked <= 6  # 5 % of 40 are 2
@@ -133,7 +133,7 @@ def test_a_slice_beside_loans_that_never_default_is_measured_and_not_compared() 
     labels, scores = calibrated(2_000)
     groups = np.where(np.arange(2_000) < 500, "whole", "in part").astype(object)
     labels[:500] = 0
-    (row,) = evidence.slices(labels, scores, {"guaranteed": groups}, 100, 5).to_dict("records")
+    (row,) = tables.slices(labels, scores, {"guaranteed": groups}, 100, 5).to_dict("records")
     assert row["group"] == "in part"
     assert row["roc_auc"] == pytest.approx(roc_auc_score(labels[500:], scores[500:]))
     assert not row["ranks_worse"]
@@ -146,13 +146,13 @@ def test_dependence_and_promise_of_a_known_function() -> None:
     def predict(rows: Any) -> Any:
         return 0.1 + 0.5 * rows[:, 0] + 0.1 * rows[:, 1]
 
-    curve = evidence.partial_dependence(predict, features, 0, categorical=False)
+    curve = tables.partial_dependence(predict, features, 0, categorical=False)
     assert np.polyfit(curve["x"], curve["y"], 1)[0] == pytest.approx(0.5, abs=1e-3)
     codes = np.array([[0.0, 0.0], [1.0, 0.0], [-1.0, 0.0]] * 10, np.float32)
-    by_code = evidence.partial_dependence(predict, codes, 0, categorical=True)
+    by_code = tables.partial_dependence(predict, codes, 0, categorical=True)
     assert by_code["x"].tolist() == [0, 1]  # missing is no value that one could have
     assert by_code["y"].tolist() == pytest.approx([0.1, 0.6])
-    kept = evidence.promise(np.array([0.5, 0.5, 0.5, 0.5]), np.array([0.4, 0.5, 0.5, 0.7]))
+    kept = tables.promise(np.array([0.5, 0.5, 0.5, 0.5]), np.array([0.4, 0.5, 0.5, 0.7]))
     assert kept == pytest.approx({"mean_change": 0.025, "fall": 0.25, "stay": 0.5, "rise": 0.25, "largest_rise": 0.2})
 
 
@@ -242,10 +242,10 @@ def test_before_and_after_calibration_are_the_same_ranking(project: Project, ins
     model = joblib.load(project.path("1.data", "5.model", "model.joblib"))
     sides = {}
     for name in ("test", "out_of_time"):
-        features, labels = read_side(project.path("1.data", "4.split", f"{name}.parquet"))
+        features, labels = read_split(project.path("1.data", "4.split", f"{name}.parquet"))
         scores = default_probability(model, features)
-        sides[name] = findings.Side(features, labels, scores, np.arange(len(labels)))
-    before, after = findings.sigmoid(model, sides)
+        sides[name] = contents.Side(features, labels, scores, np.arange(len(labels)))
+    before, after = contents.sigmoid(model, sides)
     for name, side in sides.items():
         assert np.array_equal(after[name], side.scores)
         assert not np.allclose(before[name], after[name], atol=1e-3)
@@ -259,7 +259,7 @@ def test_shap_values_add_up_to_the_margin(finished: Project) -> None:
     train = TrainParams.model_validate(
         yaml.safe_load(finished.path("4.dvc_pipeline", "params.yaml").read_text())["train"]
     )
-    features, labels = read_side(finished.path("1.data", "4.split", "train.parquet"))
+    features, labels = read_split(finished.path("1.data", "4.split", "train.parquet"))
     for calibration in ("none", "sigmoid"):
         model = fit(train.model_copy(update={"calibration": calibration}), features, labels)
         found = attribution(model, features[:50])
@@ -278,7 +278,7 @@ def test_shap_values_of_a_forest_are_of_the_default_class_and_of_a_sum_there_are
         yaml.safe_load(finished.path("4.dvc_pipeline", "params.yaml").read_text())["train"]
     )
     train.random_forest["n_estimators"] = 10
-    features, labels = read_side(finished.path("1.data", "4.split", "train.parquet"))
+    features, labels = read_split(finished.path("1.data", "4.split", "train.parquet"))
     forest = fit(train.model_copy(update={"model": "random_forest"}), features, labels)
     found = attribution(forest, features[:20])
     assert found is not None
@@ -365,12 +365,12 @@ def test_groups_are_written_for_people(written: Any, read: str) -> None:
 
 
 def test_the_scorecard_is_fitted_on_train_alone_and_shown_beside_the_model(finished: Project) -> None:
-    features, labels = read_side(finished.path("1.data", "4.split", "train.parquet"))
+    features, labels = read_split(finished.path("1.data", "4.split", "train.parquet"))
     seed = yaml.safe_load(finished.path("4.dvc_pipeline", "params.yaml").read_text())["train"]["seed"]
     card = scorecard.fit_scorecard(scorecard.bin_features(features, labels, seed), features, labels, seed)
     text = " ".join(finished.path("1.data", "6.reports", "report.html").read_text().split())
     for side, where in (("test", "on the test"), ("out_of_time", "out of time")):
-        held_out, outcomes = read_side(finished.path("1.data", "4.split", f"{side}.parquet"))
+        held_out, outcomes = read_split(finished.path("1.data", "4.split", f"{side}.parquet"))
         auc = roc_auc_score(outcomes, -scorecard.points(card, held_out))
         assert f"<b>{auc:.3f}</b> {where}" in text
     assert f"Every loan starts with {int(card.intercept_)} points" in text
@@ -378,9 +378,9 @@ def test_the_scorecard_is_fitted_on_train_alone_and_shown_beside_the_model(finis
 
 def test_the_report_says_what_another_threshold_would_have_cost(finished: Project) -> None:
     curve = pd.DataFrame({"threshold": [0.0, 0.1, 0.2, 0.3], "cost": [0.5, 0.402, 0.4, 0.6]})
-    assert findings.cheapest(curve) == {"threshold": 0.2, "cost": 0.4}
+    assert contents.cheapest(curve) == {"threshold": 0.2, "cost": 0.4}
     curve["cost"] = [0.4, 0.402, 0.5, 0.6]
-    assert findings.cheapest(curve) == {"threshold": 0.1, "cost": 0.402}  # the mildest of those within 1 %
+    assert contents.cheapest(curve) == {"threshold": 0.1, "cost": 0.402}  # the mildest of those within 1 %
     text = " ".join(finished.path("1.data", "6.reports", "report.html").read_text().split())
     assert re.search(r"Out of time it costs \d\.\d{3}, and refusing from 0\.\d\d on would have cost \d\.\d{3}", text)
 
@@ -389,10 +389,10 @@ def test_the_quick_form_of_a_model_scores_the_same(finished: Project) -> None:
     train = TrainParams.model_validate(
         yaml.safe_load(finished.path("4.dvc_pipeline", "params.yaml").read_text())["train"]
     )
-    features, labels = read_side(finished.path("1.data", "4.split", "train.parquet"))
+    features, labels = read_split(finished.path("1.data", "4.split", "train.parquet"))
     model = fit(train, features, labels)
     assert not model["select"].get_support().all()
-    quick = findings.quick(model)
+    quick = contents.quick(model)
     assert np.array_equal(default_probability(quick, features), default_probability(model, features))
 
 

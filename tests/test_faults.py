@@ -8,9 +8,9 @@ import pytest
 from projects import Project, run_script
 from stacks import Stack, free_port, onnx_object, put
 
-from credit_risk.gates import EXIT_REFUSED
-from credit_risk.promotion import history
-from credit_risk.registry import CHALLENGER, CHAMPION, Registry
+from credit_risk.registry.client import CHALLENGER, CHAMPION, Registry
+from credit_risk.registry.gate_results import EXIT_REJECTED
+from credit_risk.registry.promotion import history
 
 pytestmark = [pytest.mark.stack, pytest.mark.timeout(300)]
 REGISTER, LOADING, PERFORMANCE = (
@@ -107,9 +107,9 @@ def test_a_damaged_artifact_is_refused_by_its_digest(at_work: Project, stack: St
     for bad in (altered, truncated):
         assert bad != good
         put(key, bad)
-        assert run_script(at_work, LOADING) == EXIT_REFUSED
+        assert run_script(at_work, LOADING) == EXIT_REJECTED
         assert "digest" in history(registry)[-1].why
-    assert run_script(at_work, PERFORMANCE) == EXIT_REFUSED
+    assert run_script(at_work, PERFORMANCE) == EXIT_REJECTED
     assert registry.version_of(CHAMPION) is None
 
     put(key, good)

@@ -11,6 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from credit_risk.contract import FIELDS, SECTORS, STATES, Choice
+from credit_risk.data.splits import as_frame
 from credit_risk.features import (
     FEATURE_NAMES,
     FEATURES,
@@ -20,8 +21,7 @@ from credit_risk.features import (
     from_applications,
     from_columns,
 )
-from credit_risk.holdout import as_frame
-from credit_risk.request import parse_many
+from credit_risk.serving.request_model import parse_many
 
 EXAMPLE: dict[str, Any] = {field.name: field.example for field in FIELDS}
 

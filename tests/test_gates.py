@@ -21,15 +21,16 @@ from projects import Project, run_script, script
 from sklearn.ensemble import HistGradientBoostingClassifier
 from sklearn.pipeline import Pipeline
 
-from credit_risk import gates, registered_form
 from credit_risk.contract import FIELD_NAMES, LOAN_NUMBER
 from credit_risk.features import CATEGORICAL, FEATURE_NAMES, from_columns
-from credit_risk.model import TrainParams, build_pipeline, fit, read_side
-from credit_risk.onnx_form import compile_onnx
-from credit_risk.promotion import history, promote, rollback
-from credit_risk.registry import CHALLENGER, CHAMPION, ONNX_PATH, ONNX_SHA256, Registry, Version
-from credit_risk.scorer import Facts
-from credit_risk.signature import contract_signature
+from credit_risk.formats import skops_model
+from credit_risk.formats.onnx_export import export_onnx
+from credit_risk.formats.onnx_scorer import OnnxMetadata
+from credit_risk.model import TrainParams, build_pipeline, fit, read_split
+from credit_risk.registry import gate_results
+from credit_risk.registry.client import CHALLENGER, CHAMPION, ONNX_PATH, ONNX_SHA256, Registry, Version
+from credit_risk.registry.promotion import history, promote, rollback
+from credit_risk.registry.signature import contract_signature
 
 LOADING, PERFORMANCE = "5.testing/loading.py", "5.testing/performance.py"
 REGISTER = "4.dvc_pipeline/7.register_model.py"
@@ -51,14 +52,14 @@ def train_params(project: Project) -> TrainParams:
 
 
 def train_side(project: Project) -> tuple[Any, Any]:
-    return read_side(project.path("1.data", "4.split", "train.parquet"))
+    return read_split(project.path("1.data", "4.split", "train.parquet"))
 
 
 def register(project: Project, pipeline: Pipeline, threshold: float = 0.2) -> Version:
     """Registers a pipeline as stage 7 does; it is the challenger then."""
     folder = project.path("1.data", "5.model")
     joblib.dump(pipeline, folder / "model.joblib")
-    (folder / "model.onnx").write_bytes(compile_onnx(pipeline, Facts(FEATURE_NAMES, threshold)))
+    (folder / "model.onnx").write_bytes(export_onnx(pipeline, OnnxMetadata(FEATURE_NAMES, threshold)))
     assert run_script(project, REGISTER) == 0
     challenger = Registry().version_of(CHALLENGER)
     assert challenger is not None
@@ -72,11 +73,11 @@ def failures(project: Project, gate: str) -> set[str]:
     code = run_script(project, gate)
     verdict = json.loads(project.path("5.testing", "reports", f"{name}.json").read_text())
     failed = {check["name"] for check in verdict["checks"] if not check["passed"]}
-    assert code == (gates.EXIT_REFUSED if failed else 0)
+    assert code == (gate_results.EXIT_REJECTED if failed else 0)
     assert verdict["passed"] == (not failed)
     challenger = Registry().version_of(CHALLENGER)
     assert challenger is not None
-    assert gates.read_verdict(challenger, name) == verdict
+    assert gate_results.read_gate_result(challenger, name) == verdict
     if failed:
         refusals = [event for event in history(Registry()) if event.version == challenger.number]
         assert all(check in refusals[-1].why for check in failed)
@@ -88,7 +89,7 @@ def test_a_sound_model_is_promoted(finished: Project, inside: Callable[[Project]
     champion = Registry().version_of(CHAMPION)
     assert champion is not None
     for name in ("loading", "performance"):
-        verdict = gates.read_verdict(champion, name)
+        verdict = gate_results.read_gate_result(champion, name)
         assert verdict is not None
         assert verdict["passed"]
     assert [(event.kind, event.version) for event in history(Registry())] == [("promoted", "1")]
@@ -155,7 +156,7 @@ def test_model_with_term(gated: Project, monkeypatch: pytest.MonkeyPatch) -> Non
         loans = pd.read_parquet(path)
         loans["term"] = raw["Term"].loc[loans[LOAN_NUMBER]].to_numpy().astype("float32")
         loans.to_parquet(path)
-    features, labels = read_side(gated.path("1.data", "4.split", "train.parquet"), names)
+    features, labels = read_split(gated.path("1.data", "4.split", "train.parquet"), names)
     pipeline = build_pipeline(train_params(gated), names, CATEGORICAL, len(labels)).fit(features, labels)
     clean = pd.read_parquet(gated.path("1.data", "2.clean", "loans.parquet")).set_index(LOAN_NUMBER)
     scores = pipeline.predict_proba(features)[:, 1]
@@ -164,15 +165,15 @@ def test_model_with_term(gated: Project, monkeypatch: pytest.MonkeyPatch) -> Non
     def with_term(columns: Any) -> Any:
         return np.column_stack([from_columns(columns), np.asarray(columns["term"], np.float32)])
 
-    monkeypatch.setattr(registered_form, "from_columns", with_term)
+    monkeypatch.setattr(skops_model, "from_columns", with_term)
     signature = ModelSignature(
         Schema([*contract_signature().inputs, ColSpec(DataType.double, "term")]), contract_signature().outputs
     )
     example = clean[list(FIELD_NAMES)].head(1).assign(term=60.0)
-    content = compile_onnx(pipeline, Facts(names, 0.2))
-    register_by_hand(gated, registered_form.registered_form(pipeline), content, signature, example)
+    content = export_onnx(pipeline, OnnxMetadata(names, 0.2))
+    register_by_hand(gated, skops_model.registered_form(pipeline), content, signature, example)
     monkeypatch.undo()
-    monkeypatch.setenv("CREDIT_RISK_ROOT", str(gated.root))
+    monkeypatch.setenv("PROJECT_ROOT", str(gated.root))
     monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{gated.path('3.experiments', 'mlflow.db')}")
     assert "signature" in failures(gated, LOADING)
     assert failures(gated, PERFORMANCE) >= {"leak", "loading"}
@@ -185,8 +186,8 @@ def register_by_hand(
     registry = Registry()
     model = project.path("model.onnx")
     model.write_bytes(content)
-    golden = next(project.path("3.experiments", "artifacts").rglob("golden.json"))
-    form = {"serialization_format": "skops", "skops_trusted_types": registered_form.TRUSTED} | how
+    reference_rows = next(project.path("3.experiments", "artifacts").rglob("reference_rows.json"))
+    form = {"serialization_format": "skops", "skops_trusted_types": skops_model.TRUSTED} | how
     with mlflow.start_run(experiment_id=registry.experiment_id()) as run:
         logged = mlflow.sklearn.log_model(
             pipeline,
@@ -195,13 +196,13 @@ def register_by_hand(
             input_example=example,
             pyfunc_predict_fn="predict_proba",
             pip_requirements=[],
-            extra_files=[str(model), str(golden)],
+            extra_files=[str(model), str(reference_rows)],
             **form,
         )
     digest = hashlib.sha256(content).hexdigest()
     tags = {ONNX_SHA256: digest, "lineage": registry.version("1").tags["lineage"]}
     version = registry.create_version(logged.model_uri, run.info.run_id, logged.model_id, tags)
-    registry.point(CHALLENGER, version.number)
+    registry.set_alias(CHALLENGER, version.number)
     return version
 
 
@@ -210,7 +211,7 @@ def sound(project: Project) -> tuple[Any, bytes, ModelSignature, Any]:
     pipeline = joblib.load(project.path("1.data", "5.model", "model.joblib"))
     content = project.path("1.data", "5.model", "model.onnx").read_bytes()
     example = pd.read_parquet(project.path("1.data", "2.clean", "loans.parquet"))[list(FIELD_NAMES)].head(1)
-    return registered_form.registered_form(pipeline), content, contract_signature(), example
+    return skops_model.registered_form(pipeline), content, contract_signature(), example
 
 
 def test_registering_by_hand_is_no_fault_by_itself(project: Project, inside: Callable[[Project], None]) -> None:
@@ -253,7 +254,7 @@ def test_pickle_under_the_name_of_skops_is_not_unpickled(gated: Project, tmp_pat
 def test_types_that_the_project_does_not_trust_are_not_loaded(gated: Project) -> None:
     pipeline, *rest = sound(gated)
     strange = Pipeline([*pipeline.steps[:-1], ("classify", Strange())])
-    register_by_hand(gated, strange, *rest, skops_trusted_types=[*registered_form.TRUSTED, f"{__name__}.Strange"])
+    register_by_hand(gated, strange, *rest, skops_trusted_types=[*skops_model.TRUSTED, f"{__name__}.Strange"])
     assert failures(gated, LOADING) >= {"loads", "valid_scores", "agreement"}
 
 
@@ -296,10 +297,10 @@ def test_edited_onnx(gated: Project) -> None:
 def test_onnx_of_another_model(gated: Project) -> None:
     pipeline, content, *rest = sound(gated)
     features, labels = train_side(gated)
-    other = compile_onnx(fit(train_params(gated), features[::2], labels[::2]), Facts(FEATURE_NAMES, 0.2))
+    other = export_onnx(fit(train_params(gated), features[::2], labels[::2]), OnnxMetadata(FEATURE_NAMES, 0.2))
     assert other != content
     register_by_hand(gated, pipeline, other, *rest)
-    assert failures(gated, LOADING) >= {"agreement", "golden"}
+    assert failures(gated, LOADING) >= {"agreement", "reference_rows"}
 
 
 def test_a_split_that_moved_by_the_last_bit_is_seen_at_the_edges(gated: Project) -> None:
@@ -308,7 +309,7 @@ def test_a_split_that_moved_by_the_last_bit_is_seen_at_the_edges(gated: Project)
     (trees,) = [node for node in model.graph.node if node.op_type.startswith("TreeEnsemble")]
     attributes = {attribute.name: attribute for attribute in trees.attribute}
     values, nodes = attributes["nodes_values"].floats, attributes["nodes_nodeids"].ints
-    held_out = [read_side(gated.path("1.data", "4.split", f"{side}.parquet"))[0] for side in ("test", "out_of_time")]
+    held_out = [read_split(gated.path("1.data", "4.split", f"{side}.parquet"))[0] for side in ("test", "out_of_time")]
     seen = {float(value) for features in held_out for value in np.unique(features)}
     # The first split of a tree, which every row meets; best one at which no held-out loan lies.
     split = min((k for k, node in enumerate(nodes) if node == 0), key=lambda k: values[k] in seen)
@@ -380,7 +381,7 @@ def test_the_page_of_a_model_that_cant_be_measured_says_so(gated: Project) -> No
             path.stat().st_mtime_ns for path in gated.path("3.experiments", "artifacts").rglob("model.onnx")
         ):
             onnx_file.write_bytes(b"damaged")
-    assert run_script(gated, PERFORMANCE, "--version", version.number) == gates.EXIT_REFUSED
+    assert run_script(gated, PERFORMANCE, "--version", version.number) == gate_results.EXIT_REJECTED
     page = gated.path("5.testing", "reports", "performance.html").read_text()
     assert "Refused: loading" in page
     assert "The figures can&#39;t be shown" in page or "The figures can't be shown" in page
@@ -393,7 +394,7 @@ def test_rolled_back_version_is_not_promoted_again_by_itself(gated: Project) -> 
     rollback(registry, "complaints")
     assert failures(gated, LOADING) == set()
     assert failures(gated, PERFORMANCE) == {"not_rolled_back"}
-    refusal = gates.last_refusal(registry.version(version.number), "1")
+    refusal = gate_results.last_rejection(registry.version(version.number), "1")
     assert refusal is not None
     assert "complaints" in refusal
 
@@ -404,12 +405,12 @@ def test_refusal_is_remembered_until_what_it_depends_on_changes(gated: Project) 
     assert failures(gated, LOADING) == set()
     assert failures(gated, PERFORMANCE) == {"accuracy"}
     version = Registry().version(version.number)
-    refusal = gates.last_refusal(version, "1")
+    refusal = gate_results.last_rejection(version, "1")
     assert refusal is not None
     assert refusal.startswith("performance gate: accuracy")
-    assert gates.last_refusal(version, "7") is None  # another champion
+    assert gate_results.last_rejection(version, "7") is None  # another champion
     gated.set_param("min_accuracy: 0.99", "min_accuracy: 0.98")
-    assert gates.last_refusal(version, "1") is None  # other gates
+    assert gate_results.last_rejection(version, "1") is None  # other gates
 
 
 def test_without_a_challenger(
@@ -429,8 +430,10 @@ def test_without_the_held_out_loans(gated: Project, capsys: pytest.CaptureFixtur
 
 
 def test_a_check_that_cant_be_made_has_failed() -> None:
-    def broken() -> gates.Measured:
+    def broken() -> gate_results.Measured:
         raise ValueError("no\nsuch thing")
 
-    assert gates.check("name", "something", broken) == gates.Check("name", False, "no such thing", "something")
-    assert not gates.Verdict("gate", "1", None, "", ()).passed
+    assert gate_results.check("name", "something", broken) == gate_results.Check(
+        "name", False, "no such thing", "something"
+    )
+    assert not gate_results.GateResult("gate", "1", None, "", ()).passed

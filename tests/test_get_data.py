@@ -17,7 +17,7 @@ import pytest
 from moto.server import ThreadedMotoServer
 from projects import Project, lone_stage, run_script
 
-from credit_risk import sources
+from credit_risk.data import sources
 
 STAGE = "4.dvc_pipeline/1.get_data.py"
 CSV = 'a,b\n1,"x, y"\n007,$1.00 \n,"two\nlines"\n'

@@ -14,7 +14,7 @@ from containers import Container, needs_podman, podman, running, wait_until_read
 from projects import REPOSITORY, Project, wait_until
 from servers import EXAMPLE
 
-from credit_risk.golden import TOLERANCE
+from credit_risk.formats.reference_rows import TOLERANCE
 
 pytestmark = [pytest.mark.containers, needs_podman]
 MAX_BYTES = 600e6
@@ -78,8 +78,10 @@ def test_no_address_and_no_secret_is_left_inside(image: str) -> None:
 
 
 def test_it_serves_the_model_that_was_baked_in(container: Container) -> None:
-    golden = json.loads(podman("exec", container.name, "sh", "-c", "cat /app/model/*/golden.json").stdout)
-    for application, score in zip(golden["applications"], golden["scores"], strict=True):
+    reference_rows = json.loads(
+        podman("exec", container.name, "sh", "-c", "cat /app/model/*/reference_rows.json").stdout
+    )
+    for application, score in zip(reference_rows["applications"], reference_rows["scores"], strict=True):
         answer = container.client.post("/predict", json=application)
         assert abs(answer.json()["probability_of_default"] - score) <= TOLERANCE
     podman("healthcheck", "run", container.name)

@@ -10,7 +10,7 @@ import pytest
 from dvc.repo import Repo
 from projects import Project, copy_finished, descendants, once, wait_for_script, wait_until
 
-from credit_risk.registry import CHALLENGER, CHAMPION, Registry
+from credit_risk.registry.client import CHALLENGER, CHAMPION, Registry
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
 

@@ -17,7 +17,7 @@ from projects import Project, run_script, wait_until
 from servers import EXAMPLE, LONE, SERVE, Server, look, running, wait_for_version
 from test_keeper import registry_of
 
-from credit_risk.registry import CHAMPION
+from credit_risk.registry.client import CHAMPION
 
 ROWS = [EXAMPLE, EXAMPLE | {"employees": 0.0, "state": "CA"}, EXAMPLE | {"low_doc": "yes", "gross_approved": 5e5}]
 CLIENTS = 16
@@ -86,7 +86,7 @@ def test_each_answer_under_changing_champions_comes_from_the_version_it_names(
     registry = registry_of(project)
     expected: dict[str, list[dict[str, Any]]] = {}
     for version in ("1", "2"):
-        registry.point(CHAMPION, version)
+        registry.set_alias(CHAMPION, version)
         look(project, tmp_path / version)
         with running(project, *LONE, MODEL_CACHE=str(tmp_path / version)) as server:
             expected[version] = [server.client.post("/predict", json=row).json() for row in ROWS]

@@ -16,9 +16,9 @@ import pytest
 import yaml
 from projects import Project, descendants, thin, wait_for_script
 
-from credit_risk.promotion import history
-from credit_risk.registry import Registry
-from credit_risk.settings import Settings
+from credit_risk.core.settings import Settings
+from credit_risk.registry.client import Registry
+from credit_risk.registry.promotion import history
 
 STAGES = ["1.get_data", "2.prep_clean_data", "3.FE", "4.split_data", "5.train_model", "6.evaluate_model"]
 REGISTER, GATES = "7.register_model", ["loading", "performance"]

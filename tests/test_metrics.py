@@ -6,8 +6,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from sklearn.metrics import roc_auc_score
 
-from credit_risk import metrics
-from credit_risk.leak import single_feature_aucs
+from credit_risk.evaluation import metrics
+from credit_risk.evaluation.leakage import single_feature_aucs
 
 LABELS = np.array([0, 0, 1, 1], np.int8)
 SCORES = np.array([0.1, 0.6, 0.4, 0.9])

@@ -11,8 +11,10 @@ import pytest
 import yaml
 from projects import REPOSITORY, Project, run_script
 
-from credit_risk import registered_form
+from credit_risk.formats import skops_model
 
+PACKAGE = skops_model.__name__.split(".")[0]
+SRC = REPOSITORY / "src"
 PIPELINE = REPOSITORY / "4.dvc_pipeline"
 STAGES: dict[str, dict[str, Any]] = yaml.safe_load((PIPELINE / "dvc.yaml").read_text())["stages"]
 STAGE_IDS = list(STAGES)
@@ -23,20 +25,21 @@ def script_of(stage: dict[str, Any]) -> Path:
 
 
 def imported(path: Path) -> set[str]:
-    """Files of the package that a file imports, as `credit_risk/module.py`."""
+    """Files of the package that a file imports, as `credit_risk/folder/module.py`, with each folder's `__init__.py`."""
     found: set[str] = set()
     for node in ast.walk(ast.parse(path.read_text())):
         names: list[str] = []
-        if isinstance(node, ast.ImportFrom) and node.module == "credit_risk":
-            names = [f"credit_risk.{alias.name}" for alias in node.names]
-        elif isinstance(node, ast.ImportFrom) and node.module:
-            names = [node.module]
+        if isinstance(node, ast.ImportFrom) and node.module:
+            names = [node.module, *(f"{node.module}.{alias.name}" for alias in node.names)]
         elif isinstance(node, ast.Import):
             names = [alias.name for alias in node.names]
-        modules = [name.split(".") for name in names if name.split(".")[0] == "credit_risk"]
-        found |= {f"{'/'.join(parts[:2])}.py" for parts in modules if len(parts) > 1}
-        found |= {"credit_risk/__init__.py"} if modules else set()
-    return found
+        for name in names:
+            parts = name.split(".")
+            if parts[0] != PACKAGE:
+                continue
+            found |= {f"{'/'.join(parts[:depth])}/__init__.py" for depth in range(1, len(parts))}
+            found.add("/".join(parts) + ".py")
+    return {name for name in found if (SRC / name).is_file()}
 
 
 def all_imported(path: Path) -> set[str]:
@@ -144,10 +147,9 @@ def test_each_section_of_params_belongs_to_a_script() -> None:
 
 
 def test_the_registered_code_is_what_the_registered_form_imports() -> None:
-    needed = all_imported(REPOSITORY / "src" / "credit_risk" / "registered_form.py") | {
-        "credit_risk/registered_form.py"
-    }
-    assert {f"credit_risk/{name}" for name in registered_form.CODE} == needed
+    module = f"{PACKAGE}/formats/skops_model.py"
+    needed = all_imported(SRC / module) | {module, f"{PACKAGE}/formats/__init__.py"}
+    assert {f"{PACKAGE}/{name}" for name in skops_model.CODE} == needed
 
 
 def test_rooms_are_no_packages_and_scripts_never_import_each_other() -> None:

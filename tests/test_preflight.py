@@ -21,10 +21,10 @@ from moto.server import ThreadedMotoServer
 from projects import REPOSITORY, Project
 from stacks import JUICEFS, Stack, free_port, gateway
 
-from credit_risk.errors import CreditRiskError
-from credit_risk.preflight import bucket, preflight, preflight_checks
-from credit_risk.registry import Registry, limit_s3
-from credit_risk.settings import Settings
+from credit_risk.core.errors import ProjectError
+from credit_risk.core.settings import Settings
+from credit_risk.registry.client import Registry, limit_s3
+from credit_risk.registry.preflight import bucket, preflight, preflight_checks
 
 
 @pytest.fixture(autouse=True)
@@ -42,7 +42,7 @@ def quick(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 def problem(uri: str, monkeypatch: pytest.MonkeyPatch) -> str:
     """What the preflight says of a registry at this address."""
     monkeypatch.setenv("MLFLOW_TRACKING_URI", uri)
-    with pytest.raises(CreditRiskError) as raised:
+    with pytest.raises(ProjectError) as raised:
         preflight(Registry())
     return str(raised.value)
 
@@ -186,7 +186,7 @@ def s3(monkeypatch: pytest.MonkeyPatch) -> Callable[..., str]:
         limit_s3(Settings())
         try:
             return bucket(url)
-        except CreditRiskError as error:
+        except ProjectError as error:
             return str(error)
 
     return probe

@@ -1,4 +1,4 @@
-"""Reasons: exact for a linear model, they add up for any, and nothing irrelevant moves them."""
+"""Explainer: exact for a linear model, they add up for any, and nothing irrelevant moves them."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -8,7 +8,7 @@ import pytest
 from servers import EXAMPLE
 
 from credit_risk.contract import FIELDS, Choice, Number
-from credit_risk.reasons import PERMUTATIONS, Reasons, log_odds, tied_fields
+from credit_risk.serving.explanations import PERMUTATIONS, Explainer, log_odds, tied_fields
 
 NUMBERS = [field for field in FIELDS if isinstance(field, Number) and field.required]
 WEIGHTS = {field.name: (index + 1) / field.maximum for index, field in enumerate(NUMBERS)}
@@ -36,13 +36,13 @@ def crossed(columns: Mapping[str, Any]) -> Any:
     return linear(columns) * (1 + (np.asarray(columns["state"], object) == "CA"))
 
 
-def by_fields(reasons: Reasons, row: dict[str, Any]) -> dict[tuple[str, ...], float]:
+def by_fields(reasons: Explainer, row: dict[str, Any]) -> dict[tuple[str, ...], float]:
     return {contribution.fields: contribution.log_odds for contribution in reasons.explain(row)}
 
 
 def test_a_linear_model_is_explained_exactly() -> None:
     references, (applicant,) = applicants(PERMUTATIONS // 2), [EXAMPLE | {"low_doc": "yes", "employees": 9000.0}]
-    found = by_fields(Reasons(linear, references), applicant)
+    found = by_fields(Explainer(linear, references), applicant)
     for group in tied_fields():
         weights = {name: WEIGHTS.get(name, 0.0) for name in group}
         expected = sum(
@@ -56,7 +56,7 @@ def test_a_linear_model_is_explained_exactly() -> None:
 
 @pytest.mark.parametrize("model", [linear, crossed])
 def test_reasons_add_up_to_the_difference_of_scores(model: Any) -> None:
-    reasons = Reasons(model, applicants(5))
+    reasons = Explainer(model, applicants(5))
     for row in applicants(20):
         total = sum(by_fields(reasons, row).values())
         own = model(
@@ -66,7 +66,7 @@ def test_reasons_add_up_to_the_difference_of_scores(model: Any) -> None:
 
 
 def test_what_the_model_does_not_look_at_changes_nothing() -> None:
-    reasons = Reasons(crossed, applicants(5))
+    reasons = Explainer(crossed, applicants(5))
     before = by_fields(reasons, EXAMPLE)
     after = by_fields(reasons, EXAMPLE | {"urban_rural": None, "naics": 111110.0, "jobs_created": None})
     assert before == after
@@ -74,7 +74,7 @@ def test_what_the_model_does_not_look_at_changes_nothing() -> None:
 
 
 def test_the_largest_reason_stands_first_and_the_same_is_said_again() -> None:
-    first, again = (Reasons(linear, applicants(5)).explain(EXAMPLE) for _ in range(2))
+    first, again = (Explainer(linear, applicants(5)).explain(EXAMPLE) for _ in range(2))
     assert first == again
     values = [contribution.log_odds for contribution in first]
     assert values == sorted(values, reverse=True)
@@ -87,7 +87,7 @@ def test_fields_that_a_rule_ties_together_are_one() -> None:
 
 def test_missing_values_are_values() -> None:
     row = EXAMPLE | {field.name: None for field in FIELDS if isinstance(field, Choice) and not field.required}
-    assert all(np.isfinite(value) for value in by_fields(Reasons(linear, [row]), EXAMPLE).values())
+    assert all(np.isfinite(value) for value in by_fields(Explainer(linear, [row]), EXAMPLE).values())
 
 
 def test_log_odds_are_finite() -> None:

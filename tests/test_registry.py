@@ -11,9 +11,9 @@ from urllib.parse import quote
 import pytest
 from projects import Project, run_script
 
-from credit_risk.errors import CreditRiskError
-from credit_risk.promotion import Event, events, history, promote, record, rollback, rolled_back
-from credit_risk.registry import (
+from credit_risk.core.errors import ProjectError
+from credit_risk.core.settings import Settings
+from credit_risk.registry.client import (
     CHALLENGER,
     CHAMPION,
     LINEAGE_KEY,
@@ -22,7 +22,7 @@ from credit_risk.registry import (
     PREVIOUS_CHAMPION,
     Registry,
 )
-from credit_risk.settings import Settings
+from credit_risk.registry.promotion import Event, events, history, promote, record, rollback, rolled_back
 
 REGISTER = "4.dvc_pipeline/7.register_model.py"
 
@@ -64,7 +64,7 @@ def test_promoting_the_champion_changes_nothing(registry: Registry) -> None:
 def test_promotion_is_refused_when_the_champion_has_changed_since_it_was_compared(registry: Registry) -> None:
     promote(registry, "1", None, "first")
     promote(registry, "2", "1", "meanwhile")
-    with pytest.raises(CreditRiskError, match="champion is now version 2, not 1 that 3 was gated against"):
+    with pytest.raises(ProjectError, match="champion is now version 2, not 1 that 3 was gated against"):
         promote(registry, "3", "1", "late")
     assert numbers(registry, CHAMPION) == ["2"]
 
@@ -80,12 +80,12 @@ def test_rollback_goes_back_once_and_says_when_from_where_and_why(registry: Regi
     assert "@" in last.actor
     assert rolled_back(registry.version("2")) == last
     assert rolled_back(registry.version("1")) is None
-    with pytest.raises(CreditRiskError, match="no previous champion"):
+    with pytest.raises(ProjectError, match="no previous champion"):
         rollback(registry, "again")
 
 
 def test_rollback_without_a_champion(registry: Registry) -> None:
-    with pytest.raises(CreditRiskError, match="no previous champion"):
+    with pytest.raises(ProjectError, match="no previous champion"):
         rollback(registry, "")
 
 
@@ -107,7 +107,7 @@ def test_two_promotions_at_once_are_serialised(registry: Registry) -> None:
         try:
             promote(Registry(), number, "1", "race")
             outcomes.append(number)
-        except CreditRiskError as error:
+        except ProjectError as error:
             outcomes.append(str(error))
 
     threads = [threading.Thread(target=contend, args=(number,)) for number in ("2", "3")]
@@ -130,7 +130,7 @@ def test_a_lost_alias_is_reported(registry: Registry, monkeypatch: pytest.Monkey
             point(alias, "3")  # another machine, which does not see our lock
 
     monkeypatch.setattr(registry, "point", interfere)
-    with pytest.raises(CreditRiskError, match="the alias went to version 3 while it was moved to 1"):
+    with pytest.raises(ProjectError, match="the alias went to version 3 while it was moved to 1"):
         promote(registry, "1", None, "")
     last = history(registry)[-1]
     assert (last.kind, last.version, last.other) == ("lost", "1", "3")
@@ -148,7 +148,7 @@ def test_events_are_told_in_order() -> None:
 
 
 def test_unknown_version(registry: Registry) -> None:
-    with pytest.raises(CreditRiskError, match="CreditRiskModel has no version 99"):
+    with pytest.raises(ProjectError, match="CreditRiskModel has no version 99"):
         registry.version("99")
     assert events(registry.version("1")) == []
 
@@ -178,7 +178,7 @@ def test_version_carries_both_forms_and_its_lineage(finished: Project, inside: C
     }
     folder = registry.download(champion.number)
     names = {path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()}
-    assert {"model.skops", "extra_files/model.onnx", "extra_files/golden.json", "MLmodel"} <= names
+    assert {"model.skops", "extra_files/model.onnx", "extra_files/reference_rows.json", "MLmodel"} <= names
     assert not [name for name in names if name.endswith((".pkl", ".joblib", "uv.lock"))]
 
 
@@ -188,7 +188,7 @@ def test_same_lineage_makes_no_second_version_and_gets_the_alias(
     inside(project)
     registry = Registry()
     before = registry.versions()
-    registry.unpoint(CHALLENGER)
+    registry.delete_alias(CHALLENGER)
     assert run_script(project, REGISTER) == 0
     assert "version 1 has this lineage already" in capsys.readouterr().out
     assert [version.number for version in registry.versions()] == [version.number for version in before] == ["1"]
@@ -272,7 +272,7 @@ def test_production_refuses_placeholder_secrets(name: str, secret: str, monkeypa
     monkeypatch.setenv(name, value(secret))
     assert name == "MLFLOW_TRACKING_URI" or secret not in repr(Settings())
     monkeypatch.setenv("APP_ENV", "production")
-    with pytest.raises(CreditRiskError, match=f"{name} holds a placeholder; APP_ENV=production wants") as raised:
+    with pytest.raises(ProjectError, match=f"{name} holds a placeholder; APP_ENV=production wants") as raised:
         Settings()
     assert secret not in str(raised.value)
     monkeypatch.setenv(name, value("xq7EXaMPLe-no-4GmVqDk2"))

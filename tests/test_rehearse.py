@@ -28,7 +28,7 @@ def command(project: Project, image: str, *scenarios: str) -> list[str]:
 @pytest.mark.rehearsal
 @pytest.mark.timeout(900)
 def test_no_request_fails_whatever_happens_to_the_servers(finished: Project, image: str) -> None:
-    environment = finished.environment | ENVIRONMENT | {"CREDIT_RISK_ROOT": str(finished.root)}
+    environment = finished.environment | ENVIRONMENT | {"PROJECT_ROOT": str(finished.root)}
     done = subprocess.run(command(finished, image, "all"), env=environment, capture_output=True, text=True, check=False)
     print(done.stderr)
     assert done.returncode == 0, done.stdout + done.stderr
@@ -43,7 +43,7 @@ def test_no_request_fails_whatever_happens_to_the_servers(finished: Project, ima
 @needs_podman
 @pytest.mark.containers
 def test_ctrl_c_leaves_no_container_behind(finished: Project, image: str) -> None:
-    environment = finished.environment | ENVIRONMENT | {"CREDIT_RISK_ROOT": str(finished.root)}
+    environment = finished.environment | ENVIRONMENT | {"PROJECT_ROOT": str(finished.root)}
     rehearsal = subprocess.Popen(
         command(finished, image, "rolling"), env=environment, stderr=subprocess.PIPE, text=True, start_new_session=True
     )

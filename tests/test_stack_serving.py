@@ -11,7 +11,7 @@ from projects import Project, copy_finished, descendants, run_script, wait_until
 from servers import EXAMPLE, SERVE, Server, running
 from stacks import Stack, onnx_object, put
 
-from credit_risk.registry import CHAMPION, MODEL, Registry
+from credit_risk.registry.client import CHAMPION, MODEL, Registry
 
 pytestmark = [pytest.mark.stack, pytest.mark.timeout(300)]
 REGISTER, LOADING, PERFORMANCE = (
@@ -19,7 +19,7 @@ REGISTER, LOADING, PERFORMANCE = (
     "5.testing/loading.py",
     "5.testing/performance.py",
 )
-KEEPER, MAIN = "6.production/keeper.py", "if __name__"
+KEEPER, MAIN = "6.production/model_sync.py", "if __name__"
 
 # Put into the keeper of the project: while the gate is shut it stands between "there is a new champion" and its files.
 GATE = """
@@ -61,7 +61,7 @@ class Serving:
         first = self.registry.client.get_model_version(MODEL, "1")
         model = first.source.removeprefix("models:/")
         new = self.registry.create_version(first.source, first.run_id, model, first.tags)
-        self.registry.point(CHAMPION, new.number)
+        self.registry.set_alias(CHAMPION, new.number)
         return new.number
 
 
@@ -92,7 +92,7 @@ def serving(stack: Stack, finished: Project, tmp_path_factory: pytest.TempPathFa
     environment = stack.environment("service") | {"MODEL_CACHE": str(folder / "cache")}
     environment |= {"MLFLOW_HTTP_REQUEST_TIMEOUT": "3"}
     with pytest.MonkeyPatch.context() as patch:
-        for name, value in {**stack.environment(), "CREDIT_RISK_ROOT": str(project.root)}.items():
+        for name, value in {**stack.environment(), "PROJECT_ROOT": str(project.root)}.items():
             patch.setenv(name, value)
         assert [run_script(project, path) for path in (REGISTER, LOADING, PERFORMANCE)] == [0, 0, 0]
         with running(project, *SERVE, **environment) as server:

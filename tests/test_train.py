@@ -18,12 +18,12 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import roc_auc_score
 from sklearn.pipeline import make_pipeline
 
-from credit_risk.errors import CreditRiskError
+from credit_risk.core.errors import ProjectError
+from credit_risk.evaluation.metrics import expected_calibration_error
 from credit_risk.features import FEATURE_NAMES, from_columns
-from credit_risk.metrics import expected_calibration_error
-from credit_risk.model import TrainParams, build_pipeline, default_probability, fit, logistic_baseline, read_side
-from credit_risk.onnx_form import _splits, compile_onnx, with_float32_splits
-from credit_risk.scorer import Facts, Scorer
+from credit_risk.formats.onnx_export import _splits, export_onnx, with_float32_splits
+from credit_risk.formats.onnx_scorer import OnnxMetadata, Scorer
+from credit_risk.model import TrainParams, build_pipeline, default_probability, fit, logistic_baseline, read_split
 
 TRAIN = "4.dvc_pipeline/5.train_model.py"
 EVALUATE = "4.dvc_pipeline/6.evaluate_model.py"
@@ -48,9 +48,9 @@ def test_the_serving_form_splits_where_the_trees_split_to_the_last_bit(
     model: str, calibration: str, finished: Project
 ) -> None:
     few = {"hist_gradient_boosting": {"max_iter": 30}, "random_forest": {"n_estimators": 10}}
-    features, labels = read_side(finished.path("1.data", "4.split", "train.parquet"))
+    features, labels = read_split(finished.path("1.data", "4.split", "train.parquet"))
     pipeline = fit(train_params(finished, model=model, calibration=calibration, **few), features, labels)
-    content = compile_onnx(pipeline, Facts(FEATURE_NAMES, 0.2))
+    content = export_onnx(pipeline, OnnxMetadata(FEATURE_NAMES, 0.2))
     # Every threshold of every tree, put into every feature: whatever a split sees, it sees its own threshold too.
     trees = [node for node in onnx.load_from_string(content).graph.node if node.op_type.startswith("TreeEnsemble")]
     values = np.unique(
@@ -84,7 +84,7 @@ def test_trained_twice_files_and_scores_are_identical(project: Project) -> None:
     folder = project.path("1.data", "5.model")
     first = {path.name: path.read_bytes() for path in folder.iterdir()}
     assert set(first) == {"model.joblib", "model.onnx", "out_of_fold.parquet", "training.json"}
-    features, _ = read_side(project.path("1.data", "4.split", "test.parquet"))
+    features, _ = read_split(project.path("1.data", "4.split", "test.parquet"))
     scores = default_probability(joblib.load(folder / "model.joblib"), features)
     shutil.rmtree(folder)
     project.run(TRAIN, PYTHONHASHSEED="7")
@@ -97,11 +97,11 @@ def test_trained_twice_files_and_scores_are_identical(project: Project) -> None:
 def test_every_model_learns_and_its_serving_form_agrees(finished: Project, model: str, calibration: str) -> None:
     train = train_params(finished, model=model, calibration=calibration)
     train.random_forest["n_estimators"] = 30
-    pipeline = fit(train, *read_side(finished.path("1.data", "4.split", "train.parquet")))
-    content = compile_onnx(pipeline, Facts(FEATURE_NAMES, 0.2))
-    assert content == compile_onnx(pipeline, Facts(FEATURE_NAMES, 0.2))
+    pipeline = fit(train, *read_split(finished.path("1.data", "4.split", "train.parquet")))
+    content = export_onnx(pipeline, OnnxMetadata(FEATURE_NAMES, 0.2))
+    assert content == export_onnx(pipeline, OnnxMetadata(FEATURE_NAMES, 0.2))
     scorer = Scorer(content)
-    features, labels = read_side(finished.path("1.data", "4.split", "test.parquet"))
+    features, labels = read_split(finished.path("1.data", "4.split", "test.parquet"))
     scores = default_probability(pipeline, features)
     assert np.abs(scorer.score(features) - scores).max() <= 1e-6
     assert roc_auc_score(labels, scores) > 0.55
@@ -118,12 +118,12 @@ def test_a_model_of_other_classes_has_no_serving_form() -> None:
     rows = np.zeros((4, len(FEATURE_NAMES)), np.float32)
     model = make_pipeline(LogisticRegression()).fit(rows, [1, 2, 1, 2])
     with pytest.raises(ValueError, match="must be 0 and 1"):
-        compile_onnx(model, Facts(FEATURE_NAMES, 0.2))
+        export_onnx(model, OnnxMetadata(FEATURE_NAMES, 0.2))
 
 
 def test_a_form_with_another_output_is_refused(finished: Project) -> None:
     content = finished.path("1.data", "5.model", "model.onnx").read_bytes()
-    with pytest.raises(CreditRiskError, match="does not answer with probability_of_default"):
+    with pytest.raises(ProjectError, match="does not answer with probability_of_default"):
         Scorer(content.replace(b"probability_of_default", b"probability_of_payment"))
 
 
@@ -131,16 +131,16 @@ def test_serving_form_has_the_same_bytes_in_every_process(finished: Project) -> 
     code = """
 import hashlib, yaml
 from credit_risk.features import FEATURE_NAMES
-from credit_risk.model import TrainParams, fit, read_side
-from credit_risk.onnx_form import compile_onnx
-from credit_risk.paths import data
-from credit_risk.scorer import Facts
-features, labels = read_side(data("4.split", "test.parquet"))
+from credit_risk.model import TrainParams, fit, read_split
+from credit_risk.formats.onnx_export import export_onnx
+from credit_risk.core.paths import data
+from credit_risk.formats.onnx_scorer import OnnxMetadata
+features, labels = read_split(data("4.split", "test.parquet"))
 for model in ("logistic_regression", "random_forest", "hist_gradient_boosting"):
     section = yaml.safe_load(open("4.dvc_pipeline/params.yaml"))["train"] | {"model": model}
     section["random_forest"]["n_estimators"] = 5
     pipeline = fit(TrainParams.model_validate(section), features, labels)
-    print(hashlib.sha256(compile_onnx(pipeline, Facts(FEATURE_NAMES, 0.2))).hexdigest())
+    print(hashlib.sha256(export_onnx(pipeline, OnnxMetadata(FEATURE_NAMES, 0.2))).hexdigest())
 """
     digests = {finished.run("-c", code, PYTHONHASHSEED=str(seed)).stdout for seed in range(4)}
     (lines,) = digests
@@ -150,7 +150,7 @@ for model in ("logistic_regression", "random_forest", "hist_gradient_boosting"):
 def test_scorer_knows_threshold_and_features(finished: Project) -> None:
     scorer = Scorer.load(finished.path("1.data", "5.model", "model.onnx"))
     training = json.loads(finished.path("1.data", "5.model", "training.json").read_text())
-    assert scorer.facts == Facts(FEATURE_NAMES, training["threshold"])
+    assert scorer.metadata == OnnxMetadata(FEATURE_NAMES, training["threshold"])
 
 
 def test_scorer_refuses_what_is_not_its_model(finished: Project) -> None:
@@ -175,11 +175,11 @@ def test_isotonic_calibration_is_refused_in_one_sentence(
 
 def test_isotonic_calibration_would_still_not_agree_with_its_serving_form(finished: Project) -> None:
     """The reason for the refusal; when this fails, the library has mended it, and isotonic can be allowed."""
-    features, labels = read_side(finished.path("1.data", "4.split", "train.parquet"))
+    features, labels = read_split(finished.path("1.data", "4.split", "train.parquet"))
     pipeline = fit(train_params(finished), features, labels)
     classifier = CalibratedClassifierCV(pipeline["classify"], method="isotonic", cv=3, ensemble=False)
     pipeline.set_params(classify=classifier).fit(features, labels)
-    scorer = Scorer(compile_onnx(pipeline, Facts(FEATURE_NAMES, 0.2)))
+    scorer = Scorer(export_onnx(pipeline, OnnxMetadata(FEATURE_NAMES, 0.2)))
     assert np.abs(scorer.score(features) - default_probability(pipeline, features)).max() > 1e-3
 
 
@@ -257,9 +257,9 @@ def test_report_has_both_holdouts_the_baseline_and_its_intervals(finished: Proje
     report = json.loads(finished.path("1.data", "6.reports", "metrics.json").read_text())
     model = joblib.load(finished.path("1.data", "5.model", "model.joblib"))
     train = train_params(finished)
-    baseline = fit(logistic_baseline(train), *read_side(finished.path("1.data", "4.split", "train.parquet")))
+    baseline = fit(logistic_baseline(train), *read_split(finished.path("1.data", "4.split", "train.parquet")))
     for side in ("test", "out_of_time"):
-        features, labels = read_side(finished.path("1.data", "4.split", f"{side}.parquet"))
+        features, labels = read_split(finished.path("1.data", "4.split", f"{side}.parquet"))
         measured = roc_auc_score(labels, default_probability(model, features))
         assert report[side]["roc_auc"] == pytest.approx(measured, abs=1e-6)
         assert report[side]["roc_auc_low"] < measured < report[side]["roc_auc_high"]

@@ -11,7 +11,7 @@ import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 
-from credit_risk.errors import CreditRiskError
+from credit_risk.core.errors import ProjectError
 
 STEP = 10  # seconds of the simulation
 BLUE, ORANGE, GREEN = "#0072B2", "#D55E00", "#009E73"  # Okabe & Ito
@@ -39,12 +39,12 @@ class Policy:
         """Refuses what can't be.
 
         Raises:
-            CreditRiskError: says what.
+            ProjectError: says what.
         """
         if not 0 < self.target <= self.ceiling:
-            raise CreditRiskError(f"the target of {self.target:g} must be above 0 and at most {self.ceiling:g}")
+            raise ProjectError(f"the target of {self.target:g} must be above 0 and at most {self.ceiling:g}")
         if not 1 <= self.minimum <= self.maximum:
-            raise CreditRiskError(f"{self.minimum} to {self.maximum} servers make no sense; 1 ≤ minimum ≤ maximum")
+            raise ProjectError(f"{self.minimum} to {self.maximum} servers make no sense; 1 ≤ minimum ≤ maximum")
 
 
 def servers_for(load: float, policy: Policy) -> int:
@@ -75,10 +75,10 @@ def simulate(offered: np.ndarray, policy: Policy) -> pd.DataFrame:
         A row a step: `seconds`; requests a second `offered`, `served`, `shed`; `servers` (paid), `ready` of them.
 
     Raises:
-        CreditRiskError: there is no load, or a value is no rate.
+        ProjectError: there is no load, or a value is no rate.
     """
     if not len(offered) or not np.isfinite(offered).all() or (offered < 0).any():
-        raise CreditRiskError("the offered load must be requests a second, none below zero")
+        raise ProjectError("the offered load must be requests a second, none below zero")
     steps = round(policy.period / STEP)
     ready_at = [0.0] * min(policy.maximum, servers_for(float(offered[0]), policy))
     above = below = 0

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from rehearsal.programs import wait_until
 
-from credit_risk.machine import free_port
+from credit_risk.core.host import free_port
 
 
 @dataclass(frozen=True)

@@ -12,9 +12,9 @@ import requests
 from rehearsal.balancer import Balancer, Server
 from rehearsal.programs import answers, call, wait_until
 
-from credit_risk.errors import CreditRiskError
-from credit_risk.machine import free_port
-from credit_risk.paths import root
+from credit_risk.core.errors import ProjectError
+from credit_risk.core.host import free_port
+from credit_risk.core.paths import root
 
 EXAMPLE = "6.production/example.json"
 CRASH_SECONDS = 8  # from its start until the crashing release crashes
@@ -29,7 +29,7 @@ RELEASES = {
 }
 
 
-class BadReleaseError(CreditRiskError):
+class BadReleaseError(ProjectError):
     """A new server is not ready in time, or answers wrongly, or has ended."""
 
 
@@ -84,7 +84,7 @@ class Fleet:
     def stop(self, server: Server, *, kill: bool = False) -> None:
         """Ends a server, with SIGTERM as a release does, and removes it."""
         ending = [self.tool, "kill", "--signal", "KILL"] if kill else [self.tool, "stop", "--time", "15"]
-        with suppress(CreditRiskError):  # it has ended by itself
+        with suppress(ProjectError):  # it has ended by itself
             call([*ending, server.name], "can't be ended")
         call([self.tool, "rm", "--force", server.name], f"{server.name} can't be removed")
         self.balancer.forget(server)
@@ -107,7 +107,7 @@ class Fleet:
         try:
             wait_until(lambda: answers(f"{server.url}/readyz"), f"{server.name} to be ready", READY_SECONDS)
             self.smoke_test(server)
-        except CreditRiskError as error:
+        except ProjectError as error:
             self.stop(server, kill=True)  # nobody waits for an answer of it
             raise BadReleaseError(str(error)) from error
         return server
@@ -116,12 +116,12 @@ class Fleet:
         """Asks a server about the example.
 
         Raises:
-            CreditRiskError: it doesn't answer, or not with a probability.
+            ProjectError: it doesn't answer, or not with a probability.
         """
         example = json.loads((root() / EXAMPLE).read_text())
         answer = requests.post(f"{server.url}/predict", json=example, headers={"X-API-Key": self.key}, timeout=5)
         if not answer.ok or not 0 <= answer.json()["probability_of_default"] <= 1:
-            raise CreditRiskError(f"{server.name} answers the example with {answer.status_code}")
+            raise ProjectError(f"{server.name} answers the example with {answer.status_code}")
 
     def running(self, server: Server) -> bool:
         """Whether a server's container has not ended."""

@@ -10,19 +10,19 @@ from typing import Any
 
 import requests
 
-from credit_risk.errors import CreditRiskError
+from credit_risk.core.errors import ProjectError
 
 
 def call(command: list[str], trouble: str, **how: Any) -> str:
     """Runs a program and returns what it printed.
 
     Raises:
-        CreditRiskError: it failed; `trouble`, and the last line it wrote.
+        ProjectError: it failed; `trouble`, and the last line it wrote.
     """
     done = subprocess.run(command, capture_output=True, text=True, check=False, **how)
     if done.returncode:
         said = (done.stderr or done.stdout).strip().splitlines() or ["it said nothing"]
-        raise CreditRiskError(f"{trouble}: {said[-1]}")
+        raise ProjectError(f"{trouble}: {said[-1]}")
     return str(done.stdout).strip()
 
 
@@ -30,12 +30,12 @@ def wait_until(condition: Callable[[], bool], what: str, seconds: float = 30) ->
     """Waits until something is so.
 
     Raises:
-        CreditRiskError: it isn't, in time.
+        ProjectError: it isn't, in time.
     """
     end = time.monotonic() + seconds
     while not condition():
         if time.monotonic() > end:
-            raise CreditRiskError(f"waited {seconds:.0f} s for {what}")
+            raise ProjectError(f"waited {seconds:.0f} s for {what}")
         time.sleep(0.05)
 
 

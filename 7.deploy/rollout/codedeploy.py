@@ -4,7 +4,7 @@ from typing import Any
 
 from rollout.stack import Info, Stack, recall
 
-from credit_risk.errors import CreditRiskError
+from credit_risk.core.errors import ProjectError
 
 
 class CodeDeploy:
@@ -32,12 +32,12 @@ class CodeDeploy:
         """Returns when the deployment has succeeded, or has switched and only keeps the old servers for a while.
 
         Raises:
-            CreditRiskError: it has failed or was stopped, by an alarm or by somebody.
+            ProjectError: it has failed or was stopped, by an alarm or by somebody.
         """
         info = self._stack.until(self._has_traffic_or_ended, f"the deployment {self._id}")
         if info["status"] in {"Failed", "Stopped"}:
             why = info.get("errorInformation", {})
-            raise CreditRiskError(
+            raise ProjectError(
                 f"the deployment {self._id} is {info['status'].lower()}: {why.get('code', '')} {why.get('message', '')}"
             )
 
@@ -50,7 +50,7 @@ class CodeDeploy:
         if status == "Succeeded":
             before = recall(self._stack, "current")
             if not before:
-                raise CreditRiskError("it stays: there is no release before it to go back to")
+                raise ProjectError("it stays: there is no release before it to go back to")
             again = CodeDeploy(self._stack)
             again.start(before)
             again.wait()

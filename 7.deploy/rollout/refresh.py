@@ -4,7 +4,7 @@ from typing import Any
 
 from rollout.stack import Info, Stack
 
-from credit_risk.errors import CreditRiskError
+from credit_risk.core.errors import ProjectError
 
 
 class Refresh:
@@ -47,7 +47,7 @@ class Refresh:
         """Returns when all servers are new and it bakes.
 
         Raises:
-            CreditRiskError: it has failed, or an alarm has rolled it back.
+            ProjectError: it has failed, or an alarm has rolled it back.
         """
         self._until({"Baking", "Successful"})
 
@@ -77,7 +77,7 @@ class Refresh:
 
         refresh = self._stack.until(done, "the instance refresh")
         if refresh["Status"] in bad:
-            raise CreditRiskError(f"the instance refresh is {refresh['Status']}: {refresh.get('StatusReason', '')}")
+            raise ProjectError(f"the instance refresh is {refresh['Status']}: {refresh.get('StatusReason', '')}")
 
     def _look(self) -> Info:
         refresh: Info = self._aws("describe_instance_refreshes", **self._group)["InstanceRefreshes"][0]

@@ -10,7 +10,7 @@ import boto3
 from botocore.config import Config
 from botocore.exceptions import ClientError
 
-from credit_risk.errors import CreditRiskError
+from credit_risk.core.errors import ProjectError
 
 NOT_THERE = {"404", "NoSuchKey", "ImageNotFoundException"}
 Info = dict[str, Any]
@@ -41,12 +41,12 @@ class Stack:
         """Asks again and again, until the answer is truthy; returns it.
 
         Raises:
-            CreditRiskError: it takes too long.
+            ProjectError: it takes too long.
         """
         deadline = time.monotonic() + self.timeout_seconds
         while not (answer := done()):
             if time.monotonic() > deadline:
-                raise CreditRiskError(f"{what} is not done after {self.timeout_seconds:.0f} seconds")
+                raise ProjectError(f"{what} is not done after {self.timeout_seconds:.0f} seconds")
             time.sleep(self.poll_seconds)
         return answer
 

@@ -13,8 +13,8 @@ from pathlib import Path
 
 from serving_parts.peers import LOCK, NEEDS, Peer
 
-from credit_risk.errors import CreditRiskError
-from credit_risk.paths import root
+from credit_risk.core.errors import ProjectError
+from credit_risk.core.paths import root
 
 ENVIRONMENTS = Path(__file__).resolve().parents[1] / ".environments"
 MB = 1_000_000
@@ -28,7 +28,7 @@ def build(name: str, model: Path) -> None:
         model: folder of the version's files, whose requirements some need.
 
     Raises:
-        CreditRiskError: a package can't be installed.
+        ProjectError: a package can't be installed.
     """
     needs, folder = NEEDS[name], ENVIRONMENTS / name
     newest = tomllib.loads((root() / "pyproject.toml").read_text(encoding="utf-8"))["tool"]["uv"]["exclude-newer"]
@@ -62,7 +62,7 @@ def build(name: str, model: Path) -> None:
         done = subprocess.run(command, cwd=root(), capture_output=True, text=True, check=False)
         if done.returncode:
             reason = " ".join(done.stderr.split())[:300]
-            raise CreditRiskError(f"the environment {name} can't be built: {reason}")
+            raise ProjectError(f"the environment {name} can't be built: {reason}")
     made.write_text(digest)
 
 

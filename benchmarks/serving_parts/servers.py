@@ -20,8 +20,8 @@ import psutil
 from serving_parts.environments import ENVIRONMENTS, MB
 from serving_parts.peers import ALWAYS, PRODUCTION, Application, Peer
 
-from credit_risk.errors import CreditRiskError
-from credit_risk.paths import root
+from credit_risk.core.errors import ProjectError
+from credit_risk.core.paths import root
 
 PEER_FILES = Path(__file__).resolve().parents[1] / "serving_peers"
 READY_SECONDS = 120  # until a server that does not answer counts as broken
@@ -113,7 +113,7 @@ def wait_for(ask: Callable[[], httpx.Response], server: subprocess.Popen[bytes],
     """Asks until the answer is 200.
 
     Raises:
-        CreditRiskError: the server has ended, or has not answered so for READY_SECONDS.
+        ProjectError: the server has ended, or has not answered so for READY_SECONDS.
     """
     deadline, last = time.monotonic() + READY_SECONDS, "nothing"
     while server.poll() is None and time.monotonic() < deadline:
@@ -125,7 +125,7 @@ def wait_for(ask: Callable[[], httpx.Response], server: subprocess.Popen[bytes],
         time.sleep(POLL_SECONDS)
     lines = log.read_text(errors="replace").strip().splitlines() or ["nothing"]
     what = "ended" if server.poll() is not None else f"did not answer in {READY_SECONDS} s (last answer: {last})"
-    raise CreditRiskError(f"{name} {what}; the last line of its log is: {lines[-1][:300]}")
+    raise ProjectError(f"{name} {what}; the last line of its log is: {lines[-1][:300]}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -172,12 +172,12 @@ def wait_for_keeper(server: Server) -> None:
     """Waits until this API's keeper has looked at the registry: its start, once in a server's life, takes the core.
 
     Raises:
-        CreditRiskError: it has not done so in READY_SECONDS.
+        ProjectError: it has not done so in READY_SECONDS.
     """
     deadline = time.monotonic() + READY_SECONDS
     while "from the cache" in server.client.get("/readyz").json()["detail"]:
         if time.monotonic() > deadline:
-            raise CreditRiskError(f"the keeper has not reported in {READY_SECONDS} s")
+            raise ProjectError(f"the keeper has not reported in {READY_SECONDS} s")
         time.sleep(POLL_SECONDS)
 
 
@@ -188,5 +188,5 @@ def memory_mb(pid: int) -> tuple[float, float]:
         with suppress(psutil.NoSuchProcess):
             used = (it.memory_full_info().pss if sys.platform == "linux" else it.memory_info().rss) / MB
             whole += used
-            keeper += used if any(part.endswith("keeper.py") for part in it.cmdline()) else 0.0
+            keeper += used if any(part.endswith("model_sync.py") for part in it.cmdline()) else 0.0
     return whole, keeper

@@ -12,8 +12,8 @@ from pathlib import Path
 import bentoml
 import pandas as pd
 
-from credit_risk.registered_form import load
-from credit_risk.request import LoanApplication
+from credit_risk.formats.skops_model import load
+from credit_risk.serving.request_model import LoanApplication
 
 QUIET = {"access": {"enabled": False}}
 

@@ -14,9 +14,9 @@ from typing import Any
 
 import numpy as np
 
-from credit_risk import champion_cache
 from credit_risk.features import row_of
-from credit_risk.request import parse
+from credit_risk.serving import model_cache
+from credit_risk.serving.request_model import parse
 
 REPEATS = 9  # passes over all applications; their median counts
 TOGETHER = 16
@@ -24,7 +24,7 @@ TOGETHER = 16
 
 def main() -> None:
     """Measures and prints."""
-    scorer = champion_cache.load(Path(sys.argv[1])).scorer
+    scorer = model_cache.load(Path(sys.argv[1])).scorer
     bodies = Path(sys.argv[2]).read_bytes().splitlines()
     applications = [parse(body) for body in bodies]
     groups = [applications[start : start + TOGETHER] for start in range(0, len(applications), TOGETHER)]

@@ -9,8 +9,8 @@ from pathlib import Path
 from fastapi import FastAPI
 
 from credit_risk.features import from_application
-from credit_risk.request import LoanApplication
-from credit_risk.scorer import Scorer
+from credit_risk.formats.onnx_scorer import Scorer
+from credit_risk.serving.request_model import LoanApplication
 
 app = FastAPI()
 scorer = Scorer.load(Path(os.environ["MODEL_FOLDER"], "extra_files", "model.onnx"))

@@ -9,8 +9,8 @@ from pathlib import Path
 import pandas as pd
 from fastapi import FastAPI
 
-from credit_risk.registered_form import load
-from credit_risk.request import LoanApplication
+from credit_risk.formats.skops_model import load
+from credit_risk.serving.request_model import LoanApplication
 
 app = FastAPI()
 model = load(Path(os.environ["MODEL_FOLDER"]))

@@ -8,7 +8,7 @@ FIELDS and nothing else here; a field that features should use is then read in `
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from credit_risk.errors import CreditRiskError
+from credit_risk.core.errors import ProjectError
 
 SHOWN = 3  # choices that an error message lists
 ACRONYMS = ("NAICS", "SBA")  # words of field names that people write in capitals
@@ -184,20 +184,20 @@ def check_fields(fields: Iterable[Number | Choice]) -> None:
     """Checks the declaration itself.
 
     Raises:
-        CreditRiskError: a field stands twice, or is read from a column that is unknown at approval, names the
+        ProjectError: a field stands twice, or is read from a column that is unknown at approval, names the
             borrower, or is the calendar.
     """
     seen: set[str] = set()
     for field in fields:
         if field.name in seen:
-            raise CreditRiskError(f"contract: field '{field.name}' is declared twice")
+            raise ProjectError(f"contract: field '{field.name}' is declared twice")
         seen.add(field.name)
         for name in (field.raw, field.name):
             reason = refusal(name) or ""
             if reason.startswith("is unknown at approval"):
-                raise CreditRiskError(f"contract: field '{field.name}' reads column '{name}', which {reason}")
+                raise ProjectError(f"contract: field '{field.name}' reads column '{name}', which {reason}")
         if field.raw in IDENTITY or field.raw in CALENDAR:
-            raise CreditRiskError(f"contract: field '{field.name}' reads '{field.raw}', an identity or the calendar")
+            raise ProjectError(f"contract: field '{field.name}' reads '{field.raw}', an identity or the calendar")
 
 
 check_fields(FIELDS)

@@ -27,9 +27,9 @@ from sklearn.utils._param_validation import InvalidParameterError
 from threadpoolctl import threadpool_limits
 
 from credit_risk.contract import DEFAULT
-from credit_risk.errors import CreditRiskError
+from credit_risk.core.errors import ProjectError
+from credit_risk.core.params import Params
 from credit_risk.features import CATEGORICAL, FEATURE_NAMES
-from credit_risk.params import Params
 
 Floats = npt.NDArray[np.floating[Any]]
 Labels = npt.NDArray[np.int8]
@@ -126,12 +126,12 @@ def named_parameters(train: TrainParams) -> Iterator[None]:
     """Says which section of params.yaml holds a parameter that the classifier does not take.
 
     Raises:
-        CreditRiskError: with the classifier's own words.
+        ProjectError: with the classifier's own words.
     """
     try:
         yield
     except (TypeError, InvalidParameterError) as error:
-        raise CreditRiskError(f"params.yaml: train.{train.model}: {' '.join(str(error).split())}") from error
+        raise ProjectError(f"params.yaml: train.{train.model}: {' '.join(str(error).split())}") from error
 
 
 def default_probability(model: Any, rows: Any) -> npt.NDArray[np.float64]:
@@ -141,7 +141,7 @@ def default_probability(model: Any, rows: Any) -> npt.NDArray[np.float64]:
     return probabilities
 
 
-def read_side(path: Path, names: Sequence[str] = FEATURE_NAMES) -> tuple[npt.NDArray[np.float32], Labels]:
+def read_split(path: Path, names: Sequence[str] = FEATURE_NAMES) -> tuple[npt.NDArray[np.float32], Labels]:
     """Features, shape (n, len(names)) in float32, and labels, shape (n,), of a file of stage 4."""
     table = pq.read_table(path, columns=[*names, DEFAULT])
     features = np.empty((table.num_rows, len(names)), np.float32)
@@ -159,13 +159,13 @@ def monotonic_signs(train: TrainParams, signs: Mapping[str, int], columns: Seque
         columns: the names of the columns that the classifier gets, in order.
 
     Raises:
-        CreditRiskError: a name is no column, or columns may be dropped, which would move the others.
+        ProjectError: a name is no column, or columns may be dropped, which would move the others.
     """
     where = f"params.yaml: train.{train.model}.monotonic_cst"
     if unknown := sorted(set(signs) - set(columns)):
-        raise CreditRiskError(f"{where}: {', '.join(unknown)} is no feature; see src/credit_risk/features.py")
+        raise ProjectError(f"{where}: {', '.join(unknown)} is no feature; see src/credit_risk/features.py")
     if train.selection.min_importance > 0:
-        raise CreditRiskError(
+        raise ProjectError(
             f"{where} binds columns by position, so none may be dropped; set train.selection.min_importance to 0"
         )
     return [signs.get(name, 0) for name in columns]

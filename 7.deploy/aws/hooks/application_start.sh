@@ -23,7 +23,7 @@ export API_KEYS_SHA256 MLFLOW_TRACKING_PASSWORD PORT APP_ENV=production
 "$CONTAINER_TOOL" run --detach --name "$NAME" --restart unless-stopped --network "$NETWORK" --publish "$PORT:$PORT" \
     --read-only --tmpfs /tmp --cap-drop all --security-opt no-new-privileges --pids-limit 512 \
     --stop-timeout "$((${DRAIN_SECONDS:-15} + 15))" --label "release=${DEPLOYMENT_ID:-refresh}" \
-    --env PORT --env APP_ENV --env API_KEYS_SHA256 --env DRAIN_SECONDS --env KEEPER_SECONDS \
+    --env PORT --env APP_ENV --env API_KEYS_SHA256 --env DRAIN_SECONDS --env MODEL_SYNC_SECONDS \
     --env MLFLOW_TRACKING_URI --env MLFLOW_TRACKING_USERNAME --env MLFLOW_TRACKING_PASSWORD \
     "$IMAGE" >/dev/null || fail "the container does not start; look at $CONTAINER_TOOL logs $NAME"
 say "the API starts"

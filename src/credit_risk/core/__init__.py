@@ -1,0 +1,1 @@
+"""What everything else stands on: errors, paths, files, params, settings, the entry point of scripts."""

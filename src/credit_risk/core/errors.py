@@ -1,0 +1,5 @@
+"""The one exception for what a user can mend: its text is one sentence that says what is wrong and what to do."""
+
+
+class ProjectError(Exception):
+    """An expected failure: shown as one sentence, without a traceback, with a non-zero exit code."""

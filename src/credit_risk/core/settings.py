@@ -1,0 +1,126 @@
+"""Addresses, secrets and limits from environment variables, with defaults for a laptop; standard names stay so."""
+
+import hashlib
+import re
+from pathlib import Path
+from typing import Annotated, Any, Literal, Self
+from urllib.parse import unquote, urlsplit
+
+from pydantic import Field, SecretStr, ValidationError, field_validator, model_validator
+from pydantic_settings import BaseSettings, NoDecode
+
+from credit_risk.core.errors import ProjectError
+from credit_risk.core.paths import root
+
+# What people write into a template's secrets and then forget there.
+PLACEHOLDERS = {
+    *("admin", "change-me", "changeme", "changethis", "dummy", "example", "key", "minio", "minioadmin"),
+    *("mlflow", "password", "placeholder", "postgres", "secret", "test"),
+}
+_PLACEHOLDER_DIGESTS = {hashlib.sha256(word.encode()).hexdigest() for word in {*PLACEHOLDERS, ""}}
+_SHA256 = r"^[0-9a-f]{64}$"
+
+Words = Annotated[tuple[str, ...], NoDecode]  # comma-separated in the environment
+
+
+class Settings(BaseSettings):
+    """The environment. AWS_* and MLFLOW_TRACKING_USERNAME are read by boto3 and MLflow themselves.
+
+    So are the password and the secret key; they stand here to be looked at.
+    """
+
+    app_env: Literal["development", "production"] = Field(
+        "development", description="production demands API keys and refuses placeholder secrets"
+    )
+    mlflow_tracking_uri: str = Field(
+        default_factory=lambda: f"sqlite:///{root() / '3.experiments' / 'mlflow.db'}",
+        description="Where runs and model versions are: a SQLite file on a laptop, an MLflow server elsewhere",
+    )
+    mlflow_tracking_password: SecretStr | None = Field(None, description="Of MLFLOW_TRACKING_USERNAME, for the server")
+    aws_secret_access_key: SecretStr | None = Field(None, description="Of AWS_ACCESS_KEY_ID, for S3; with a role, none")
+    mlflow_http_request_timeout: int = Field(10, description="Seconds until a silent MLflow server counts as down")
+    mlflow_http_request_max_retries: int = Field(2, description="How often a request to it is tried again")
+    model_cache: Path = Field(
+        default_factory=lambda: root() / "6.production" / "cache",
+        description="Folder in which the API keeps the champion it last served",
+    )
+    model_sync_seconds: float = Field(2, gt=0, description="How often the keeper asks the registry for the champion")
+    api_keys_sha256: Words = Field((), description="SHA-256 of each accepted API key, in hexadecimal, by commas")
+    cors_origins: Words = Field((), description="Origins whose pages may call the API, by commas; none by default")
+    max_body_bytes: int = Field(16_384, gt=0, description="Largest body of one application, or line of a stream")
+    max_batch_bytes: int = Field(16_777_216, gt=0, description="Largest body of a JSON batch")
+    max_batch_rows: int = Field(10_000, gt=0, description="Most applications in a JSON batch")
+    max_stream_rows: int = Field(1_000_000, gt=0, description="Most applications in an NDJSON stream")
+    request_timeout_seconds: float = Field(10, gt=0, description="How long a body may take to arrive")
+    max_in_flight: int = Field(256, gt=0, description="Requests a worker takes at once; more get 503")
+    max_queue_seconds: float = Field(1, gt=0, description="Longest wait for the worker's turn; beyond it, 503")
+    drain_seconds: float = Field(1, ge=0, description="How long to go on serving after SIGTERM, no longer ready")
+    log_requests: Literal["errors", "all"] = Field("errors", description="Which requests the log has a line for")
+
+    @field_validator("api_keys_sha256", "cors_origins", mode="before")
+    @classmethod
+    def _split(cls, value: Any) -> Any:
+        return tuple(word.strip() for word in value.split(",") if word.strip()) if isinstance(value, str) else value
+
+    @field_validator("api_keys_sha256")
+    @classmethod
+    def _check_digests(cls, digests: tuple[str, ...]) -> tuple[str, ...]:
+        if not all(re.match(_SHA256, digest) for digest in digests):
+            raise ValueError(
+                "must be SHA-256 digests of 64 hexadecimal digits; make one with 6.production/new_api_key.py"
+            )
+        return digests
+
+    @model_validator(mode="after")
+    def refuse_placeholders(self) -> Self:
+        """Nobody may go into production with the password or the key of an example.
+
+        Raises:
+            ProjectError: a password or key is a placeholder.
+        """
+        if self.app_env != "production":
+            return self
+        if _PLACEHOLDER_DIGESTS & set(self.api_keys_sha256):
+            raise ProjectError("API_KEYS_SHA256 holds a placeholder; make a key with 6.production/new_api_key.py")
+        held = {
+            "MLFLOW_TRACKING_PASSWORD": self.mlflow_tracking_password,
+            "MLFLOW_TRACKING_URI": SecretStr(unquote(urlsplit(self.mlflow_tracking_uri).password or "")),
+            "AWS_SECRET_ACCESS_KEY": self.aws_secret_access_key,
+        }
+        for name, secret in held.items():
+            if secret and _is_placeholder(secret.get_secret_value()):
+                raise ProjectError(f"{name} holds a placeholder; APP_ENV=production wants a secret of your own")
+        return self
+
+
+def _is_placeholder(secret: str) -> bool:
+    letters = re.sub(r"[^a-z]", "", secret.lower())  # change_me and Password123! are no better
+    # AWS's documentation ends its example keys so.
+    return letters in PLACEHOLDERS or letters.startswith("your") or letters.endswith(("example", "examplekey"))
+
+
+def settings() -> Settings:
+    """The environment's settings.
+
+    Raises:
+        ProjectError: names what is wrong with them, without their values.
+    """
+    try:
+        return Settings()
+    except ValidationError as error:
+        first = error.errors(include_input=False, include_url=False, include_context=False)[0]
+        name = ".".join(str(part) for part in first["loc"]).upper()
+        reason = first["msg"].removeprefix("Value error, ")
+        raise ProjectError(f"settings: {name + ' ' if name else ''}{reason}") from None
+
+
+def serving_settings() -> Settings:
+    """The settings of a server.
+
+    Raises:
+        ProjectError: as `settings`, or it is in production and would answer everybody.
+    """
+    current = settings()
+    if current.app_env == "production" and not current.api_keys_sha256:
+        raise ProjectError("APP_ENV=production needs API_KEYS_SHA256; make a key with 6.production/new_api_key.py")
+    return current

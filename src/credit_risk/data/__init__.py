@@ -1,0 +1,1 @@
+"""Reading and checking data: sources, validation of frames, splits."""

@@ -1,0 +1,102 @@
+"""The data's sources: paths, globs and URLs, opened through fsspec."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+import fsspec
+from fsspec.implementations.local import LocalFileSystem
+
+from credit_risk.core.errors import ProjectError
+from credit_risk.core.files import sha256
+from credit_risk.core.paths import relative, root
+
+SUFFIXES = (".csv", ".csv.gz", ".parquet")
+# What remote stores say about a file's content, best first; http servers and S3 differ.
+_TAGS = ("ETag", "Content-MD5", "Digest", "Last-Modified", "LastModified")
+
+
+@dataclass(frozen=True, slots=True)
+class Source:
+    """One file: its name for people and manifests, its file system, and its path or URL there."""
+
+    name: str
+    filesystem: Any
+    path: str
+
+    @property
+    def local(self) -> bool:
+        """Whether it is on this machine's disk."""
+        return isinstance(self.filesystem, LocalFileSystem)
+
+    def tag(self) -> str | None:
+        """What its store says about the content's version (an ETag or a date); None for local files, or if nothing.
+
+        Raises:
+            ProjectError: the store does not answer or the file is gone.
+        """
+        if self.local:
+            return None
+        try:
+            info = self.filesystem.info(self.path)
+        except Exception as error:  # each file system raises its own kinds
+            raise ProjectError(f"source {self.name} can't be reached: {reason(error)}") from error
+        return next((str(info[key]) for key in _TAGS if info.get(key)), None)
+
+
+def expand(patterns: list[str]) -> list[Source]:
+    """The files that paths, globs and URLs stand for, sorted within each pattern, none twice.
+
+    Raises:
+        ProjectError: a pattern matches nothing, a file's kind is not known, or a store does not answer.
+    """
+    found: dict[str, Source] = {}
+    for pattern in patterns:
+        for source in _matches(pattern):
+            if not source.name.endswith(SUFFIXES):
+                raise ProjectError(f"source {source.name} is none of {', '.join(SUFFIXES)}; move it elsewhere")
+            found.setdefault(source.name, source)
+    return list(found.values())
+
+
+def changed(source: Source, known: dict[str, Any]) -> bool:
+    """Whether a source may differ from its entry in the manifest; a store that tells nothing counts as yes."""
+    if source.local:
+        return bool(sha256(Path(source.path)) != known["sha256"])
+    tag = source.tag()
+    return tag is None or tag != known.get("tag")
+
+
+def reason(error: BaseException) -> str:
+    """An error's text on one line, or its kind when it has none."""
+    return " ".join(str(error).split()) or type(error).__name__
+
+
+def _matches(pattern: str) -> list[Source]:
+    url = pattern if "://" in pattern else str(root() / pattern)
+    try:
+        filesystem, path = fsspec.core.url_to_fs(url)
+        if any(character in path for character in "*?["):
+            paths = sorted(p for p in filesystem.glob(path) if not Path(p).name.startswith("."))
+        else:
+            paths = [path] if filesystem.exists(path) else []
+    except Exception as error:  # each file system raises its own kinds
+        raise ProjectError(f"source {public(pattern)} can't be reached: {reason(error)}") from error
+    if not paths:
+        raise ProjectError(f"source {public(pattern)} matches no file; check data.sources in params.yaml")
+    return [Source(_name(filesystem, p), filesystem, p) for p in paths]
+
+
+def _name(filesystem: Any, path: str) -> str:
+    if isinstance(filesystem, LocalFileSystem):
+        return relative(Path(path))
+    return public(filesystem.unstrip_protocol(path))
+
+
+def public(url: str) -> str:
+    """A URL without user, password and query, which may be secret."""
+    parts = urlsplit(url)
+    if not parts.scheme:
+        return url
+    return f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}{parts.path}"

@@ -1,0 +1,1 @@
+"""Measuring scores: metrics, bootstrap intervals, decision costs, leakage."""

@@ -1,0 +1,1 @@
+"""The MLflow registry: client, lineage, signature, promotion, gate results, preflight checks, rebuild."""

@@ -1,0 +1,198 @@
+"""The model registry: MLflow, wherever MLFLOW_TRACKING_URI points. Needs no more of MLflow than its client.
+
+Aliases: `challenger` is the version to be gated, `champion` the one that serves, `previous_champion` the one before.
+"""
+
+import logging
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+import boto3
+import botocore.session
+import mlflow
+from botocore.config import Config
+from mlflow import MlflowClient
+from mlflow.artifacts import download_artifacts
+from mlflow.entities.model_registry import ModelVersion
+from mlflow.exceptions import MlflowException
+
+from credit_risk.core.errors import ProjectError
+from credit_risk.core.paths import root
+from credit_risk.core.settings import Settings
+from credit_risk.core.settings import settings as load_settings
+from credit_risk.registry.error_messages import explain
+
+MODEL = "CreditRiskModel"
+EXPERIMENT = "credit-risk"
+CHALLENGER, CHAMPION, PREVIOUS_CHAMPION = "challenger", "champion", "previous_champion"
+LINEAGE_KEY, ONNX_SHA256 = "lineage_key", "onnx_sha256"  # tags of a version
+ONNX_PATH = "extra_files/model.onnx"  # within a version's artifacts
+REFERENCE_ROWS_PATH = "extra_files/reference_rows.json"
+
+
+@dataclass(frozen=True, slots=True)
+class Version:
+    """A version of the model, as the registry had it when asked."""
+
+    number: str
+    tags: dict[str, str]
+    aliases: tuple[str, ...]
+    run_id: str
+
+
+class Registry:
+    """A connection to the registry.
+
+    Every method raises ProjectError, with one sentence, when the registry does not answer or refuses.
+    """
+
+    def __init__(self, settings: Settings | None = None) -> None:
+        """Connects; creates the embedded database on first use."""
+        settings = settings or load_settings()
+        self.uri = settings.mlflow_tracking_uri
+        os.environ["MLFLOW_HTTP_REQUEST_TIMEOUT"] = str(settings.mlflow_http_request_timeout)
+        os.environ["MLFLOW_HTTP_REQUEST_MAX_RETRIES"] = str(settings.mlflow_http_request_max_retries)
+        logging.getLogger("mlflow").setLevel(logging.ERROR)  # it tells of tables and packages that nobody asked about
+        os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
+        os.environ.setdefault("MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT", "true")
+        with self.plain_errors():
+            if self.embedded:
+                Path(urlsplit(self.uri).path[1:]).parent.mkdir(parents=True, exist_ok=True)
+            else:
+                limit_s3(settings)
+            mlflow.set_tracking_uri(self.uri)  # for MLflow's own functions, and for child processes
+            self.client = MlflowClient(self.uri)
+
+    @property
+    def embedded(self) -> bool:
+        """Whether it is a SQLite file on this machine."""
+        return self.uri.startswith("sqlite:")
+
+    @property
+    def address(self) -> str:
+        """The URI without user and password."""
+        parts = urlsplit(self.uri)
+        return f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}{parts.path}"
+
+    @property
+    def display_name(self) -> str:
+        """What sentences call it."""
+        return f"the {'registry' if self.embedded else 'MLflow server'} at {self.address}"
+
+    @contextmanager
+    def plain_errors(self) -> Iterator[None]:
+        """Turns what MLflow and its stores raise into one sentence."""
+        try:
+            yield
+        except ProjectError:
+            raise
+        except Exception as error:  # MLflow, SQLAlchemy, requests and boto3 each raise their own kinds
+            raise ProjectError(explain(error, self.display_name, "MLFLOW_TRACKING_URI")) from error
+
+    def experiment_id(self, name: str = EXPERIMENT) -> str:
+        """The experiment that holds the runs; made on first use."""
+        with self.plain_errors():
+            experiment = self.client.get_experiment_by_name(name)
+            if experiment:
+                return str(experiment.experiment_id)
+            # MLflow's default for SQLite is ./mlruns of whatever folder it is called from.
+            location = (root() / "3.experiments" / "artifacts").as_uri() if self.embedded else None
+            return str(self.client.create_experiment(name, artifact_location=location))
+
+    def version_of(self, alias: str) -> Version | None:
+        """The version that has an alias, or None."""
+        with self.plain_errors():
+            try:
+                return _version(self.client.get_model_version_by_alias(MODEL, alias))
+            except MlflowException as error:
+                if error.error_code in ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE"):
+                    return None
+                raise
+
+    def version(self, number: str) -> Version:
+        """A version by its number.
+
+        Raises:
+            ProjectError: there is none.
+        """
+        with self.plain_errors():
+            try:
+                return _version(self.client.get_model_version(MODEL, number))
+            except MlflowException as error:
+                if error.error_code == "RESOURCE_DOES_NOT_EXIST":
+                    raise ProjectError(f"{MODEL} has no version {number}; see `uv run main.py history`") from error
+                raise
+
+    def versions(self) -> list[Version]:
+        """All versions, oldest first."""
+        with self.plain_errors():
+            found: list[Version] = []
+            token: str | None = None
+            while token is None or token:
+                page = self.client.search_model_versions(f"name = '{MODEL}'", page_token=token)
+                found += map(_version, page)
+                token = page.token or ""
+            return sorted(found, key=lambda version: int(version.number))
+
+    def with_lineage(self, key: str) -> Version | None:
+        """The version that was made from just this lineage, or None."""
+        return next((version for version in self.versions() if version.tags.get(LINEAGE_KEY) == key), None)
+
+    def create_version(self, model_uri: str, run_id: str, model_id: str, tags: dict[str, str]) -> Version:
+        """Makes a logged model a version; its tags are there from its first moment on."""
+        with self.plain_errors():
+            if not self.client.search_registered_models(f"name = '{MODEL}'"):
+                self.client.create_registered_model(MODEL, description="Probability that an SBA loan is charged off")
+            return _version(self.client.create_model_version(MODEL, model_uri, run_id, tags=tags, model_id=model_id))
+
+    def set_alias(self, alias: str, number: str) -> None:
+        """Gives an alias to a version."""
+        with self.plain_errors():
+            self.client.set_registered_model_alias(MODEL, alias, number)
+
+    def delete_alias(self, alias: str) -> None:
+        """Takes an alias away."""
+        with self.plain_errors():
+            self.client.delete_registered_model_alias(MODEL, alias)
+
+    def tag(self, number: str, key: str, value: Any) -> None:
+        """Writes a tag on a version."""
+        with self.plain_errors():
+            self.client.set_model_version_tag(MODEL, number, key, str(value))
+
+    def log_file(self, version: Version, file: Path) -> None:
+        """Puts a file beside what the version's run has logged; one of that name is replaced."""
+        with self.plain_errors():
+            self.client.log_artifact(version.run_id, str(file))
+
+    def download_file(self, version: Version, name: str, into: Path) -> Path | None:
+        """Downloads a file that was attached to a version into a folder; None if there is none of that name."""
+        with self.plain_errors():
+            if name not in [found.path for found in self.client.list_artifacts(version.run_id)]:
+                return None
+            return Path(download_artifacts(run_id=version.run_id, artifact_path=name, dst_path=str(into)))
+
+    def download(self, number: str, path: str = "", into: Path | None = None) -> Path:
+        """Downloads a version's artifacts (or one of them), to a folder if one is given; returns where it is."""
+        with self.plain_errors():
+            uri = f"models:/{MODEL}/{number}/{path}".rstrip("/")
+            return Path(download_artifacts(artifact_uri=uri, dst_path=str(into) if into else None))
+
+
+def limit_s3(settings: Settings) -> None:
+    """Gives boto3, which would wait for minutes, the limits of the MLflow client; for whoever makes S3 clients here."""
+    session = botocore.session.get_session()
+    attempts = {"total_max_attempts": settings.mlflow_http_request_max_retries + 1}
+    seconds = settings.mlflow_http_request_timeout
+    session.set_default_client_config(Config(connect_timeout=seconds, read_timeout=seconds, retries=attempts))
+    boto3.setup_default_session(botocore_session=session)
+
+
+def _version(found: ModelVersion) -> Version:
+    # Stores differ in whether a version is a number or text.
+    return Version(str(found.version), dict(found.tags), tuple(found.aliases), str(found.run_id))
