@@ -216,7 +216,7 @@ def test_calibration_is_chosen_by_params_and_fitted_without_the_holdout(
     project: Project, inside: Callable[[Project], None], calibration: str
 ) -> None:
     inside(project)
-    project.set_param("calibration: none", f"calibration: {calibration}")
+    project.set_params({"train.calibration": calibration})
     sides = {side: project.path("1.data", "4.split", f"{side}.parquet") for side in ("test", "out_of_time")}
     away = {side: path.read_bytes() for side, path in sides.items()}
     for path in sides.values():
@@ -235,7 +235,7 @@ def test_calibration_is_chosen_by_params_and_fitted_without_the_holdout(
 def test_before_and_after_calibration_are_the_same_ranking(project: Project, inside: Callable[[Project], None]) -> None:
     """What would serve with the other setting is worked out from the model at hand, without touching test."""
     inside(project)
-    project.set_param("calibration: none", "calibration: sigmoid")
+    project.set_params({"train.calibration": "sigmoid"})
     assert run_script(project, TRAIN) == 0
     import joblib
 

@@ -123,8 +123,7 @@ def test_badly_calibrated_model(gated: Project) -> None:
 
 
 def test_model_worse_than_logistic_regression(gated: Project) -> None:
-    gated.set_param("min_auc: 0.60", "min_auc: 0.50")
-    gated.set_param("min_auc_over_logistic: 0.0", "min_auc_over_logistic: 0.01")
+    gated.set_params({"gates.min_auc": 0.5, "gates.min_auc_over_logistic": 0.01})
     features, labels = train_side(gated)
     register(gated, fit(train_params(gated), features[:150], labels[:150]))
     assert failures(gated, LOADING) == set()
@@ -132,8 +131,7 @@ def test_model_worse_than_logistic_regression(gated: Project) -> None:
 
 
 def test_model_worse_than_the_champion(gated: Project) -> None:
-    for old, new in {"min_auc: 0.60": "min_auc: 0.5", "margin: 0.05": "margin: 0.0"}.items():
-        gated.set_param(old, new)
+    gated.set_params({"gates.min_auc": 0.5, "gates.margin": 0.0})
     features, labels = train_side(gated)
     register(gated, fit(train_params(gated), features[:150], labels[:150]))
     assert failures(gated, LOADING) == set()
@@ -141,7 +139,7 @@ def test_model_worse_than_the_champion(gated: Project) -> None:
 
 
 def test_accuracy_can_be_asked_for(gated: Project) -> None:
-    gated.set_param("min_accuracy: null", "min_accuracy: 0.99")
+    gated.set_params({"gates.min_accuracy": 0.99})
     register(gated, fit(train_params(gated), *train_side(gated)), threshold=0.21)
     assert failures(gated, LOADING) == set()
     assert failures(gated, PERFORMANCE) == {"accuracy"}
@@ -324,7 +322,7 @@ def test_refused_at_loading_is_refused_at_performance(gated: Project) -> None:
 
 
 def test_versions_from_different_splits_are_not_compared(gated: Project) -> None:
-    gated.set_param("test_share: 0.2", "test_share: 0.3")
+    gated.set_params({"split.test_share": 0.3})
     register(gated, fit(train_params(gated), *train_side(gated)), threshold=0.3)
     assert failures(gated, LOADING) == set()
     assert failures(gated, PERFORMANCE) == {"same_split"}
@@ -332,8 +330,7 @@ def test_versions_from_different_splits_are_not_compared(gated: Project) -> None
 
 def test_threshold_mode_does_not_look_at_the_champion(project: Project, inside: Callable[[Project], None]) -> None:
     inside(project)
-    project.set_param("test_share: 0.2", "test_share: 0.3")
-    project.set_param("mode: champion", "mode: threshold")
+    project.set_params({"split.test_share": 0.3, "gates.mode": "threshold"})
     version = register(project, fit(train_params(project), *train_side(project)), threshold=0.3)
     assert failures(project, LOADING) == set()
     assert failures(project, PERFORMANCE) == set()
@@ -400,7 +397,7 @@ def test_rolled_back_version_is_not_promoted_again_by_itself(gated: Project) -> 
 
 
 def test_refusal_is_remembered_until_what_it_depends_on_changes(gated: Project) -> None:
-    gated.set_param("min_accuracy: null", "min_accuracy: 0.99")
+    gated.set_params({"gates.min_accuracy": 0.99})
     version = register_by_hand(gated, *sound(gated))
     assert failures(gated, LOADING) == set()
     assert failures(gated, PERFORMANCE) == {"accuracy"}
@@ -409,7 +406,7 @@ def test_refusal_is_remembered_until_what_it_depends_on_changes(gated: Project) 
     assert refusal is not None
     assert refusal.startswith("performance gate: accuracy")
     assert gate_results.last_rejection(version, "7") is None  # another champion
-    gated.set_param("min_accuracy: 0.99", "min_accuracy: 0.98")
+    gated.set_params({"gates.min_accuracy": 0.98})
     assert gate_results.last_rejection(version, "1") is None  # other gates
 
 

@@ -15,9 +15,9 @@ from credit_risk.registry.client import CHALLENGER, CHAMPION, Registry
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
 
 # For each moment: the parameter whose change makes the stage run, and the script that runs at that moment.
-OTHER_MODEL = ("max_iter: 60", "max_iter: 50")
+OTHER_MODEL = {"train.hist_gradient_boosting.max_iter": 50}
 MOMENTS = {
-    "stage 2": (("max_rejected_share: 0.01", "max_rejected_share: 0.02"), "2.prep_clean_data.py"),
+    "stage 2": ({"clean.max_rejected_share": 0.02}, "2.prep_clean_data.py"),
     "stage 5": (OTHER_MODEL, "5.train_model.py"),
     "registration": (OTHER_MODEL, "7.register_model.py"),
     "between registration and gates": (OTHER_MODEL, "5.testing/loading.py"),
@@ -31,7 +31,7 @@ def trained(shared: Path, finished: Project) -> Project:
 
     def make(folder: Path) -> None:
         project = copy_finished(finished, folder)
-        project.set_param(*OTHER_MODEL)
+        project.set_params(OTHER_MODEL)
         project.run("-m", "dvc", "repro", "4.dvc_pipeline/dvc.yaml:evaluate_model")
 
     return Project(once(shared / "trained", make))
@@ -62,7 +62,7 @@ def test_kills(moment: str, request: pytest.FixtureRequest, tmp_path: Path, insi
     registry = Registry()
     change, _ = MOMENTS[moment]
     if moment not in TRAINED:
-        project.set_param(*change)
+        project.set_params(change)
     for who in ("main.py", "DVC", "script"):
         if (moment, who) == ("between registration and gates", "DVC"):
             continue  # it has ended by then

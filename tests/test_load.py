@@ -80,7 +80,7 @@ def test_each_answer_under_changing_champions_comes_from_the_version_it_names(
     project: Project, tmp_path: Path, inside: Callable[[Project], None]
 ) -> None:
     inside(project)
-    project.set_param("max_iter: 60", "max_iter: 30")
+    project.set_params({"train.hist_gradient_boosting.max_iter": 30})
     for stage in ("5.train_model", "7.register_model"):  # the gates are not the point here
         assert run_script(project, f"4.dvc_pipeline/{stage}.py") == 0
     registry = registry_of(project)

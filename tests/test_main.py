@@ -67,7 +67,7 @@ def test_a_parameters_life(project: Project) -> None:
     assert "version 1 (challenger) is the champion already" in again
     assert project.path("4.dvc_pipeline", "dvc.lock").read_bytes() == lock
 
-    project.set_param("max_iter: 60", "max_iter: 50")
+    project.set_params({"train.hist_gradient_boosting.max_iter": 50})
     changed = project.run("main.py").stdout
     assert steps(changed) == ["5.train_model", "6.evaluate_model", REGISTER, *GATES]
     assert "version 2 (challenger) passed all gates" in changed
@@ -82,7 +82,7 @@ def test_a_parameters_life(project: Project) -> None:
     assert "complaints" in rolled_back
     assert "version 1 is the champion" in rolled_back
 
-    project.set_param("max_iter: 50", "max_iter: 60")
+    project.set_params({"train.hist_gradient_boosting.max_iter": 60})
     reverted = project.run("main.py").stdout  # DVC has kept the files; the registry has version 1
     assert "version 1 (challenger) is the champion already" in reverted
     assert "version 3" not in reverted
@@ -115,7 +115,7 @@ def test_new_data_after_six_months_and_then_a_new_column(project: Project) -> No
 def test_another_registry_gets_the_model_although_dvc_sees_no_change(project: Project, empty_registry: Any) -> None:
     other = project.path("other.db")
     shutil.copy(empty_registry, other)
-    project.set_param("min_out_of_time_auc: 0.55", "min_out_of_time_auc: 0.99")
+    project.set_params({"gates.min_out_of_time_auc": 0.99})
     lock = project.path("4.dvc_pipeline", "dvc.lock").read_bytes()
     result = project.run("main.py", check=False, MLFLOW_TRACKING_URI=f"sqlite:///{other}")
     assert steps(result.stdout) == [REGISTER, *GATES]
@@ -126,7 +126,7 @@ def test_another_registry_gets_the_model_although_dvc_sees_no_change(project: Pr
 
 
 def test_errors_are_one_sentence(project: Project) -> None:
-    project.set_param("max_iter: 60", "max_itr: 60")
+    project.set_params({"train.hist_gradient_boosting.max_itr": 60})
     result = project.run("main.py", check=False)
     assert result.returncode == 1
     assert "error: stage 5: params.yaml: train.hist_gradient_boosting: " in result.stderr
@@ -134,7 +134,7 @@ def test_errors_are_one_sentence(project: Project) -> None:
     assert "Traceback" not in result.stdout + result.stderr
     assert result.stderr.count("\n") == 1
 
-    project.set_param("seed: 20070101\n  threads", "sed: 20070101\n  threads")
+    project.set_params({"train.sed": 20070101})
     result = project.run("main.py", check=False)
     assert "train.sed: unknown key, check its spelling" in result.stderr
 
@@ -151,9 +151,9 @@ def test_wrong_command_line_is_explained(finished: Project) -> None:
 
 
 def test_ctrl_c_stops_the_children_the_next_run_goes_on_and_its_refusal_is_remembered(project: Project) -> None:
-    project.set_param("max_iter: 60", "max_iter: 40")
+    project.set_params({"train.hist_gradient_boosting.max_iter": 40})
     interrupted(project, "5.train_model.py")
-    project.set_param("min_auc: 0.60", "min_auc: 0.99")
+    project.set_params({"gates.min_auc": 0.99})
     refused = project.run("main.py").stdout
     assert steps(refused) == ["5.train_model", "6.evaluate_model", REGISTER, *GATES]
     assert "version 2 (challenger) refused: performance gate: auc (" in refused
@@ -201,7 +201,7 @@ def test_refresh_sees_that_a_remote_source_has_changed(project: Project) -> None
     shutil.move(source, web / "loans.csv.gz")
     server = ThreadingHTTPServer(("127.0.0.1", 0), partial(QuietHandler, directory=str(web)))
     threading.Thread(target=server.serve_forever, daemon=True).start()
-    project.set_param("1.data/source/*", f"http://127.0.0.1:{server.server_port}/loans.csv.gz")
+    project.set_params({"data.sources": [f"http://127.0.0.1:{server.server_port}/loans.csv.gz"]})
     assert "1.get_data" in steps(project.run("main.py").stdout)
     assert steps(project.run("main.py", "--refresh").stdout) == []
     thin(web / "loans.csv.gz", web / "loans.csv.gz", every=2)

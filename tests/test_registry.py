@@ -199,7 +199,7 @@ def test_a_run_that_a_kill_left_open_is_ended_and_done_again(
     project: Project, inside: Callable[[Project], None]
 ) -> None:
     inside(project)
-    project.set_param("C: 1.0", "C: 0.5")  # another lineage
+    project.set_params({"train.logistic_regression.C": 0.5})  # another lineage
     registry = Registry()
     names = runpy.run_path(str(project.path(REGISTER)))
     key = names["lineage_key"](names["read_lineage"]())

@@ -13,7 +13,7 @@ def test_a_model_that_passes_waits_for_its_promotion(project: Project, tmp_path:
     assert output.read_text() == "version=1\npassed=false\n"
     commit_all(project.root)
 
-    project.set_param("max_iter: 60", "max_iter: 61")
+    project.set_params({"train.hist_gradient_boosting.max_iter": 61})
     done = project.run("main.py", "--no-promote")
     assert "version 2 (challenger) passed all gates and may be promoted" in done.stdout
     assert "version 1 is the champion" in done.stdout

@@ -165,7 +165,7 @@ def test_isotonic_calibration_is_refused_in_one_sentence(
     project: Project, inside: Callable[[Project], None], capsys: pytest.CaptureFixture[str]
 ) -> None:
     inside(project)
-    project.set_param("calibration: none", "calibration: isotonic")
+    project.set_params({"train.calibration": "isotonic"})
     assert run_script(project, TRAIN) == 1
     assert capsys.readouterr().err == (
         "stage 5: 4.dvc_pipeline/params.yaml: train.calibration: isotonic is refused: compiled for serving, its steps "
