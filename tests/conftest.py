@@ -2,7 +2,7 @@
 
 import os
 
-os.environ["OMP_NUM_THREADS"] = "1"  # tests run beside each other, and threads that wait for each other spin
+os.environ["OMP_NUM_THREADS"] = "1"  # tests run in parallel, and threads that wait for each other spin
 import shutil
 import subprocess
 import sys
@@ -12,23 +12,30 @@ from pathlib import Path
 
 import pytest
 from containers import TAG, build
-from projects import Project, copy_finished, copy_project, once
+from projects import REPOSITORY, Project, copy_finished, copy_project, once
 from servers import fetch
 from stacks import Stack, running_stack
 
 LONGEST = {"test_faults.py", "test_workflows.py"}
+FINISHED = {"finished", "project", "fetched", "cache"}  # fixtures that start with a whole run
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Puts the longest files first, lest one runs alone at the end."""
-    items.sort(key=lambda item: item.path.name not in LONGEST)
+    """Puts the longest files first, so that none runs alone at the end, and tests of a finished project last."""
+
+    def rank(item: pytest.Item) -> int:
+        if item.path.name in LONGEST:
+            return 0
+        return 2 if FINISHED & set(getattr(item, "fixturenames", ())) else 1
+
+    items.sort(key=rank)
 
 
 @pytest.fixture(scope="session")
 def shared(tmp_path_factory: pytest.TempPathFactory, worker_id: str) -> Path:
     """A folder that all test processes of this run share; one at a time fills it.
 
-    With TESTS_SHARED, several runs share it (on one state of the repository): then it is this folder.
+    TESTS_SHARED names a folder that several runs share; the repository must not change in between.
     """
     base = tmp_path_factory.getbasetemp()
     given = os.environ.get("TESTS_SHARED")
@@ -60,13 +67,24 @@ def start(shared: Path, empty_registry: Path) -> Path:
 
 @pytest.fixture(scope="session")
 def finished(shared: Path, start: Path) -> Project:
-    """A project on which `main.py` has run once. Tests read it; those that change something take a copy."""
+    """A project whose stages and gates have run once, in one process. Read it; to change something, take a copy."""
+
+    def make(folder: Path) -> None:
+        project = Project(Path(shutil.copytree(start, folder, symlinks=True)))
+        project.run(str(REPOSITORY / "tests" / "spine.py"))
+
+    return Project(once(shared / "finished", make))
+
+
+@pytest.fixture(scope="session")
+def first_run(shared: Path, start: Path) -> Project:
+    """A project on which `main.py` has run once; `output.txt` holds what it printed. Read it only."""
 
     def make(folder: Path) -> None:
         project = Project(Path(shutil.copytree(start, folder, symlinks=True)))
         project.path("output.txt").write_text(project.run("main.py").stdout)
 
-    return Project(once(shared / "finished", make))
+    return Project(once(shared / "first_run", make))
 
 
 @pytest.fixture
@@ -84,20 +102,20 @@ def project(tmp_path: Path, finished: Project) -> Project:
 
 @pytest.fixture(scope="session")
 def fetched(shared: Path, finished: Project) -> Path:
-    """What the keeper has put into the cache for the finished project, for copying."""
+    """A model cache that holds the champion of the finished project, for copying."""
     return once(shared / "cache", lambda folder: fetch(finished, folder).check_returncode())
 
 
 @pytest.fixture
 def cache(tmp_path: Path, fetched: Path) -> Path:
-    """A cache that holds the champion of the finished project."""
+    """A model cache of its own that holds the champion of the finished project."""
     shutil.copytree(fetched, tmp_path / "cache")
     return tmp_path / "cache"
 
 
 @pytest.fixture
 def inside(monkeypatch: pytest.MonkeyPatch) -> Callable[[Project], None]:
-    """Lets this process work inside a project, as a script that runs there does."""
+    """Sets the environment of this process to a project's, as a script that runs there has it."""
 
     def enter(project: Project) -> None:
         for name in [name for name in os.environ if name.startswith(("MLFLOW_", "AWS_"))]:
@@ -123,7 +141,7 @@ def image(shared: Path, finished: Project, fetched: Path) -> str:
 
 @pytest.fixture(scope="session")
 def stack() -> Iterator[Stack]:
-    """PostgreSQL, S3 and the MLflow server, real ones; each test process has its own."""
+    """PostgreSQL, S3 and the MLflow server; each test process has its own."""
     if not shutil.which("postgres") and not list(Path("/usr/lib/postgresql").glob("*/bin/postgres")):
         pytest.skip("PostgreSQL is not installed (Debian's package: postgresql)")
     # Not below pytest's folder, which only its owner can enter.

@@ -19,6 +19,8 @@ from test_keeper import registry_of
 
 from credit_risk.registry.client import CHAMPION
 
+pytestmark = pytest.mark.integration
+
 ROWS = [EXAMPLE, EXAMPLE | {"employees": 0.0, "state": "CA"}, EXAMPLE | {"low_doc": "yes", "gross_approved": 5e5}]
 CLIENTS = 16
 PATIENT = {"MAX_QUEUE_SECONDS": "10"}  # tests share the machine: a worker may have to wait for its turn

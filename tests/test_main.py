@@ -20,6 +20,8 @@ from credit_risk.core.settings import Settings
 from credit_risk.registry.client import Registry
 from credit_risk.registry.promotion import history
 
+pytestmark = pytest.mark.integration
+
 STAGES = ["1.get_data", "2.prep_clean_data", "3.FE", "4.split_data", "5.train_model", "6.evaluate_model"]
 REGISTER, GATES = "7.register_model", ["loading", "performance"]
 
@@ -45,10 +47,10 @@ def train_rows(project: Project) -> int:
     return int(json.loads(project.path("1.data", "4.split", "metrics.json").read_text())["train"]["rows"])
 
 
-def test_first_run_shows_stages_figures_verdict_and_next_commands(finished: Project) -> None:
-    output = finished.path("output.txt").read_text()
+def test_first_run_shows_stages_figures_verdict_and_next_commands(first_run: Project) -> None:
+    output = first_run.path("output.txt").read_text()
     assert steps(output) == [*STAGES, REGISTER, *GATES]
-    metrics = json.loads(finished.path("1.data", "6.reports", "metrics.json").read_text())
+    metrics = json.loads(first_run.path("1.data", "6.reports", "metrics.json").read_text())
     for side in ("test", "out_of_time"):
         figures = metrics[side]
         assert f"{figures['roc_auc']:.3f} ({figures['roc_auc_low']:.3f} to {figures['roc_auc_high']:.3f})" in output

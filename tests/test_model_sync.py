@@ -14,6 +14,8 @@ from credit_risk.core.settings import Settings
 from credit_risk.registry.client import CHAMPION, MODEL, ONNX_SHA256, Registry
 from credit_risk.serving import model_cache
 
+pytestmark = pytest.mark.integration
+
 DOWN = {"MLFLOW_TRACKING_URI": "http://127.0.0.1:9", "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "0"}
 
 

@@ -16,7 +16,7 @@ from projects import REPOSITORY, Project, wait_until
 from rehearsal.balancer import Balancer, Server
 from servers import EXAMPLE, LONE, fetch, running
 
-pytestmark = needs_haproxy
+pytestmark = [pytest.mark.integration, needs_haproxy]
 REHEARSE = "7.deploy/rehearse.py"
 
 

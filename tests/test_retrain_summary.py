@@ -2,7 +2,10 @@
 
 from pathlib import Path
 
+import pytest
 from projects import Project, commit_all
+
+pytestmark = pytest.mark.integration
 
 TELL = "7.deploy/retrain_summary.py"
 

@@ -15,6 +15,8 @@ import time
 from pathlib import Path
 from credit_risk.core.entry_point import run
 
+pytestmark = pytest.mark.integration
+
 def main() -> None:
     Path("begun").touch()
     time.sleep(60)
