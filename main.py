@@ -270,7 +270,7 @@ def summary(outcome: Outcome, ran: bool, seconds: float) -> int:
         "ROC AUC": lambda m: f"{m['roc_auc']:.3f} ({m['roc_auc_low']:.3f} to {m['roc_auc_high']:.3f})",
         "… of logistic regression": lambda m: f"{m['logistic_baseline']['roc_auc']:.3f}",
         "calibration error": lambda m: f"{m['ece']:.3f}",
-        "default rate": lambda m: f"{m['default_rate']:.3f}",
+        "default rate": lambda m: f"{m['positive_rate']:.3f}",
         "accuracy (always “paid”)": lambda m: f"{m['accuracy']:.3f} ({m['majority_accuracy']:.3f})",
     }
     champion = outcome.champion

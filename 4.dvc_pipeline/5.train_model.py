@@ -28,6 +28,7 @@ from credit_risk.core.entry_point import run
 from credit_risk.core.environment import environment_sha256
 from credit_risk.core.files import replacing, write_json
 from credit_risk.core.paths import data
+from credit_risk.evaluation.costs import cheapest_threshold
 from credit_risk.features import FEATURE_NAMES
 from credit_risk.formats.onnx_export import export_onnx
 from credit_risk.formats.onnx_scorer import OnnxMetadata
@@ -71,27 +72,6 @@ def out_of_fold(train: TrainParams, features: Floats, labels: Labels) -> npt.NDA
             pipeline, features, labels, cv=folds, method="predict_proba"
         )[:, 1]
     return scores
-
-
-def cheapest_threshold(
-    labels: Labels, scores: npt.NDArray[np.float64], false_approval: float, false_refusal: float
-) -> tuple[float, float]:
-    """The threshold with the lowest mean cost a loan, and that cost.
-
-    A loan is refused when its score is at least the threshold; candidates lie half-way between neighbouring scores, so
-    that rounding a score does not change its decision. Source: Elkan (2001), "The foundations of cost-sensitive
-    learning"; for calibrated scores it is near false_refusal / (false_refusal + false_approval).
-    """
-    order = np.argsort(scores, kind="stable")
-    ordered, defaulted = scores[order], labels[order].astype(np.float64)
-    # Approving the k lowest scores costs the defaults among them, and the paid ones among the others.
-    approved_defaults = np.concatenate([[0.0], np.cumsum(defaulted)])
-    approved_paid = np.arange(len(labels) + 1) - approved_defaults
-    cost = false_approval * approved_defaults + false_refusal * (approved_paid[-1] - approved_paid)
-    edges = np.concatenate([[0.0], (ordered[:-1] + ordered[1:]) / 2, [1.0]])
-    possible = np.concatenate([[True], ordered[1:] > ordered[:-1], [True]])  # equal scores can't be told apart
-    best = int(np.argmin(np.where(possible, cost, np.inf)))
-    return float(edges[best]), float(cost[best] / len(labels))
 
 
 def selection(pipeline: Pipeline) -> dict[str, list[dict[str, Any]]]:

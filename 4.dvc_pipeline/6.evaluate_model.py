@@ -23,16 +23,17 @@ from pydantic import Field
 from threadpoolctl import threadpool_limits
 
 from credit_risk.contract import APPROVAL_DATE, DEFAULT
-from credit_risk.core import params
+from credit_risk.core import params, templates
 from credit_risk.core.entry_point import run
 from credit_risk.core.errors import ProjectError
 from credit_risk.core.files import read_json, write_json
 from credit_risk.core.paths import data, root
-from credit_risk.evaluation.leakage import single_feature_aucs
-from credit_risk.evaluation.metrics import Labels, Scores, measure
+from credit_risk.evaluation.bootstrap import metric_intervals
+from credit_risk.evaluation.leakage import check_leakage, single_feature_aucs
+from credit_risk.evaluation.metrics import Labels, Probabilities, measure
 from credit_risk.features import FEATURE_NAMES
 from credit_risk.model import TrainParams, default_probability, fit, logistic_baseline, read_split
-from credit_risk.report import curves, tables, templates
+from credit_risk.report import curves
 from credit_risk.report.contents import SIDES, Side, Sizes, classic_scorecard, findings
 from credit_risk.report.plots import pictures
 
@@ -54,7 +55,7 @@ def main() -> None:
     train = params.load("train", TrainParams)
     features, labels = read_split(data("4.split", "train.parquet"))
     alone = single_feature_aucs(features, labels, FEATURE_NAMES, train.seed)
-    check_leak(alone, section.leak_auc)
+    check_leakage(alone, section.leak_auc)
     highest, auc = next(iter(alone.items()))
     baseline = fit(logistic_baseline(train), features, labels)
     model = joblib.load(data("5.model", "model.joblib"))  # made by stage 5 on this machine, not from a registry
@@ -84,7 +85,7 @@ def held_out(name: str, model: Any, section: EvaluateParams, seed: int) -> Side:
     """The loans of a held-out side with the model's scores, and the intervals of its figures."""
     features, labels = read_split(data("4.split", f"{name}.parquet"))
     scores = default_probability(model, features)
-    intervals = tables.intervals(labels, scores, section.calibration_bins, section.bootstrap_resamples, seed)
+    intervals = metric_intervals(labels, scores, section.calibration_bins, section.bootstrap_resamples, seed)
     return Side(features, labels, scores, approval_days(name), intervals)
 
 
@@ -100,26 +101,12 @@ def figures(side: Side, baseline: Any, threshold: float, bins: int) -> dict[str,
     }
 
 
-def check_leak(alone: dict[str, float], most: float) -> None:
-    """No single feature may reach an out-of-fold AUC of `most`.
-
-    Raises:
-        ProjectError: names the features that do.
-    """
-    leaking = [f"{name} ({auc:.2f})" for name, auc in alone.items() if auc >= most]
-    if leaking:
-        raise ProjectError(
-            f"{', '.join(leaking)} alone reaches a ROC AUC of evaluate.leak_auc ({most:.2f}) or more, so it probably "
-            "tells the outcome; check when its value is known, and take it out of src/credit_risk/features.py"
-        )
-
-
-def out_of_fold(labels: Labels) -> Scores:
+def out_of_fold(labels: Labels) -> Probabilities:
     """Stage 5's scores of the train loans, each by a model that has not seen it, in the order of train."""
     table = pq.read_table(data("5.model", "out_of_fold.parquet"))
     if not np.array_equal(table[DEFAULT].to_numpy(), labels):
         raise ProjectError("1.data/5.model/out_of_fold.parquet is not of the present train loans; run stage 5 again")
-    scores: Scores = table["score"].to_numpy()
+    scores: Probabilities = table["score"].to_numpy()
     return scores
 
 

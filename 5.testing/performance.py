@@ -20,12 +20,14 @@ import numpy as np
 import numpy.typing as npt
 from pydantic import Field
 
-from credit_risk.core import params
+from credit_risk.core import params, templates
 from credit_risk.core.entry_point import run
+from credit_risk.core.errors import ProjectError
 from credit_risk.core.paths import data, root
 from credit_risk.data.splits import Holdout, as_frame, read_holdout
+from credit_risk.evaluation.bootstrap import auc_difference
 from credit_risk.evaluation.leakage import single_feature_aucs
-from credit_risk.evaluation.metrics import Labels, auc_difference_interval, measure
+from credit_risk.evaluation.metrics import Labels, measure
 from credit_risk.formats import skops_model
 from credit_risk.formats.onnx_scorer import Scorer
 from credit_risk.formats.reference_rows import TOLERANCE, max_score_difference
@@ -43,7 +45,6 @@ from credit_risk.registry.gate_results import (
     version_to_gate,
 )
 from credit_risk.registry.promotion import promote, record, rolled_back
-from credit_risk.report import templates
 
 
 class GateParams(params.Params):
@@ -216,14 +217,15 @@ def threshold_checks(contender: Contender, section: GateParams) -> tuple[Check, 
         train = params.load("train", TrainParams)
         baseline = fit(logistic_baseline(train), *read_split(data("4.split", "train.parquet")))
         test = contender.sides["test"]
-        difference, (low, high) = auc_difference_interval(
+        difference, interval = auc_difference(
             test.labels,
             contender.scores("test"),
             default_probability(baseline, test.features),
             section.bootstrap_resamples,
             section.seed,
         )
-        return difference >= section.min_auc_over_logistic, f"{difference:+.3f} ({low:+.3f} to {high:+.3f})"
+        shown = f" ({interval[0]:+.3f} to {interval[1]:+.3f})" if interval else ""
+        return difference >= section.min_auc_over_logistic, f"{difference:+.3f}{shown}"
 
     def leak() -> Measured:
         names = contender.scorer.metadata.features
@@ -264,14 +266,16 @@ def champion_checks(contender: Contender, champion: Contender, section: GatePara
         return largest <= TOLERANCE, f"{largest:.1e}"
 
     def difference(side: str) -> tuple[float, float, float]:
-        value, (low, high) = auc_difference_interval(
+        value, interval = auc_difference(
             contender.sides[side].labels,
             contender.scores(side),
             champion.scores(side),
             section.bootstrap_resamples,
             section.seed,
         )
-        return value, low, high
+        if interval is None:
+            raise ProjectError("too few rows of an outcome for an interval")
+        return value, *interval
 
     def in_time() -> Measured:
         value, low, high = difference("test")

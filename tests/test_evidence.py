@@ -13,10 +13,10 @@ import pytest
 import yaml
 from projects import Project, run_script
 from sklearn.linear_model import LogisticRegression
-from sklearn.metrics import brier_score_loss, roc_auc_score, roc_curve
+from sklearn.metrics import roc_auc_score
 
 from credit_risk.contract import STATES
-from credit_risk.evaluation.metrics import auc_interval, expected_calibration_error
+from credit_risk.evaluation.costs import mean_costs
 from credit_risk.features import CATEGORICAL, FEATURE_NAMES
 from credit_risk.model import TrainParams, default_probability, fit, logistic_baseline, read_split
 from credit_risk.report import contents, scorecard, tables
@@ -31,26 +31,6 @@ def calibrated(rows: int, seed: int = 0) -> tuple[Any, Any]:
     rng = np.random.default_rng(seed)
     scores = rng.beta(1, 4, rows)
     return (rng.random(rows) < scores).astype(np.int8), scores
-
-
-def test_intervals_hold_the_figures_and_agree_with_the_gates() -> None:
-    labels, scores = calibrated(2_000)
-    scores = scores.round(2)  # equal scores
-    found = tables.intervals(labels, scores, 10, 400, seed=3)
-    assert found["roc_auc"] == pytest.approx(auc_interval(labels, scores, 400, 3), abs=1e-12)
-    false_positive, true_positive, _ = roc_curve(labels, scores)
-    figures = {
-        "roc_auc": roc_auc_score(labels, scores),
-        "gini": 2 * roc_auc_score(labels, scores) - 1,
-        "ks": np.max(true_positive - false_positive),
-        "brier": brier_score_loss(labels, scores),
-    }
-    for name, value in figures.items():
-        low, high = found[name]
-        assert low < value < high
-    assert 0 < found["ece"][0] < found["ece"][1]
-    # One resample of equal weights is the set itself: the figures inside are those of the other module.
-    assert expected_calibration_error(labels, scores, 10) < found["ece"][1]
 
 
 def test_auc_error_is_that_of_many_samples() -> None:
@@ -73,19 +53,12 @@ def test_deciles_by_hand() -> None:
     assert table["lift"].iloc[0] == pytest.approx(2.5)
 
 
-def test_costs_by_hand() -> None:
-    labels, scores = np.array([0, 1, 0, 1], np.int8), np.array([0.1, 0.2, 0.3, 0.4])
-    costs = tables.mean_costs(labels, scores, np.array([0.0, 0.15, 0.2, 0.35, 1.0]), approval=5.0, refusal=1.0)
-    # All refused; one paid refused; the same, as 0.2 is refused at 0.2; one default approved; all approved.
-    assert costs.tolist() == [0.5, 0.25, 0.25, 1.25, 2.5]
-
-
 def test_costs_are_those_by_which_stage_5_chooses(finished: Project) -> None:
     training = json.loads(finished.path("1.data", "5.model", "training.json").read_text())
     table = pq.read_table(finished.path("1.data", "5.model", "out_of_fold.parquet")).to_pandas()
     labels, scores = table["default"].to_numpy(), table["score"].to_numpy()
     at = np.append(training["threshold"], np.linspace(0, 1, 400))
-    costs = tables.mean_costs(labels, scores, at, 5.0, 1.0)
+    costs = mean_costs(labels, scores, at, 5.0, 1.0)
     assert costs[0] == pytest.approx(training["out_of_fold_cost"])
     assert costs.min() == pytest.approx(costs[0])
 

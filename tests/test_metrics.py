@@ -1,4 +1,6 @@
-"""The figures: against hand-made cases and scikit-learn."""
+"""Metrics, intervals and costs: against hand-made cases, scikit-learn and published formulas."""
+
+from typing import Any
 
 import numpy as np
 import pytest
@@ -6,15 +8,25 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from sklearn.metrics import roc_auc_score
 
+from credit_risk.core.errors import ProjectError
 from credit_risk.evaluation import metrics
-from credit_risk.evaluation.leakage import single_feature_aucs
+from credit_risk.evaluation.bootstrap import Ranked, auc_difference, metric_intervals
+from credit_risk.evaluation.costs import cheapest_threshold, mean_costs
+from credit_risk.evaluation.leakage import check_leakage, single_feature_aucs
 
 LABELS = np.array([0, 0, 1, 1], np.int8)
-SCORES = np.array([0.1, 0.6, 0.4, 0.9])
+PROBABILITIES = np.array([0.1, 0.6, 0.4, 0.9])
+
+
+def made_up(rows: int, skill: float, seed: int = 0) -> tuple[Any, Any]:
+    """Labels, and probabilities that rank them better the higher the skill is."""
+    rng = np.random.default_rng(seed)
+    labels = (rng.random(rows) < 0.3).astype(np.int8)
+    return labels, 1 / (1 + np.exp(-(skill * labels + rng.normal(size=rows))))
 
 
 def test_measure_by_hand() -> None:
-    figures = metrics.measure(LABELS, SCORES, threshold=0.5, bins=2)
+    figures = metrics.measure(LABELS, PROBABILITIES, threshold=0.5, bins=2)
     assert figures["roc_auc"] == 0.75  # three of four pairs are in order
     assert figures["gini"] == 0.5
     assert figures["ks"] == 0.5
@@ -24,74 +36,131 @@ def test_measure_by_hand() -> None:
     assert figures["brier_skill"] == pytest.approx(1 - 0.185 / 0.25)
     assert figures["ece"] == pytest.approx((abs(1 - 0.5) + abs(1 - 1.5)) / 4)
     assert figures["rows"] == 4
+    assert figures["positive_rate"] == 0.5
 
 
-def test_calibration_error_is_zero_where_scores_are_rates_and_one_at_worst() -> None:
+def test_calibration_error_is_zero_for_calibrated_probabilities_and_one_at_worst() -> None:
     labels = np.array([0, 0, 0, 1] * 25, np.int8)
     assert metrics.expected_calibration_error(labels, np.full(100, 0.25), 10) == pytest.approx(0)
     assert metrics.expected_calibration_error(LABELS, 1.0 - LABELS, 10) == 1
 
 
-def test_brier_skill_of_saying_the_rate_is_zero() -> None:
+def test_brier_skill_of_the_base_rate_is_zero() -> None:
     assert metrics.brier_skill(LABELS, np.full(4, 0.5), 0.5) == 0
     assert metrics.brier_skill(LABELS, LABELS.astype(float), 0.5) == 1
 
 
 @settings(max_examples=200, deadline=None)
 @given(st.lists(st.tuples(st.booleans(), st.sampled_from([0.1, 0.2, 0.3, 0.5, 0.9])), min_size=2, max_size=60))
-def test_auc_from_counts_is_scikit_learns(pairs: list[tuple[bool, float]]) -> None:
-    labels, scores = np.array([p[0] for p in pairs], np.int8), np.array([p[1] for p in pairs])
+def test_weighted_auc_equals_scikit_learn_on_repeated_rows(pairs: list[tuple[bool, float]]) -> None:
+    labels, probabilities = np.array([p[0] for p in pairs], np.int8), np.array([p[1] for p in pairs])
     if labels.min() == labels.max():
         return
-    distinct, place = np.unique(scores, return_inverse=True)
-    counts = tuple(np.bincount(place[labels == label], minlength=len(distinct)) for label in (0, 1))
-    assert metrics.auc(counts) == pytest.approx(roc_auc_score(labels, scores))  # type: ignore[arg-type]
+    weights = np.arange(len(labels)) % 3 + 1
+    expected = roc_auc_score(np.repeat(labels, weights), np.repeat(probabilities, weights))
+    assert Ranked(labels, probabilities).auc(weights) == pytest.approx(expected)
 
 
-def made_up(rows: int, skill: float, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:  # type: ignore[type-arg]
-    rng = np.random.default_rng(seed)
-    labels = (rng.random(rows) < 0.3).astype(np.int8)
-    return labels, 1 / (1 + np.exp(-(skill * labels + rng.normal(size=rows))))
+def test_intervals_contain_the_metrics() -> None:
+    labels, probabilities = made_up(2_000, 1.0)
+    probabilities = probabilities.round(2)  # with ties
+    figures = metrics.measure(labels, probabilities, 0.5, 10)
+    intervals = metric_intervals(labels, probabilities, 10, 400, seed=3)
+    assert set(intervals) == {"roc_auc", "gini", "ks", "brier", "ece"}
+    for name, (low, high) in intervals.items():
+        assert low < figures[name] < high or name == "ece"  # resampling biases ECE upwards
+    assert 0 < intervals["ece"][0] < intervals["ece"][1]
 
 
-def test_interval_has_the_width_that_theory_gives() -> None:
-    labels, scores = made_up(2_000, 1.0)
-    low, high = metrics.auc_interval(labels, scores, 500, 0)
-    area, bad, good = roc_auc_score(labels, scores), labels.sum(), (1 - labels).sum()
-    q1, q2 = area / (2 - area), 2 * area**2 / (1 + area)  # Hanley & McNeil (1982)
-    error = np.sqrt((area * (1 - area) + (bad - 1) * (q1 - area**2) + (good - 1) * (q2 - area**2)) / (bad * good))
-    assert low < area < high
+def test_auc_interval_has_the_width_of_the_closed_formula() -> None:
+    labels, probabilities = made_up(2_000, 1.0)
+    low, high = metric_intervals(labels, probabilities, 10, 500, 0)["roc_auc"]
+    auc, positives, negatives = roc_auc_score(labels, probabilities), labels.sum(), (1 - labels).sum()
+    q1, q2 = auc / (2 - auc), 2 * auc**2 / (1 + auc)  # Hanley & McNeil (1982)
+    variance = auc * (1 - auc) + (positives - 1) * (q1 - auc**2) + (negatives - 1) * (q2 - auc**2)
+    error = np.sqrt(variance / (positives * negatives))
+    assert low < auc < high
     assert (high - low) == pytest.approx(2 * 1.96 * error, rel=0.15)
 
 
-def test_paired_difference_sees_what_single_intervals_do_not() -> None:
-    labels, scores = made_up(2_000, 1.0)
-    worse = scores + np.random.default_rng(1).normal(scale=0.05, size=2_000)
-    difference, (low, high) = metrics.auc_difference_interval(labels, scores, worse, 300, 0)
-    assert difference == pytest.approx(roc_auc_score(labels, scores) - roc_auc_score(labels, worse))
+def test_paired_difference_is_narrower_than_single_intervals() -> None:
+    labels, probabilities = made_up(2_000, 1.0)
+    worse = probabilities + np.random.default_rng(1).normal(scale=0.05, size=2_000)
+    difference, interval = auc_difference(labels, probabilities, worse, 300, 0)
+    assert interval is not None
+    low, high = interval
+    assert difference == pytest.approx(roc_auc_score(labels, probabilities) - roc_auc_score(labels, worse))
     assert 0 < low < difference < high
-    assert high - low < 0.5 * np.subtract(*metrics.auc_interval(labels, scores, 300, 0)[::-1])
+    single_low, single_high = metric_intervals(labels, probabilities, 10, 300, 0)["roc_auc"]
+    assert high - low < 0.5 * (single_high - single_low)
 
 
-def test_no_difference_to_itself() -> None:
-    labels, scores = made_up(500, 1.0)
-    assert metrics.auc_difference_interval(labels, scores, scores, 100, 0) == (0.0, (0.0, 0.0))
+def test_a_model_does_not_differ_from_itself() -> None:
+    labels, probabilities = made_up(500, 1.0)
+    assert auc_difference(labels, probabilities, probabilities, 100, 0) == (0.0, (0.0, 0.0))
 
 
-def test_leak_check_finds_the_feature_that_tells_and_not_the_honest_ones() -> None:
+def test_too_few_rows_of_an_outcome_have_metrics_but_no_interval() -> None:
+    labels = np.zeros(60, np.int8)
+    labels[7] = 1
+    probabilities = np.linspace(0.1, 0.9, 60)
+    assert all(np.isfinite(list(metrics.measure(labels, probabilities, 0.5, 10).values())))
+    assert metric_intervals(labels, probabilities, 10, 100, 0) == {}
+    assert auc_difference(labels, probabilities, probabilities[::-1], 100, 0)[1] is None
+
+
+def test_costs_by_hand() -> None:
+    labels, probabilities = np.array([0, 1, 0, 1], np.int8), np.array([0.1, 0.2, 0.3, 0.4])
+    costs = mean_costs(labels, probabilities, [0.0, 0.15, 0.2, 0.35, 1.0], false_negative=5.0, false_positive=1.0)
+    # All declined; one negative declined; the same, as 0.2 is declined at 0.2; one positive accepted; all accepted.
+    assert costs.tolist() == [0.5, 0.25, 0.25, 1.25, 2.5]
+    assert mean_costs(labels, probabilities, 0.2, 5.0, 1.0) == 0.25
+
+
+def test_cheapest_threshold_by_hand() -> None:
+    labels, probabilities = np.array([0, 1, 0, 1], np.int8), np.array([0.1, 0.2, 0.3, 0.4])
+    # False negatives cost five: declining all but the lowest costs one false positive.
+    assert cheapest_threshold(labels, probabilities, 5.0, 1.0) == (pytest.approx(0.15), 0.25)
+    # False positives cost five: declining only the highest costs one false negative.
+    assert cheapest_threshold(labels, probabilities, 1.0, 5.0) == (pytest.approx(0.35), 0.25)
+    # No threshold separates equal probabilities.
+    assert cheapest_threshold(labels, np.full(4, 0.5), 1.0, 1.0)[0] in {0.0, 1.0}
+
+
+def test_cheapest_threshold_is_the_minimum_and_follows_elkans_rule() -> None:
+    rng = np.random.default_rng(0)
+    probabilities = rng.random(2_000)
+    labels = (rng.random(2_000) < probabilities).astype(np.int8)  # calibrated
+    threshold, cost = cheapest_threshold(labels, probabilities, 4.0, 1.0)
+    declined = probabilities >= threshold
+    assert cost == pytest.approx(np.mean(np.where(declined, labels == 0, 4.0 * (labels == 1))))
+    assert cost <= mean_costs(labels, probabilities, np.linspace(0, 1, 501), 4.0, 1.0).min()
+    assert threshold == pytest.approx(1 / 5, abs=0.06)
+
+
+def test_leakage_check_finds_the_leaking_feature_and_no_honest_one() -> None:
     labels, honest = made_up(3_000, 0.8)
     noise = np.random.default_rng(3).normal(size=3_000)
-    term = np.where(labels == 1, np.round(np.abs(noise) * 40), 12 * np.round(np.abs(noise) * 5 + 1))
-    features = np.column_stack([noise, honest, term, np.full(3_000, np.nan)]).astype(np.float32)
-    aucs = single_feature_aucs(features, labels, ["noise", "honest", "term", "missing"], 0)
-    assert next(iter(aucs)) == "term"
-    assert aucs["term"] > 0.8
+    leaking = np.where(labels == 1, np.round(np.abs(noise) * 40), 12 * np.round(np.abs(noise) * 5 + 1))
+    features = np.column_stack([noise, honest, leaking, np.full(3_000, np.nan)]).astype(np.float32)
+    aucs = single_feature_aucs(features, labels, ["noise", "honest", "leaking", "missing"], 0)
+    assert next(iter(aucs)) == "leaking"
+    assert aucs["leaking"] > 0.8
     assert 0.6 < aucs["honest"] < 0.8
     assert aucs["noise"] < 0.6
     assert aucs["missing"] == 0.5
+    check_leakage({name: auc for name, auc in aucs.items() if name != "leaking"}, 0.8)
+    with pytest.raises(ProjectError, match=r"^leaking \(0\.\d\d\) alone reaches"):
+        check_leakage(aucs, 0.8)
 
 
-def test_leak_check_on_many_rows_uses_a_sample() -> None:
+def test_leakage_check_samples_many_rows() -> None:
     labels, honest = made_up(60_000, 2.5)
     aucs = single_feature_aucs(honest[:, None].astype(np.float32), labels, ["a"], 0)
     assert aucs["a"] == pytest.approx(roc_auc_score(labels, honest), abs=0.02)
+
+
+def test_leakage_check_of_too_few_rows_says_so() -> None:
+    labels = np.array([0] * 58 + [1] * 2, np.int8)
+    with pytest.raises(ProjectError, match="too few rows for the leakage check: 2 of one outcome"):
+        single_feature_aucs(np.zeros((60, 1), np.float32), labels, ["a"], 0)

@@ -12,7 +12,7 @@ import onnx
 import pandas as pd
 import pytest
 import yaml
-from projects import Project, run_script, script
+from projects import Project, run_script
 from sklearn.calibration import CalibratedClassifierCV
 from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import roc_auc_score
@@ -215,33 +215,6 @@ def test_selection_drops_noise() -> None:
     )
     pipeline = build_pipeline(TrainParams.model_validate(section), ["a", "b", "c"], [], 2_000).fit(features, labels)
     assert pipeline["select"].get_support().tolist() == [False, True, False]
-
-
-def test_cheapest_threshold_by_hand(finished: Project) -> None:
-    cheapest = script(finished, TRAIN)["cheapest_threshold"]
-    labels, scores = np.array([0, 1, 0, 1], np.int8), np.array([0.1, 0.2, 0.3, 0.4])
-    # Defaults cost five: refusing all but the lowest costs one paid loan.
-    assert cheapest(labels, scores, 5.0, 1.0) == (pytest.approx(0.15), 0.25)
-    # Refusals cost five: refusing only the highest costs one default.
-    assert cheapest(labels, scores, 1.0, 5.0) == (pytest.approx(0.35), 0.25)
-    # Equal scores can't be told apart, whatever that costs.
-    assert cheapest(labels, np.full(4, 0.5), 1.0, 1.0)[0] in {0.0, 1.0}
-
-
-def test_cheapest_threshold_is_cheaper_than_its_neighbours(finished: Project) -> None:
-    cheapest = script(finished, TRAIN)["cheapest_threshold"]
-    rng = np.random.default_rng(0)
-    scores = rng.random(2_000)
-    labels = (rng.random(2_000) < scores).astype(np.int8)  # calibrated
-    threshold, cost = cheapest(labels, scores, 4.0, 1.0)
-
-    def cost_at(t: float) -> float:
-        refused = scores >= t
-        return float(np.mean(np.where(refused, (labels == 0) * 1.0, (labels == 1) * 4.0)))
-
-    assert cost_at(threshold) == pytest.approx(cost)
-    assert cost == pytest.approx(min(cost_at(t) for t in np.linspace(0, 1, 501)), abs=1e-2)
-    assert threshold == pytest.approx(1 / 5, abs=0.06)  # Elkan's rule for calibrated scores
 
 
 def test_model_sees_train_alone(project: Project, inside: Callable[[Project], None]) -> None:

@@ -1,1 +1,1 @@
-"""Measuring scores: metrics, bootstrap intervals, decision costs, leakage."""
+"""Metrics, bootstrap intervals, decision costs and the leakage check."""

@@ -1,40 +1,61 @@
-"""The leak check: no single feature may tell the outcome almost by itself."""
+"""The leakage check: no single feature may predict the outcome almost by itself."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 import numpy.typing as npt
-from sklearn.ensemble import HistGradientBoostingClassifier
 from sklearn.metrics import roc_auc_score
 from sklearn.model_selection import StratifiedKFold, cross_val_predict
-from threadpoolctl import threadpool_limits
+from sklearn.tree import DecisionTreeClassifier
+
+from credit_risk.core.errors import ProjectError
+from credit_risk.evaluation.metrics import Labels
 
 FOLDS = 3
-MOST_ROWS = 20_000  # a leak shows on far fewer, and the check's cost must not grow with the data
+MAX_ROWS = 20_000  # a leak shows on far fewer, and the cost of the check must not grow with the data
+NO_SKILL = 0.5  # ROC AUC of a constant
 
 
 def single_feature_aucs(
-    features: npt.NDArray[np.float32], labels: npt.NDArray[np.int8], names: Sequence[str], seed: int
+    features: npt.NDArray[np.float32], labels: Labels, names: Sequence[str], seed: int
 ) -> dict[str, float]:
-    """Out-of-fold ROC AUC of a small boosted model on each feature alone, highest first.
+    """Out-of-fold ROC AUC of a decision tree on each feature alone, highest first.
 
     Args:
         features: shape (n, len(names)), float32; missing values are NaN.
-        labels: shape (n,), 1 for default.
+        labels: shape (n,), 1 positive, 0 negative.
         names: of the columns.
         seed: of the sample and the folds.
+
+    Raises:
+        ProjectError: an outcome has fewer rows than there are folds.
     """
-    if len(labels) > MOST_ROWS:
-        sample = np.random.default_rng(seed).choice(len(labels), MOST_ROWS, replace=False)
+    if (fewest := int(np.bincount(labels, minlength=2).min())) < FOLDS:
+        raise ProjectError(f"too few rows for the leakage check: {fewest} of one outcome, at least {FOLDS} are needed")
+    if len(labels) > MAX_ROWS:
+        sample = np.random.default_rng(seed).choice(len(labels), MAX_ROWS, replace=False)
         features, labels = features[sample], labels[sample]
-    folds = StratifiedKFold(FOLDS, shuffle=True, random_state=seed)
+    folds = list(StratifiedKFold(FOLDS, shuffle=True, random_state=seed).split(features, labels))
+    tree = DecisionTreeClassifier(max_leaf_nodes=64, min_samples_leaf=20, random_state=seed)
     aucs = {}
     for index, name in enumerate(names):
-        if len(np.unique(features[:, index])) < 2:  # noqa: PLR2004 (one value, or none at all, tells nothing)
-            aucs[name] = 0.5
+        column = features[:, [index]]
+        if len(np.unique(column)) == 1:
+            aucs[name] = NO_SKILL
             continue
-        model = HistGradientBoostingClassifier(max_iter=20, max_leaf_nodes=8, early_stopping=False, random_state=seed)
-        with threadpool_limits(1):  # so small a fit is over before threads have met
-            scores = cross_val_predict(model, features[:, [index]], labels, cv=folds, method="predict_proba")[:, 1]
-        aucs[name] = float(roc_auc_score(labels, scores))
+        probabilities = cross_val_predict(tree, column, labels, cv=folds, method="predict_proba")[:, 1]
+        aucs[name] = float(roc_auc_score(labels, probabilities))
     return dict(sorted(aucs.items(), key=lambda item: -item[1]))
+
+
+def check_leakage(aucs: Mapping[str, float], limit: float) -> None:
+    """Stops when a single feature reaches an out-of-fold AUC of `limit`.
+
+    Raises:
+        ProjectError: names the features that do.
+    """
+    if leaking := [f"{name} ({auc:.2f})" for name, auc in aucs.items() if auc >= limit]:
+        raise ProjectError(
+            f"{', '.join(leaking)} alone reaches a ROC AUC of evaluate.leak_auc ({limit:.2f}) or more, so it probably "
+            "gives the outcome away; check when its value is known, and remove it from features.py"
+        )

@@ -17,7 +17,9 @@ from sklearn.pipeline import Pipeline
 from sklearn.preprocessing import FunctionTransformer
 
 from credit_risk.data.splits import read_holdout
-from credit_risk.evaluation.metrics import Interval, Labels, Scores, expected_calibration_error
+from credit_risk.evaluation.bootstrap import Interval
+from credit_risk.evaluation.costs import mean_costs
+from credit_risk.evaluation.metrics import Labels, Probabilities, expected_calibration_error
 from credit_risk.features import CATEGORICAL, FEATURE_NAMES, FEATURES, from_columns
 from credit_risk.model import Floats, TrainParams, default_probability
 from credit_risk.report import scorecard, tables
@@ -34,7 +36,7 @@ class Side:
 
     features: Floats
     labels: Labels
-    scores: Scores
+    scores: Probabilities
     days: npt.NDArray[Any]
     intervals: dict[str, Interval] = field(default_factory=dict)  # of the figures, where they are reported
 
@@ -133,8 +135,8 @@ def about(side: Side) -> dict[str, Any]:
     return {"rows": len(side.labels), "default_rate": float(side.labels.mean()), "from": first, "to": last}
 
 
-def sigmoid(model: Any, sides: dict[str, Side]) -> tuple[dict[str, Scores], dict[str, Scores]]:
-    """Scores of the held-out loans as the classifier gives them, and through a sigmoid that was fitted on train.
+def sigmoid(model: Any, sides: dict[str, Side]) -> tuple[dict[str, Probabilities], dict[str, Probabilities]]:
+    """Probabilities of the held-out loans as the classifier gives them, and through a sigmoid that was fitted on train.
 
     The one that `train.calibration` names is what serves; the other is there to compare. The sigmoid is fitted on
     out-of-fold scores (Platt 1999, "Probabilistic outputs for support vector machines").
@@ -163,7 +165,7 @@ def recalibrated_by_vintage(late: Side, bins: int) -> dict[str, float]:
     }
 
 
-def tenths(labels: Labels, scores: Scores) -> pd.DataFrame:
+def tenths(labels: Labels, scores: Probabilities) -> pd.DataFrame:
     """Mean score and default rate of tenths of the loans, by score."""
     table = tables.deciles(labels, scores)
     return table[["mean_score", "default_rate"]].rename(columns={"mean_score": "score"})
@@ -172,7 +174,7 @@ def tenths(labels: Labels, scores: Scores) -> pd.DataFrame:
 def cost_at(threshold: float, side: Side, train: TrainParams) -> float:
     """Mean cost of a loan of a side at one threshold."""
     costs = (train.cost_false_approval, train.cost_false_refusal)
-    return float(tables.mean_costs(side.labels, side.scores, np.array([threshold]), *costs)[0])
+    return float(mean_costs(side.labels, side.scores, np.array([threshold]), *costs)[0])
 
 
 def cheapest(curve: pd.DataFrame) -> dict[str, float]:
@@ -189,7 +191,7 @@ def costs(sides: dict[str, Side], train: TrainParams) -> dict[str, pd.DataFrame]
         name: pd.DataFrame(
             {
                 "threshold": thresholds,
-                "cost": tables.mean_costs(
+                "cost": mean_costs(
                     side.labels, side.scores, thresholds, train.cost_false_approval, train.cost_false_refusal
                 ),
             }

@@ -12,13 +12,13 @@ from sklearn.calibration import calibration_curve
 from sklearn.metrics import precision_recall_curve, roc_curve
 
 from credit_risk.core.files import replacing
-from credit_risk.evaluation.metrics import Labels, Scores
+from credit_risk.evaluation.metrics import Labels, Probabilities
 
 COLORS = {"test": "#0072B2", "out_of_time": "#D55E00"}  # Okabe & Ito: told apart by the colour-blind
 CURVE_POINTS = 200
 
 
-def draw(scored: dict[str, tuple[Labels, Scores]], folder: Path, bins: int) -> None:
+def draw(scored: dict[str, tuple[Labels, Probabilities]], folder: Path, bins: int) -> None:
     """Draws each curve of both sides as a PNG, and writes its points as a CSV.
 
     Args:
@@ -50,7 +50,7 @@ def draw(scored: dict[str, tuple[Labels, Scores]], folder: Path, bins: int) -> N
     draw_scores(scored, folder)
 
 
-def draw_scores(scored: dict[str, tuple[Labels, Scores]], folder: Path) -> None:
+def draw_scores(scored: dict[str, tuple[Labels, Probabilities]], folder: Path) -> None:
     """Draws the distribution of the scores of paid and of defaulted loans, for each side."""
     figure, all_axes = plt.subplots(1, len(scored), figsize=(8, 3.5), layout="constrained", sharey=True)
     edges = np.linspace(0, 1, 51)
@@ -79,25 +79,25 @@ def save_points(points: pd.DataFrame, path: Path) -> None:
         points.round(6).to_csv(temporary, index=False)
 
 
-def roc(labels: Labels, scores: Scores, _: int) -> pd.DataFrame:
+def roc(labels: Labels, scores: Probabilities, _: int) -> pd.DataFrame:
     """x: share of paid loans refused; y: share of defaults caught."""
     x, y, _ = roc_curve(labels, scores)
     return thinned(x, y)
 
 
-def precision_recall(labels: Labels, scores: Scores, _: int) -> pd.DataFrame:
+def precision_recall(labels: Labels, scores: Probabilities, _: int) -> pd.DataFrame:
     """x: share of defaults caught; y: share of refused loans that default."""
     y, x, _ = precision_recall_curve(labels, scores)
     return thinned(x[::-1], y[::-1])
 
 
-def calibration(labels: Labels, scores: Scores, bins: int) -> pd.DataFrame:
+def calibration(labels: Labels, scores: Probabilities, bins: int) -> pd.DataFrame:
     """x: mean score of a bin of equal width; y: its default rate."""
     y, x = calibration_curve(labels, scores, n_bins=bins)
     return pd.DataFrame({"x": x, "y": y})
 
 
-def gains(labels: Labels, scores: Scores, _: int) -> pd.DataFrame:
+def gains(labels: Labels, scores: Probabilities, _: int) -> pd.DataFrame:
     """x: share of loans, riskiest first; y: share of all defaults among them."""
     caught = np.cumsum(labels[np.argsort(-scores, kind="stable")])
     x = np.arange(len(labels) + 1) / len(labels)

@@ -18,8 +18,8 @@ from markupsafe import Markup
 from matplotlib.colors import LinearSegmentedColormap
 from matplotlib.figure import Figure
 
+from credit_risk.core.templates import words
 from credit_risk.report.shap_values import Attribution
-from credit_risk.report.templates import words
 
 BLUE, ORANGE, GREEN, GREY = "#0072B2", "#D55E00", "#009E73", "0.6"
 LOW_TO_HIGH = LinearSegmentedColormap.from_list("low to high", [BLUE, "#BBBBBB", ORANGE])

@@ -17,7 +17,7 @@ from optbinning import BinningProcess, Scorecard
 from sklearn.linear_model import LogisticRegression
 
 from credit_risk.contract import FIELDS, SECTORS, Choice
-from credit_risk.evaluation.metrics import Labels, Scores
+from credit_risk.evaluation.metrics import Labels, Probabilities
 from credit_risk.features import CATEGORICAL, FEATURE_NAMES, FEATURES, MISSING, UNSEEN
 from credit_risk.model import Floats
 
@@ -110,9 +110,9 @@ def fit_scorecard(process: BinningProcess, features: Floats, labels: Labels, see
     return card.fit(frame, outcomes, metric_missing="empirical")
 
 
-def points(card: Scorecard, features: Floats) -> Scores:
+def points(card: Scorecard, features: Floats) -> Probabilities:
     """The points of each loan, shape (n,): more is safer."""
-    total: Scores = np.asarray(card.score(readable(features)), np.float64)
+    total: Probabilities = np.asarray(card.score(readable(features)), np.float64)
     return total
 
 

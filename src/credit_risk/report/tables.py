@@ -13,39 +13,14 @@ import pandas as pd
 from optbinning.binning.metrics import jeffrey
 from scipy.stats import norm, rankdata
 
-from credit_risk.evaluation.metrics import Interval, Labels, Scores
+from credit_risk.evaluation.metrics import Labels, Probabilities
 from credit_risk.features import MISSING, UNSEEN
 
-Predict = Callable[[Any], Scores]  # probability of default of each row of features
+Predict = Callable[[Any], Probabilities]  # probability of default of each row of features
 SIGNIFICANCE = 0.05  # for all slices together
 
 
-def intervals(labels: Labels, scores: Scores, bins: int, resamples: int, seed: int) -> dict[str, Interval]:
-    """95 % percentile bootstrap intervals of `roc_auc`, `gini`, `ks`, `brier` and `ece`."""
-    rng = np.random.default_rng(seed)
-    rows = len(labels)
-    order = np.argsort(scores, kind="stable")
-    ordered, defaulted, score = scores[order], labels[order] == 1, scores[order]
-    last = np.append(ordered[1:] != ordered[:-1], True)  # the last loan of each distinct score
-    error, gap = (defaulted - score) ** 2, defaulted - score
-    which = np.minimum((score * bins).astype(np.intp), bins - 1)
-    drawn: dict[str, list[float]] = {name: [] for name in ("roc_auc", "gini", "ks", "brier", "ece")}
-    for _ in range(resamples):
-        weights = np.bincount(rng.integers(rows, size=rows), minlength=rows)[order]
-        bad = np.cumsum(weights * defaulted)[last]
-        good = np.cumsum(weights * ~defaulted)[last]
-        bad_share, good_share = np.append(0, bad / bad[-1]), np.append(0, good / good[-1])
-        auc = float(np.trapezoid(good_share, bad_share))  # ascending scores: paid loans below each default
-        drawn["roc_auc"].append(auc)
-        drawn["gini"].append(2 * auc - 1)
-        drawn["ks"].append(float(np.max(good_share - bad_share)))
-        drawn["brier"].append(float(weights @ error / rows))
-        drawn["ece"].append(float(np.abs(np.bincount(which, weights * gap, bins)).sum() / rows))
-    limits = {name: np.percentile(values, [2.5, 97.5]) for name, values in drawn.items()}
-    return {name: (float(low), float(high)) for name, (low, high) in limits.items()}
-
-
-def auc_error(labels: Labels, scores: Scores) -> tuple[float, float]:
+def auc_error(labels: Labels, scores: Probabilities) -> tuple[float, float]:
     """ROC AUC and its standard error.
 
     Source: DeLong, DeLong & Clarke-Pearson (1988), "Comparing the areas under two or more correlated receiver operating
@@ -60,7 +35,7 @@ def auc_error(labels: Labels, scores: Scores) -> tuple[float, float]:
     return float(over_good.mean()), float(variance**0.5)
 
 
-def deciles(labels: Labels, scores: Scores) -> pd.DataFrame:
+def deciles(labels: Labels, scores: Probabilities) -> pd.DataFrame:
     """Tenths of the loans, riskiest first: loans, score, default rate, and what is caught and refused up to there."""
     order = np.argsort(-scores, kind="stable")
     tenth = pd.Series(np.arange(len(order)) * 10 // len(order) + 1, name="tenth")
@@ -79,15 +54,6 @@ def deciles(labels: Labels, scores: Scores) -> pd.DataFrame:
     table["lift"] = table["default_rate"] / labels.mean()
     table["caught"], table["paid_refused"], table["ks"] = caught, refused, caught - refused
     return table.reset_index()
-
-
-def mean_costs(labels: Labels, scores: Scores, thresholds: Scores, approval: float, refusal: float) -> Scores:
-    """Mean cost a loan at each threshold: of defaults that are approved, and of paid loans that are refused."""
-    bad, good = np.sort(scores[labels == 1]), np.sort(scores[labels == 0])
-    approved_bad = np.searchsorted(bad, thresholds)  # below the threshold
-    refused_good = len(good) - np.searchsorted(good, thresholds)
-    costs: Scores = (approval * approved_bad + refusal * refused_good) / len(labels)
-    return costs
 
 
 def stability(reference: npt.NDArray[Any], other: npt.NDArray[Any], *, categorical: bool, bins: int = 10) -> float:
@@ -109,7 +75,11 @@ def stability(reference: npt.NDArray[Any], other: npt.NDArray[Any], *, categoric
 
 
 def slices(
-    labels: Labels, scores: Scores, dimensions: Mapping[str, npt.NDArray[Any]], least_loans: int, least_defaults: int
+    labels: Labels,
+    scores: Probabilities,
+    dimensions: Mapping[str, npt.NDArray[Any]],
+    least_loans: int,
+    least_defaults: int,
 ) -> pd.DataFrame:
     """The model on parts of the loans.
 
@@ -146,7 +116,7 @@ def slices(
     return table
 
 
-def _slice(labels: Labels, scores: Scores, mine: npt.NDArray[np.bool_]) -> dict[str, float]:
+def _slice(labels: Labels, scores: Probabilities, mine: npt.NDArray[np.bool_]) -> dict[str, float]:
     auc, error = auc_error(labels[mine], scores[mine])
     comparable = np.bincount(labels[~mine], minlength=2).min() >= 2  # noqa: PLR2004 (a variance)
     rest, rest_error = auc_error(labels[~mine], scores[~mine]) if comparable else (auc, error)
@@ -186,7 +156,7 @@ def partial_dependence(
     return pd.DataFrame({"x": grid, "y": means})
 
 
-def promise(before: Scores, after: Scores, tolerance: float = 1e-6) -> dict[str, float]:
+def promise(before: Probabilities, after: Probabilities, tolerance: float = 1e-6) -> dict[str, float]:
     """Whether a change lowers the risk, loan by loan: the mean change, and the shares that fall, stay and rise."""
     change = after - before
     return {

@@ -1,0 +1,106 @@
+"""Percentile bootstrap: 95 % intervals of metrics and of the difference between two models on the same rows.
+
+A resample is an array of weights: how often each row was drawn. Rows are sorted by probability once, so that each
+resample costs time linear in the rows.
+"""
+
+from collections.abc import Callable
+
+import numpy as np
+import numpy.typing as npt
+
+from credit_risk.evaluation.metrics import Labels, Probabilities, bin_of
+
+Interval = tuple[float, float]
+Weights = npt.NDArray[np.int64]
+MIN_CLASS_ROWS = 10  # of each outcome; with fewer, the rare rows' number of draws is most of what an interval shows
+
+
+def bootstrap(
+    statistics: Callable[[Weights], dict[str, float]], labels: Labels, resamples: int, seed: int
+) -> dict[str, Interval]:
+    """95 % percentile intervals of statistics over resamples of the rows, by name.
+
+    Args:
+        statistics: figures by name of a resample, given as weights of shape (n,).
+        labels: shape (n,). Resamples in which an outcome does not occur are skipped.
+        resamples: how many are drawn.
+        seed: of the draws; the same seed draws the same rows for every statistic.
+
+    Returns:
+        Low and high end by name; empty when an outcome has fewer than MIN_CLASS_ROWS rows.
+    """
+    rows, positives = len(labels), int(labels.sum())
+    if min(positives, rows - positives) < MIN_CLASS_ROWS:
+        return {}
+    rng = np.random.default_rng(seed)
+    figures = []
+    for _ in range(resamples):
+        weights = np.bincount(rng.integers(rows, size=rows), minlength=rows)
+        if 0 < weights @ labels < rows:
+            figures.append(statistics(weights))
+    ends = {name: np.percentile([figure[name] for figure in figures], [2.5, 97.5]) for name in figures[0]}
+    return {name: (float(low), float(high)) for name, (low, high) in ends.items()}
+
+
+def metric_intervals(
+    labels: Labels, probabilities: Probabilities, bins: int, resamples: int, seed: int
+) -> dict[str, Interval]:
+    """Intervals of `roc_auc`, `gini`, `ks`, `brier` and `ece` (see `metrics.measure`); empty for too few rows."""
+    ranked = Ranked(labels, probabilities)
+    gap, bin_index = labels - probabilities, bin_of(probabilities, bins)
+
+    def statistics(weights: Weights) -> dict[str, float]:
+        positives, negatives = ranked.shares_below(weights)
+        auc = float(np.trapezoid(negatives, positives))
+        return {
+            "roc_auc": auc,
+            "gini": 2 * auc - 1,
+            "ks": float(np.max(negatives - positives)),
+            "brier": float(weights @ gap**2 / len(gap)),
+            "ece": float(np.abs(np.bincount(bin_index, weights * gap, bins)).sum() / len(gap)),
+        }
+
+    return bootstrap(statistics, labels, resamples, seed)
+
+
+def auc_difference(
+    labels: Labels, probabilities: Probabilities, other: Probabilities, resamples: int, seed: int
+) -> tuple[float, Interval | None]:
+    """ROC AUC of `probabilities` minus that of `other` on the same rows, with its paired interval.
+
+    Returns:
+        The difference, and its 95 % interval or None for too few rows of an outcome.
+    """
+    ranked, ranked_other = Ranked(labels, probabilities), Ranked(labels, other)
+
+    def statistics(weights: Weights) -> dict[str, float]:
+        return {"difference": ranked.auc(weights) - ranked_other.auc(weights)}
+
+    every_row_once = np.ones(len(labels), np.int64)
+    return statistics(every_row_once)["difference"], bootstrap(statistics, labels, resamples, seed).get("difference")
+
+
+class Ranked:
+    """Rows in ascending order of probability."""
+
+    def __init__(self, labels: Labels, probabilities: Probabilities) -> None:
+        """Sorts labels and probabilities, both of shape (n,)."""
+        self._order = np.argsort(probabilities, kind="stable")
+        self._positive = labels[self._order] == 1
+        ordered = probabilities[self._order]
+        self._last_of_ties = np.flatnonzero(np.append(ordered[1:] != ordered[:-1], True))
+
+    def shares_below(self, weights: Weights) -> tuple[Probabilities, Probabilities]:
+        """Shares of the positive and of the negative rows up to each distinct probability, both from 0 to 1."""
+        ordered = weights[self._order]
+        positives, negatives = (
+            np.append(0, np.cumsum(ordered * of_class)[self._last_of_ties])
+            for of_class in (self._positive, ~self._positive)
+        )
+        return positives / positives[-1], negatives / negatives[-1]
+
+    def auc(self, weights: Weights) -> float:
+        """ROC AUC: the share of (positive, negative) pairs that are ranked correctly, ties counted half."""
+        positives, negatives = self.shares_below(weights)
+        return float(np.trapezoid(negatives, positives))
