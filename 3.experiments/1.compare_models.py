@@ -4,7 +4,7 @@ Each with the parameters of params.yaml (LightGBM: with the boosting's), as a ru
 experiment `credit-risk-search`. The held-out loans are not opened.
 
 Usage: uv run 3.experiments/1.compare_models.py [--folds time] [--scheduler tcp://HOST:PORT]
-Reads:  1.data/4.split/train.parquet, section train of params.yaml
+Reads:  1.data/4.split/rows/train.parquet, section train of params.yaml
 """
 
 import argparse

@@ -7,7 +7,7 @@ first. Killed, it goes on where it was, from its own storage, and finds what it 
 are not opened.
 
 Usage: uv run 3.experiments/2.tune.py [--model random_forest] [--trials 50] [--folds time] [--scheduler tcp://HOST:PORT]
-Reads:  1.data/4.split/train.parquet, section train of params.yaml
+Reads:  1.data/4.split/rows/train.parquet, section train of params.yaml
 Writes: 3.experiments/optuna.db
 """
 

@@ -7,7 +7,7 @@ held-out loans are not opened. All comments of params.yaml stay, but for the one
 parameters come from: it names the MLflow run.
 
 Usage: uv run 3.experiments/3.select_best.py [--dry-run] [--folds time] [--scheduler tcp://HOST:PORT]
-Reads:  1.data/4.split/train.parquet, runs of the MLflow experiment `credit-risk-search`
+Reads:  1.data/4.split/rows/train.parquet, runs of the MLflow experiment `credit-risk-search`
 Writes: 4.dvc_pipeline/params.yaml, section train; the tag `selected` on the run
 """
 

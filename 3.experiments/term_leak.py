@@ -5,7 +5,7 @@ figure with it; this project reports the one without. Prints both, and writes th
 the honest model on train alone, which tells how much of the figure in time is the luck of one held-out sample.
 
 Usage: uv run 3.experiments/term_leak.py      after uv run main.py
-Reads:  1.data/4.split/*.parquet, 1.data/1.raw/loans.parquet
+Reads:  1.data/4.split/*.parquet, 1.data/1.raw/rows.parquet
 Writes: 3.experiments/term_leak.json
 """
 
@@ -35,10 +35,10 @@ HALF = 0.5  # the threshold at which notebooks report accuracy
 
 def main() -> None:
     """Trains both and shows them side by side."""
-    if not data("4.split", "train.parquet").exists():
+    if not data("4.split", "rows", "train.parquet").exists():
         raise ProjectError(f"{relative(data('4.split'))} is empty; run the pipeline first: `uv run main.py`")
     train = params.load("train", TrainParams)
-    honest = {side: read_split(data("4.split", f"{side}.parquet")) for side in SIDES}
+    honest = {side: read_split(data("4.split", "rows", f"{side}.parquet")) for side in SIDES}
     terms = read_terms()
     leaky = {side: (np.column_stack([honest[side][0], terms[side]]), honest[side][1]) for side in SIDES}
     models = {
@@ -69,9 +69,9 @@ def fold_aucs(train: TrainParams, features: Floats, labels: Labels) -> npt.NDArr
 
 def read_terms() -> dict[str, Floats]:
     """The column Term of each side's loans, in the side's order, float32."""
-    raw = pq.read_table(data("1.raw", "loans.parquet"), columns=["LoanNr_ChkDgt", "Term"]).to_pandas()
+    raw = pq.read_table(data("1.raw", "rows.parquet"), columns=["LoanNr_ChkDgt", "Term"]).to_pandas()
     by_number = raw.drop_duplicates("LoanNr_ChkDgt", keep="last").set_index("LoanNr_ChkDgt")["Term"]
-    numbers = {side: pq.read_table(data("4.split", f"{side}.parquet"), columns=[LOAN_NUMBER]) for side in SIDES}
+    numbers = {side: pq.read_table(data("4.split", "rows", f"{side}.parquet"), columns=[LOAN_NUMBER]) for side in SIDES}
     return {
         side: by_number.loc[table[LOAN_NUMBER].to_pandas()].to_numpy().astype(np.float32)
         for side, table in numbers.items()

@@ -1,8 +1,8 @@
 """Stage 1: copies the sources, unchanged and as text, into one Parquet file.
 
 Reads:  the sources named by `data.sources`: paths, globs or URLs of CSV, CSV.gz or Parquet files
-Writes: 1.data/1.raw/loans.parquet   every row of every source, every column as text
-        1.data/1.raw/manifest.json   sha256, rows and bytes of each source, and a remote one's tag (ETag or date)
+Writes: 1.data/1.raw/rows.parquet   every row of every source, every column as text
+        1.data/1.raw/manifest.json   sha256, rows and bytes of each source, and the tag (ETag or date) of a remote one
 Params: data
 """
 
@@ -38,7 +38,7 @@ def main() -> None:
     """Runs the stage."""
     sources = expand(params.load("data", DataParams).sources)
     manifest: list[dict[str, Any]] = []
-    with replacing(data("1.raw", "loans.parquet")) as temporary, tempfile.TemporaryDirectory() as folder:
+    with replacing(data("1.raw", "rows.parquet")) as temporary, tempfile.TemporaryDirectory() as folder:
         writer: pq.ParquetWriter | None = None
         try:
             for source in sources:
@@ -93,7 +93,7 @@ def tables(source: Source, path: Path) -> Iterator[pa.Table]:
                 for batch in reader:
                     yield pa.Table.from_batches([batch])
     except (pa.ArrowInvalid, OSError, EOFError) as error:
-        raise ProjectError(f"source {source.name} is damaged or no table: {reason(error)}") from error
+        raise ProjectError(f"source {source.name} is damaged or not a table: {reason(error)}") from error
 
 
 def as_text(table: pa.Table) -> pa.Table:
@@ -108,10 +108,10 @@ def check_columns(source: Source, names: list[str], first: Source, expected: lis
         raise ProjectError(f"source {source.name} has a column twice: {', '.join(names)}")
     missing, new = sorted(set(expected) - set(names)), sorted(set(names) - set(expected))
     if missing or new:
-        problems = [f"misses column {name}" for name in missing] + [f"has the new column {name}" for name in new]
+        problems = [f"lacks column {name}" for name in missing] + [f"has the new column {name}" for name in new]
         raise ProjectError(
             f"source {source.name} {' and '.join(problems)}, compared with {first.name}; "
-            "mend the file, or change all sources and src/credit_risk/contract.py"
+            "fix the file, or update all sources and contract.py"
         )
 
 

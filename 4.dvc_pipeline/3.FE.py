@@ -1,37 +1,38 @@
-"""Stage 3: computes the features of every loan (feature engineering).
+"""Stage 3: computes the features of every row (feature engineering).
 
-Reads:  1.data/2.clean/loans.parquet
-Writes: 1.data/3.features/features.parquet   loan number, approval date, outcome and one float32 column a feature
+Reads:  1.data/2.clean/rows.parquet
+Writes: 1.data/3.features/features.parquet   row id, date, outcome and one float32 column per feature
 Params: none
 
-What each feature is and why it is there stands in src/credit_risk/features.py: the API computes them too.
+`features.py` of the package declares the features; the API computes them from the same declarations.
 """
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from credit_risk.contract import FIELD_NAMES, KEYS
+from credit_risk.contract import CONTRACT
 from credit_risk.core.entry_point import run
 from credit_risk.core.files import replacing
 from credit_risk.core.paths import data
-from credit_risk.features import FEATURE_NAMES, from_columns
+from credit_risk.features import FEATURES
 
 BATCH_ROWS = 100_000
 
 
 def main() -> None:
     """Runs the stage."""
-    clean = pq.ParquetFile(data("2.clean", "loans.parquet"))
-    keys = [clean.schema_arrow.field(key) for key in KEYS]
-    schema = pa.schema([*keys, *((name, pa.float32()) for name in FEATURE_NAMES)])
+    clean = pq.ParquetFile(data("2.clean", "rows.parquet"))
+    keys = [clean.schema_arrow.field(key) for key in CONTRACT.keys]
+    schema = pa.schema([*keys, *((name, pa.float32()) for name in FEATURES.names)])
     with (
         replacing(data("3.features", "features.parquet")) as temporary,
         pq.ParquetWriter(temporary, schema, compression="zstd") as file,
     ):
         for batch in clean.iter_batches(BATCH_ROWS):
-            features = from_columns({name: batch[name].to_numpy(zero_copy_only=False) for name in FIELD_NAMES})
-            file.write_table(pa.table([*(batch[key] for key in KEYS), *features.T], schema))
-    print(f"{clean.metadata.num_rows:,} loans, {len(FEATURE_NAMES)} features")
+            columns = {name: batch[name].to_numpy(zero_copy_only=False) for name in CONTRACT.field_names}
+            features = FEATURES.from_columns(columns)
+            file.write_table(pa.table([*(batch[key] for key in CONTRACT.keys), *features.T], schema))
+    print(f"{clean.metadata.num_rows:,} {CONTRACT.problem.rows}, {len(FEATURES)} features")
 
 
 if __name__ == "__main__":

@@ -1,18 +1,18 @@
-"""Stage 4: splits the labelled loans into train, test and out-of-time.
+"""Stage 4: splits the labelled rows into train, test and, where they have dates, out-of-time.
 
 Reads:  1.data/3.features/features.parquet
-Writes: 1.data/4.split/train.parquet         older loans to learn from
-        1.data/4.split/test.parquet          older loans held out: how well it works in the times it was trained on
-        1.data/4.split/out_of_time.parquet   the newest loans, held out whole: how well it works afterwards
-        1.data/4.split/metrics.json          rows, default rate and dates of each
+Writes: 1.data/4.split/rows               train.parquet, test.parquet and, with dates, out_of_time.parquet
+        1.data/4.split/metrics.json       rows, positive rate and dates of each
 Params: split
 
-Loans without an outcome are in none of them. The out-of-time window is counted back from the newest labelled approval,
-so new data moves it on and train grows. Between train and test a loan is placed by a hash of its number alone, so it
-never changes sides when other loans arrive.
+`test` measures the model in the period that it was trained on; `out_of_time`, the newest rows, measures it afterwards.
+Rows without an outcome are in neither. The out-of-time window is counted back from the newest labelled date, so with
+new data it moves on and train grows. A hash of the row id alone decides between train and test, so a row never changes
+its split when others arrive.
 """
 
 import hashlib
+import shutil
 from datetime import date
 from typing import Any
 
@@ -24,12 +24,14 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from pydantic import Field
 
-from credit_risk.contract import APPROVAL_DATE, DEFAULT, LOAN_NUMBER
+from credit_risk.contract import CONTRACT
 from credit_risk.core import params
 from credit_risk.core.entry_point import run
 from credit_risk.core.errors import ProjectError
 from credit_risk.core.files import replacing, write_json
 from credit_risk.core.paths import data
+from credit_risk.core.schema import DATE, OUTCOME, ROW_ID
+from credit_risk.data.splits import split_path
 
 
 class SplitParams(params.Params):
@@ -42,58 +44,63 @@ class SplitParams(params.Params):
 def main() -> None:
     """Runs the stage."""
     section = params.load("split", SplitParams)
-    loans = pq.read_table(data("3.features", "features.parquet"))
-    loans = loans.filter(pc.is_valid(loans[DEFAULT]))
-    sides = split(loans, section)
-    for name, side in sides.items():
-        check_side(name, side)
-    for name, side in sides.items():
-        with replacing(data("4.split", f"{name}.parquet")) as temporary:
-            pq.write_table(side, temporary, compression="zstd")
-    write_json(data("4.split", "metrics.json"), {name: facts(side) for name, side in sides.items()})
-    print(", ".join(f"{name} {side.num_rows:,}" for name, side in sides.items()))
+    rows = pq.read_table(data("3.features", "features.parquet"))
+    splits = split(rows.filter(pc.is_valid(rows[OUTCOME])), section)
+    for name, part in splits.items():
+        check_split(name, part)
+    shutil.rmtree(data("4.split", "rows"), ignore_errors=True)  # without a date, no older out_of_time may stay
+    for name, part in splits.items():
+        with replacing(split_path(name)) as temporary:
+            pq.write_table(part, temporary, compression="zstd")
+    write_json(data("4.split", "metrics.json"), {name: summary(part) for name, part in splits.items()})
+    print(", ".join(f"{name} {part.num_rows:,}" for name, part in splits.items()))
 
 
-def split(loans: pa.Table, section: SplitParams) -> dict[str, pa.Table]:
-    """Train, test and out_of_time of the labelled loans."""
-    if not loans.num_rows:
-        raise ProjectError("no loan has an outcome; the column MIS_Status of the source is empty")
-    newest = pc.max(loans[APPROVAL_DATE]).as_py()
-    cut = last_day_in_time(newest, section.out_of_time_months)
-    late = pc.greater(loans[APPROVAL_DATE], pa.scalar(cut, pa.date32()))
-    in_time = loans.filter(pc.invert(late))
-    test = pa.array(hash_share(in_time[LOAN_NUMBER].to_pylist()) < section.test_share)
-    return {"train": in_time.filter(pc.invert(test)), "test": in_time.filter(test), "out_of_time": loans.filter(late)}
+def split(rows: pa.Table, section: SplitParams) -> dict[str, pa.Table]:
+    """The labelled rows by name of their split."""
+    if not rows.num_rows:
+        raise ProjectError(f"no row has an outcome; column {CONTRACT.target.column} of the source is empty")
+    later = {}
+    if CONTRACT.has_date:
+        cut = last_day_in_time(pc.max(rows[DATE]).as_py(), section.out_of_time_months)
+        late = pc.greater(rows[DATE], pa.scalar(cut, pa.date32()))
+        later = {"out_of_time": rows.filter(late)}
+        rows = rows.filter(pc.invert(late))
+    test = pa.array(hash_share(rows[ROW_ID].to_pylist()) < section.test_share)
+    return {"train": rows.filter(pc.invert(test)), "test": rows.filter(test), **later}
 
 
 def last_day_in_time(newest: date, months: int) -> date:
-    """The last approval date before the newest `months` months."""
+    """The last date before the newest `months` months."""
     return (pd.Timestamp(newest) - pd.DateOffset(months=months)).date()
 
 
-def hash_share(loan_numbers: list[str]) -> npt.NDArray[np.float64]:
-    """Where each loan number falls in [0, 1): the first 8 bytes of its SHA-256, as a share of 2^64."""
-    digests = b"".join(hashlib.sha256(number.encode()).digest()[:8] for number in loan_numbers)
+def hash_share(row_ids: list[str]) -> npt.NDArray[np.float64]:
+    """A number in [0, 1) for each row id: the first 8 bytes of its SHA-256, as a share of 2^64."""
+    digests = b"".join(hashlib.sha256(row_id.encode()).digest()[:8] for row_id in row_ids)
     return np.frombuffer(digests, ">u8") / 2.0**64
 
 
-def check_side(name: str, side: pa.Table) -> None:
-    """Each side needs both outcomes, or nothing can be learnt from it or measured on it."""
-    if pc.count_distinct(side[DEFAULT]).as_py() < 2:  # noqa: PLR2004 (paid and charged off)
+def check_split(name: str, part: pa.Table) -> None:
+    """A split without both outcomes can't be used to fit or to measure a model.
+
+    Raises:
+        ProjectError: names the split.
+    """
+    if pc.count_distinct(part[OUTCOME]).as_py() < 2:  # noqa: PLR2004 (positive and negative)
         raise ProjectError(
-            f"{name} has {side.num_rows:,} loans and not both outcomes; change split.out_of_time_months or "
-            "split.test_share in params.yaml, or add data"
+            f"{name} has {part.num_rows:,} {CONTRACT.problem.rows} and not both outcomes; change section split of "
+            "params.yaml, or add data"
         )
 
 
-def facts(side: pa.Table) -> dict[str, Any]:
-    """Rows, default rate and range of approval dates."""
-    return {
-        "rows": side.num_rows,
-        "default_rate": round(pc.mean(side[DEFAULT]).as_py(), 6),
-        "from": pc.min(side[APPROVAL_DATE]).as_py().isoformat(),
-        "to": pc.max(side[APPROVAL_DATE]).as_py().isoformat(),
-    }
+def summary(part: pa.Table) -> dict[str, Any]:
+    """Rows, positive rate and range of dates."""
+    counted = {"rows": part.num_rows, "positive_rate": round(pc.mean(part[OUTCOME]).as_py(), 6)}
+    if not CONTRACT.has_date:
+        return counted
+    dates = pc.min_max(part[DATE]).as_py()
+    return counted | {"from": dates["min"].isoformat(), "to": dates["max"].isoformat()}
 
 
 if __name__ == "__main__":

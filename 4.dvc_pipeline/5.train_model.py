@@ -1,6 +1,6 @@
 """Stage 5: fits the model and chooses the decision threshold, on train alone.
 
-Reads:  1.data/4.split/train.parquet
+Reads:  1.data/4.split/rows/train.parquet
 Writes: 1.data/5.model/model.joblib      the fitted pipeline, from features to probabilities
         1.data/5.model/model.onnx        the same, compiled for serving, with threshold and feature names inside
         1.data/5.model/out_of_fold.parquet  outcome and score of each training loan, by a model that has not seen it
@@ -38,7 +38,7 @@ from credit_risk.model import Floats, Labels, TrainParams, build_pipeline, fit, 
 def main() -> None:
     """Runs the stage."""
     train = params.load("train", TrainParams)
-    features, labels = read_split(data("4.split", "train.parquet"))
+    features, labels = read_split(data("4.split", "rows", "train.parquet"))
     scores = out_of_fold(train, features, labels)
     threshold, cost = cheapest_threshold(labels, scores, train.cost_false_approval, train.cost_false_refusal)
     pipeline = fit(train, features, labels)

@@ -1,6 +1,6 @@
 """Stage 6: measures the model on loans it has not seen, and looks for leaks.
 
-Reads:  1.data/5.model/*, 1.data/4.split/*.parquet, 1.data/2.clean/loans.parquet
+Reads:  1.data/5.model/*, 1.data/4.split/*.parquet, 1.data/2.clean/rows.parquet
 Writes: 1.data/6.reports/metrics.json    figures on test and out-of-time, a logistic baseline's beside them, leak check
         1.data/6.reports/report.html     all the evidence for people who decide, in one file without links
         1.data/6.reports/model_card.md   the same in one page
@@ -44,7 +44,7 @@ class EvaluateParams(params.Params):
     bootstrap_resamples: int = Field(ge=100)
     calibration_bins: int = Field(ge=2)
     leak_auc: float = Field(gt=0.5, le=1)
-    slice_loans: int = Field(ge=10)
+    min_slice_rows: int = Field(ge=10)
     importance_rows: int = Field(ge=100)
     attribution_rows: int = Field(ge=100)
 
@@ -53,7 +53,7 @@ def main() -> None:
     """Runs the stage."""
     section = params.load("evaluate", EvaluateParams)
     train = params.load("train", TrainParams)
-    features, labels = read_split(data("4.split", "train.parquet"))
+    features, labels = read_split(data("4.split", "rows", "train.parquet"))
     alone = single_feature_aucs(features, labels, FEATURE_NAMES, train.seed)
     check_leakage(alone, section.leak_auc)
     highest, auc = next(iter(alone.items()))
@@ -69,7 +69,7 @@ def main() -> None:
     plots = data("6.reports", "plots")
     shutil.rmtree(plots, ignore_errors=True)  # run by hand, it must not mix with older plots
     curves.draw({name: (sides[name].labels, sides[name].scores) for name in SIDES}, plots, section.calibration_bins)
-    sizes = Sizes(section.calibration_bins, section.slice_loans, section.importance_rows, section.attribution_rows)
+    sizes = Sizes(section.calibration_bins, section.min_slice_rows, section.importance_rows, section.attribution_rows)
     facts = {"metrics": metrics, "train": train, "training": training, "threshold": threshold}
     with threadpool_limits(1):  # hundreds of short predictions: threads would mostly wait for each other
         facts |= findings(model, sides, train, threshold, sizes)
@@ -83,7 +83,7 @@ def main() -> None:
 
 def held_out(name: str, model: Any, section: EvaluateParams, seed: int) -> Side:
     """The loans of a held-out side with the model's scores, and the intervals of its figures."""
-    features, labels = read_split(data("4.split", f"{name}.parquet"))
+    features, labels = read_split(data("4.split", "rows", f"{name}.parquet"))
     scores = default_probability(model, features)
     intervals = metric_intervals(labels, scores, section.calibration_bins, section.bootstrap_resamples, seed)
     return Side(features, labels, scores, approval_days(name), intervals)
@@ -112,7 +112,7 @@ def out_of_fold(labels: Labels) -> Probabilities:
 
 def approval_days(side: str) -> npt.NDArray[Any]:
     """Day of approval of each loan of a side."""
-    days: npt.NDArray[Any] = pq.read_table(data("4.split", f"{side}.parquet"), columns=[APPROVAL_DATE])[
+    days: npt.NDArray[Any] = pq.read_table(data("4.split", "rows", f"{side}.parquet"), columns=[APPROVAL_DATE])[
         APPROVAL_DATE
     ].to_numpy()
     return days

@@ -1,7 +1,7 @@
 """Stage 7: registers the model, as the challenger.
 
-Reads:  1.data/5.model/*, 1.data/6.reports/*, 1.data/1.raw/manifest.json; 1.data/2.clean/loans.parquet and
-        1.data/4.split/test.parquet for the reference rows
+Reads:  1.data/5.model/*, 1.data/6.reports/*, 1.data/1.raw/manifest.json; 1.data/2.clean/rows.parquet and
+        1.data/4.split/rows/test.parquet for the reference rows
 Writes: 1.data/7.registered/model.json   lineage key and digest of the serving form: the same for the same model
         in the registry at MLFLOW_TRACKING_URI: one run with everything, and one version, alias `challenger`
 Params: all that shaped the model: data, clean, split, train, evaluate

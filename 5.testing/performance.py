@@ -215,7 +215,7 @@ def threshold_checks(contender: Contender, section: GateParams) -> tuple[Check, 
 
     def skill_over_logistic() -> Measured:
         train = params.load("train", TrainParams)
-        baseline = fit(logistic_baseline(train), *read_split(data("4.split", "train.parquet")))
+        baseline = fit(logistic_baseline(train), *read_split(data("4.split", "rows", "train.parquet")))
         test = contender.sides["test"]
         difference, interval = auc_difference(
             test.labels,
@@ -229,7 +229,7 @@ def threshold_checks(contender: Contender, section: GateParams) -> tuple[Check, 
 
     def leak() -> Measured:
         names = contender.scorer.metadata.features
-        features, labels = read_split(data("4.split", "test.parquet"), names)
+        features, labels = read_split(data("4.split", "rows", "test.parquet"), names)
         name, auc = next(iter(single_feature_aucs(features, labels, names, section.seed).items()))
         return auc < section.leak_auc, f"{auc:.3f} ({name})"
 

@@ -32,7 +32,7 @@ def root(tmp_path: Path, inside: Callable[[Project], None]) -> Project:
 def clean(project: Project, *changes: dict[str, str]) -> int:
     """Runs the stage on one row a change; each has a loan number of its own unless the change says otherwise."""
     raw = pd.DataFrame([GOOD | {"LoanNr_ChkDgt": str(10**9 + i)} | change for i, change in enumerate(changes)])
-    raw.to_parquet(project.path("1.data", "1.raw", "loans.parquet"))
+    raw.to_parquet(project.path("1.data", "1.raw", "rows.parquet"))
     return run_script(project, STAGE)
 
 
@@ -194,9 +194,9 @@ def test_new_and_missing_columns_are_named(root: Project, capsys: pytest.Capture
     assert clean(root, {"Mood": "good"}) == 1
     assert "column Mood is not in the contract; say in src/credit_risk/contract.py" in capsys.readouterr().err
     raw = pd.DataFrame([GOOD]).drop(columns=["GrAppv", "Term"])
-    raw.to_parquet(root.path("1.data", "1.raw", "loans.parquet"))
+    raw.to_parquet(root.path("1.data", "1.raw", "rows.parquet"))
     assert run_script(root, STAGE) == 1
-    assert "stage 2: column GrAppv, Term is missing from 1.data/1.raw/loans.parquet" in capsys.readouterr().err
+    assert "stage 2: column GrAppv, Term is missing from 1.data/1.raw/rows.parquet" in capsys.readouterr().err
 
 
 def test_batches_make_no_difference(root: Project, monkeypatch: pytest.MonkeyPatch) -> None:

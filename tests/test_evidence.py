@@ -232,7 +232,7 @@ def test_shap_values_add_up_to_the_margin(finished: Project) -> None:
     train = TrainParams.model_validate(
         yaml.safe_load(finished.path("4.dvc_pipeline", "params.yaml").read_text())["train"]
     )
-    features, labels = read_split(finished.path("1.data", "4.split", "train.parquet"))
+    features, labels = read_split(finished.path("1.data", "4.split", "rows", "train.parquet"))
     for calibration in ("none", "sigmoid"):
         model = fit(train.model_copy(update={"calibration": calibration}), features, labels)
         found = attribution(model, features[:50])
@@ -251,7 +251,7 @@ def test_shap_values_of_a_forest_are_of_the_default_class_and_of_a_sum_there_are
         yaml.safe_load(finished.path("4.dvc_pipeline", "params.yaml").read_text())["train"]
     )
     train.random_forest["n_estimators"] = 10
-    features, labels = read_split(finished.path("1.data", "4.split", "train.parquet"))
+    features, labels = read_split(finished.path("1.data", "4.split", "rows", "train.parquet"))
     forest = fit(train.model_copy(update={"model": "random_forest"}), features, labels)
     found = attribution(forest, features[:20])
     assert found is not None
@@ -338,7 +338,7 @@ def test_groups_are_written_for_people(written: Any, read: str) -> None:
 
 
 def test_the_scorecard_is_fitted_on_train_alone_and_shown_beside_the_model(finished: Project) -> None:
-    features, labels = read_split(finished.path("1.data", "4.split", "train.parquet"))
+    features, labels = read_split(finished.path("1.data", "4.split", "rows", "train.parquet"))
     seed = yaml.safe_load(finished.path("4.dvc_pipeline", "params.yaml").read_text())["train"]["seed"]
     card = scorecard.fit_scorecard(scorecard.bin_features(features, labels, seed), features, labels, seed)
     text = " ".join(finished.path("1.data", "6.reports", "report.html").read_text().split())
@@ -362,7 +362,7 @@ def test_the_quick_form_of_a_model_scores_the_same(finished: Project) -> None:
     train = TrainParams.model_validate(
         yaml.safe_load(finished.path("4.dvc_pipeline", "params.yaml").read_text())["train"]
     )
-    features, labels = read_split(finished.path("1.data", "4.split", "train.parquet"))
+    features, labels = read_split(finished.path("1.data", "4.split", "rows", "train.parquet"))
     model = fit(train, features, labels)
     assert not model["select"].get_support().all()
     quick = contents.quick(model)

@@ -52,7 +52,7 @@ def train_params(project: Project) -> TrainParams:
 
 
 def train_side(project: Project) -> tuple[Any, Any]:
-    return read_split(project.path("1.data", "4.split", "train.parquet"))
+    return read_split(project.path("1.data", "4.split", "rows", "train.parquet"))
 
 
 def register(project: Project, pipeline: Pipeline, threshold: float = 0.2) -> Version:
@@ -147,15 +147,15 @@ def test_accuracy_can_be_asked_for(gated: Project) -> None:
 def test_model_with_term(gated: Project, monkeypatch: pytest.MonkeyPatch) -> None:
     """Somebody has built Term into the features past the contract, and trained, registered and gated with it."""
     names = (*FEATURE_NAMES, "term")
-    raw = pd.read_parquet(gated.path("1.data", "1.raw", "loans.parquet")).set_index("LoanNr_ChkDgt")
+    raw = pd.read_parquet(gated.path("1.data", "1.raw", "rows.parquet")).set_index("LoanNr_ChkDgt")
     for side in ("train", "test", "out_of_time"):
         path = gated.path("1.data", "4.split", f"{side}.parquet")
         loans = pd.read_parquet(path)
         loans["term"] = raw["Term"].loc[loans[LOAN_NUMBER]].to_numpy().astype("float32")
         loans.to_parquet(path)
-    features, labels = read_split(gated.path("1.data", "4.split", "train.parquet"), names)
+    features, labels = read_split(gated.path("1.data", "4.split", "rows", "train.parquet"), names)
     pipeline = build_pipeline(train_params(gated), names, CATEGORICAL, len(labels)).fit(features, labels)
-    clean = pd.read_parquet(gated.path("1.data", "2.clean", "loans.parquet")).set_index(LOAN_NUMBER)
+    clean = pd.read_parquet(gated.path("1.data", "2.clean", "rows.parquet")).set_index(LOAN_NUMBER)
     scores = pipeline.predict_proba(features)[:, 1]
     assert pd.Series(scores).corr(pd.Series(labels.astype(float))) > 0.5  # it has learnt the leak
 
@@ -207,7 +207,7 @@ def sound(project: Project) -> tuple[Any, bytes, ModelSignature, Any]:
     """The parts of a model with which nothing is wrong: pipeline, ONNX bytes, signature and example."""
     pipeline = joblib.load(project.path("1.data", "5.model", "model.joblib"))
     content = project.path("1.data", "5.model", "model.onnx").read_bytes()
-    example = pd.read_parquet(project.path("1.data", "2.clean", "loans.parquet"))[list(FIELD_NAMES)].head(1)
+    example = pd.read_parquet(project.path("1.data", "2.clean", "rows.parquet"))[list(FIELD_NAMES)].head(1)
     return skops_model.registered_form(pipeline), content, contract_signature(), example
 
 
@@ -420,9 +420,9 @@ def test_without_a_challenger(
 
 def test_without_the_held_out_loans(gated: Project, capsys: pytest.CaptureFixture[str]) -> None:
     register_by_hand(gated, *sound(gated))
-    gated.path("1.data", "4.split", "test.parquet").unlink()
+    gated.path("1.data", "4.split", "rows", "test.parquet").unlink()
     assert run_script(gated, LOADING) == 1
-    assert "1.data/4.split/test.parquet is missing; run the pipeline first" in capsys.readouterr().err
+    assert "1.data/4.split/rows/test.parquet is missing; run the pipeline first" in capsys.readouterr().err
 
 
 def test_a_check_that_cant_be_made_has_failed() -> None:

@@ -39,7 +39,7 @@ def get(project: Project, *patterns: str) -> int:
 
 
 def rows(project: Project) -> list[dict[str, Any]]:
-    return pd.read_parquet(project.path("1.data", "1.raw", "loans.parquet")).to_dict("records")
+    return pd.read_parquet(project.path("1.data", "1.raw", "rows.parquet")).to_dict("records")
 
 
 def manifest(project: Project) -> Any:

@@ -43,7 +43,7 @@ def section(project: Project) -> TrainParams:
 
 
 def train_loans(project: Project) -> tuple[Any, Any]:
-    return read_split(project.path("1.data", "4.split", "train.parquet"))
+    return read_split(project.path("1.data", "4.split", "rows", "train.parquet"))
 
 
 def runs(project: Project, query: str = "") -> list[Any]:
@@ -244,7 +244,7 @@ def opened_files(folders: set[Path]) -> Iterator[set[str]]:
 @pytest.mark.skipif(sys.platform != "linux", reason="watching opened files needs inotify")
 def test_no_file_that_holds_held_out_loans_is_ever_opened(project: Project) -> None:
     folders = {project.path("1.data", name).parent for name in HELD_OUT}
-    test_side = project.path("1.data", "4.split", "test.parquet")
+    test_side = project.path("1.data", "4.split", "rows", "test.parquet")
     with opened_files({test_side.parent}) as all_sides:  # the watch sees what Arrow opens
         read_split(test_side)
     assert all_sides == {"test.parquet"}
@@ -370,7 +370,10 @@ def test_a_cluster_that_does_not_answer_is_one_sentence(compared: Project) -> No
 def test_without_loans_the_search_says_what_to_do(fresh: Project) -> None:
     result = fresh.run(TUNE, check=False)
     assert result.returncode == 1
-    assert result.stderr == "tune: 1.data/4.split/train.parquet is missing; run the pipeline first: `uv run main.py`\n"
+    assert (
+        result.stderr
+        == "tune: 1.data/4.split/rows/train.parquet is missing; run the pipeline first: `uv run main.py`\n"
+    )
 
 
 def comments(text: str) -> list[str]:

@@ -35,7 +35,7 @@ def train_params(project: Project, **changes: Any) -> TrainParams:
 
 
 def test_features_file_is_what_the_package_computes(finished: Project) -> None:
-    clean = pd.read_parquet(finished.path("1.data", "2.clean", "loans.parquet"))
+    clean = pd.read_parquet(finished.path("1.data", "2.clean", "rows.parquet"))
     made = pd.read_parquet(finished.path("1.data", "3.features", "features.parquet"))
     assert made["loan_number"].tolist() == clean["loan_number"].tolist()
     assert set(made[list(FEATURE_NAMES)].dtypes.astype(str)) == {"float32"}
@@ -48,7 +48,7 @@ def test_the_serving_form_splits_where_the_trees_split_to_the_last_bit(
     model: str, calibration: str, finished: Project
 ) -> None:
     few = {"hist_gradient_boosting": {"max_iter": 30}, "random_forest": {"n_estimators": 10}}
-    features, labels = read_split(finished.path("1.data", "4.split", "train.parquet"))
+    features, labels = read_split(finished.path("1.data", "4.split", "rows", "train.parquet"))
     pipeline = fit(train_params(finished, model=model, calibration=calibration, **few), features, labels)
     content = export_onnx(pipeline, OnnxMetadata(FEATURE_NAMES, 0.2))
     # Every threshold of every tree, put into every feature: whatever a split sees, it sees its own threshold too.
@@ -84,7 +84,7 @@ def test_trained_twice_files_and_scores_are_identical(project: Project) -> None:
     folder = project.path("1.data", "5.model")
     first = {path.name: path.read_bytes() for path in folder.iterdir()}
     assert set(first) == {"model.joblib", "model.onnx", "out_of_fold.parquet", "training.json"}
-    features, _ = read_split(project.path("1.data", "4.split", "test.parquet"))
+    features, _ = read_split(project.path("1.data", "4.split", "rows", "test.parquet"))
     scores = default_probability(joblib.load(folder / "model.joblib"), features)
     shutil.rmtree(folder)
     project.run(TRAIN, PYTHONHASHSEED="7")
@@ -97,11 +97,11 @@ def test_trained_twice_files_and_scores_are_identical(project: Project) -> None:
 def test_every_model_learns_and_its_serving_form_agrees(finished: Project, model: str, calibration: str) -> None:
     train = train_params(finished, model=model, calibration=calibration)
     train.random_forest["n_estimators"] = 30
-    pipeline = fit(train, *read_split(finished.path("1.data", "4.split", "train.parquet")))
+    pipeline = fit(train, *read_split(finished.path("1.data", "4.split", "rows", "train.parquet")))
     content = export_onnx(pipeline, OnnxMetadata(FEATURE_NAMES, 0.2))
     assert content == export_onnx(pipeline, OnnxMetadata(FEATURE_NAMES, 0.2))
     scorer = Scorer(content)
-    features, labels = read_split(finished.path("1.data", "4.split", "test.parquet"))
+    features, labels = read_split(finished.path("1.data", "4.split", "rows", "test.parquet"))
     scores = default_probability(pipeline, features)
     assert np.abs(scorer.score(features) - scores).max() <= 1e-6
     assert roc_auc_score(labels, scores) > 0.55
@@ -135,7 +135,7 @@ from credit_risk.model import TrainParams, fit, read_split
 from credit_risk.formats.onnx_export import export_onnx
 from credit_risk.core.paths import data
 from credit_risk.formats.onnx_scorer import OnnxMetadata
-features, labels = read_split(data("4.split", "test.parquet"))
+features, labels = read_split(data("4.split", "rows", "test.parquet"))
 for model in ("logistic_regression", "random_forest", "hist_gradient_boosting"):
     section = yaml.safe_load(open("4.dvc_pipeline/params.yaml"))["train"] | {"model": model}
     section["random_forest"]["n_estimators"] = 5
@@ -175,7 +175,7 @@ def test_isotonic_calibration_is_refused_in_one_sentence(
 
 def test_isotonic_calibration_would_still_not_agree_with_its_serving_form(finished: Project) -> None:
     """The reason for the refusal; when this fails, the library has mended it, and isotonic can be allowed."""
-    features, labels = read_split(finished.path("1.data", "4.split", "train.parquet"))
+    features, labels = read_split(finished.path("1.data", "4.split", "rows", "train.parquet"))
     pipeline = fit(train_params(finished), features, labels)
     classifier = CalibratedClassifierCV(pipeline["classify"], method="isotonic", cv=3, ensemble=False)
     pipeline.set_params(classify=classifier).fit(features, labels)
@@ -230,7 +230,7 @@ def test_report_has_both_holdouts_the_baseline_and_its_intervals(finished: Proje
     report = json.loads(finished.path("1.data", "6.reports", "metrics.json").read_text())
     model = joblib.load(finished.path("1.data", "5.model", "model.joblib"))
     train = train_params(finished)
-    baseline = fit(logistic_baseline(train), *read_split(finished.path("1.data", "4.split", "train.parquet")))
+    baseline = fit(logistic_baseline(train), *read_split(finished.path("1.data", "4.split", "rows", "train.parquet")))
     for side in ("test", "out_of_time"):
         features, labels = read_split(finished.path("1.data", "4.split", f"{side}.parquet"))
         measured = roc_auc_score(labels, default_probability(model, features))
@@ -261,7 +261,7 @@ def test_a_leaking_feature_stops_the_run(
     project: Project, inside: Callable[[Project], None], capsys: pytest.CaptureFixture[str]
 ) -> None:
     inside(project)
-    train = project.path("1.data", "4.split", "train.parquet")
+    train = project.path("1.data", "4.split", "rows", "train.parquet")
     loans = pd.read_parquet(train)
     loans["employees"] = loans["default"].astype("float32") + np.float32(0.1)
     loans.to_parquet(train)

@@ -1,95 +1,13 @@
-"""The contract: what a lender knows when a loan is approved, declared once, as plain data.
+"""YOURS: what a row is. The problem and its words, the outcome, the keys, the fields and the rules between them.
 
-Everything else is derived from it, each in a module of its own: the check of frames (`frames.py`), the request model of
-the API (`request.py`) and the MLflow signature (`signature.py`). To add, change or remove an applicant field, edit
-FIELDS and nothing else here; a field that features should use is then read in `features.py`.
+Declarations only; `core/schema.py` has the classes and checks them when this module is imported. Frame checks, request
+model, MLflow signature, page, report, model card and all names are derived from here.
 """
 
-from collections.abc import Iterable
-from dataclasses import dataclass
-
-from credit_risk.core.errors import ProjectError
-
-SHOWN = 3  # choices that an error message lists
-ACRONYMS = ("NAICS", "SBA")  # words of field names that people write in capitals
-
-
-@dataclass(frozen=True, slots=True)
-class Number:
-    """A quantity.
-
-    Attributes:
-        name: the field's name, everywhere but in the raw file.
-        unit: what one means, for people.
-        minimum: the smallest allowed value, included.
-        maximum: the largest allowed value, included.
-        whole: whether fractions are refused.
-        required: whether an application without it is refused; otherwise it may be missing (null).
-        raw: the column of the raw file it is read from.
-        description: for the lender.
-        example: a realistic value.
-    """
-
-    name: str
-    unit: str
-    minimum: float
-    maximum: float
-    whole: bool
-    required: bool
-    raw: str
-    description: str
-    example: float
-
-    @property
-    def label(self) -> str:
-        """The name as people write it."""
-        return _label(self.name)
-
-    @property
-    def rule(self) -> str:
-        """What a value must be, as the end of a sentence; both the frame check and the API say just this."""
-        kind = "a whole number" if self.whole else "a number"
-        null = "" if self.required else " or null"
-        return f"must be {kind} from {self.minimum:,.0f} to {self.maximum:,.0f}{null}"
-
-
-@dataclass(frozen=True, slots=True)
-class Choice:
-    """One of a closed list of words.
-
-    Attributes:
-        name: the field's name, everywhere but in the raw file.
-        choices: the allowed words; their order is the order of the feature codes.
-        required: whether an application without it is refused; otherwise it may be missing (null).
-        raw: the column of the raw file it is read from.
-        description: for the lender.
-        example: a realistic value.
-    """
-
-    name: str
-    choices: tuple[str, ...]
-    required: bool
-    raw: str
-    description: str
-    example: str
-
-    @property
-    def label(self) -> str:
-        """The name as people write it."""
-        return _label(self.name)
-
-    @property
-    def rule(self) -> str:
-        """What a value must be, as the end of a sentence; both the frame check and the API say just this."""
-        shown = ", ".join(self.choices[:SHOWN]) + (", …" if len(self.choices) > SHOWN else "")
-        null = "" if self.required else " or null"
-        return f"must be one of {shown}{null}"
-
-
-def _label(name: str) -> str:
-    words = [word.upper() if word.upper() in ACRONYMS else word for word in name.split("_")]
-    return " ".join([words[0][:1].upper() + words[0][1:], *words[1:]])
-
+from credit_risk.core.schema import Choice as Choice  # noqa: PLC0414 (temporary)
+from credit_risk.core.schema import Contract, Problem, RowId, Target
+from credit_risk.core.schema import NotAbove as NotAbove  # noqa: PLC0414 (temporary)
+from credit_risk.core.schema import Number as Number  # noqa: PLC0414 (temporary)
 
 NO_YES = ("no", "yes")
 # USPS codes: the 50 states, the District of Columbia and the five inhabited territories.
@@ -98,106 +16,177 @@ STATES = (
     "ME", "MD", "MA", "MI", "MN", "MS", "MO", "MT", "NE", "NV", "NH", "NJ", "NM", "NY", "NC", "ND", "OH", "OK", "OR",
     "PA", "RI", "SC", "SD", "TN", "TX", "UT", "VT", "VA", "WA", "WV", "WI", "WY", "AS", "GU", "MP", "PR", "VI",
 )  # fmt: skip
-# First two digits of the North American Industry Classification System.
-SECTORS = (11, 21, 22, 23, 31, 32, 33, 42, 44, 45, 48, 49, 51, 52, 53, 54, 55, 56, 61, 62, 71, 72, 81, 92)
 
-FIELDS: tuple[Number | Choice, ...] = (
-    Number(
-        "gross_approved", "USD", 100, 5_500_000, False, True, "GrAppv",
-        "Loan amount the bank approved", 137_300.0,
+CONTRACT = Contract(
+    problem=Problem(
+        name="credit-risk",
+        title="Credit risk",
+        question="How likely is it that an SBA loan is charged off, as known when the lender approves it?",
+        row="loan",
+        rows="loans",
+        event="default",
+        positive="charged off",
+        negative="paid in full",
+        accept="approve",
+        accepted="approved",
+        decline="decline",
+        declined="declined",
+        source=(
+            "US Small Business Administration, released with Li, Mickel & Taylor, Should This Loan be Approved or "
+            "Denied?, Journal of Statistics Education 26(1), 2018"
+        ),
+        limits=(
+            "It ranks applications for SBA-guaranteed loans at the moment of approval, to help the person who decides.",
+            "It is a worked example and must not decide about anybody's loan today.",
+            "Ranks carry over to later years, less well; probabilities do not. Do not use them for pricing.",
+            "It has only seen loans that were approved. How declined applications would have ended is not in the data.",
+            "It has not been examined for discrimination: the data names no protected group.",
+            "Loans guaranteed in full are not of the 7(a) programme and easy to tell apart, which raises all figures.",
+            "For loans of the 7(a) programme, read the slice “guaranteed: in part”.",
+        ),
+        acronyms=("NAICS", "SBA"),
     ),
-    Number(
-        "sba_guaranteed", "USD", 0, 5_500_000, False, True, "SBA_Appv",
-        "Part of the amount that the SBA guarantees; never above the amount approved", 116_705.0,
+    target=Target(column="MIS_Status", positive=("CHGOFF",), negative=("P I F",)),
+    row_id=RowId("LoanNr_ChkDgt", pattern=r"[0-9]+"),
+    date="ApprovalDate",
+    fields=(
+        Number(
+            name="gross_approved",
+            column="GrAppv",
+            unit="USD",
+            minimum=100,
+            maximum=5_500_000,
+            description="Loan amount the bank approved",
+            example=137_300.0,
+        ),
+        Number(
+            name="sba_guaranteed",
+            column="SBA_Appv",
+            unit="USD",
+            minimum=0,
+            maximum=5_500_000,
+            description="Part of the amount that the SBA guarantees; never above the amount approved",
+            example=116_705.0,
+        ),
+        Number(
+            name="naics",
+            column="NAICS",
+            unit="code",
+            minimum=110_000,
+            maximum=999_999,
+            whole=True,
+            required=False,
+            description="Industry: six-digit NAICS code; its first two digits are the sector",
+            example=722_211.0,
+        ),
+        Choice(
+            name="state",
+            column="State",
+            choices=STATES,
+            required=False,
+            description="State of the borrower",
+            example="AR",
+        ),
+        Choice(
+            name="bank_state",
+            column="BankState",
+            choices=STATES,
+            required=False,
+            description="State of the lending bank",
+            example="MS",
+        ),
+        Number(
+            name="employees",
+            column="NoEmp",
+            unit="people",
+            minimum=0,
+            maximum=9_999,
+            whole=True,
+            description="Employees of the business before the loan",
+            example=7.0,
+        ),
+        Number(
+            name="jobs_created",
+            column="CreateJob",
+            unit="people",
+            minimum=0,
+            maximum=9_999,
+            whole=True,
+            required=False,
+            description="Jobs that the loan is expected to create",
+            example=2.0,
+        ),
+        Number(
+            name="jobs_retained",
+            column="RetainedJob",
+            unit="people",
+            minimum=0,
+            maximum=9_999,
+            whole=True,
+            required=False,
+            description="Jobs that the loan is expected to retain",
+            example=7.0,
+        ),
+        Choice(
+            name="new_business",
+            column="NewExist",
+            choices=NO_YES,
+            required=False,
+            description="Whether the business is two years old or younger",
+            example="no",
+        ),
+        Choice(
+            name="franchise",
+            column="FranchiseCode",
+            choices=NO_YES,
+            description="Whether the business is a franchise",
+            example="yes",
+        ),
+        Choice(
+            name="urban_rural",
+            column="UrbanRural",
+            choices=("urban", "rural"),
+            required=False,
+            description="Where the business is",
+            example="urban",
+        ),
+        Choice(
+            name="revolving_credit",
+            column="RevLineCr",
+            choices=NO_YES,
+            required=False,
+            description="Whether it is a revolving line of credit",
+            example="no",
+        ),
+        Choice(
+            name="low_doc",
+            column="LowDoc",
+            choices=NO_YES,
+            required=False,
+            description="Whether it went through the one-page LowDoc programme",
+            example="no",
+        ),
     ),
-    Number(
-        "naics", "code", 110_000, 999_999, True, False, "NAICS",
-        "Industry: six-digit NAICS code; its first two digits are the sector", 722_211.0,
-    ),
-    Choice("state", STATES, False, "State", "State of the borrower", "AR"),
-    Choice("bank_state", STATES, False, "BankState", "State of the lending bank", "MS"),
-    Number("employees", "people", 0, 9_999, True, True, "NoEmp", "Employees of the business before the loan", 7.0),
-    Number("jobs_created", "people", 0, 9_999, True, False, "CreateJob", "Jobs the loan is to create", 2.0),
-    Number("jobs_retained", "people", 0, 9_999, True, False, "RetainedJob", "Jobs the loan is to keep", 7.0),
-    Choice("new_business", NO_YES, False, "NewExist", "Whether the business is two years old or younger", "no"),
-    Choice("franchise", NO_YES, True, "FranchiseCode", "Whether the business is a franchise", "yes"),
-    Choice("urban_rural", ("urban", "rural"), False, "UrbanRural", "Where the business is", "urban"),
-    Choice("revolving_credit", NO_YES, False, "RevLineCr", "Whether it is a revolving line of credit", "no"),
-    Choice("low_doc", NO_YES, False, "LowDoc", "Whether it went through the one-page LowDoc programme", "no"),
-)  # fmt: skip
-FIELD_NAMES = tuple(field.name for field in FIELDS)
+    rules=(NotAbove("sba_guaranteed", "gross_approved"),),
+    not_fields={
+        # Unknown when the loan is approved.
+        "Term": "it was overwritten when a loan failed (often with the remaining months), so it reveals the outcome",
+        "ChgOffDate": "it exists only after a charge-off",
+        "ChgOffPrinGr": "it is the amount charged off",
+        "BalanceGross": "it is the balance left at the end",
+        "DisbursementDate": "the money is paid out after approval",
+        "DisbursementGross": "the money is paid out after approval",
+        # Identity, or too many values to be a category.
+        "Name": "it identifies the borrower",
+        "City": "it identifies the borrower",
+        "Zip": "it identifies the borrower",
+        "Bank": "it has thousands of values",
+        # The calendar.
+        "ApprovalFY": "it memorises eras; it is only used to read the century of ApprovalDate",
+    },
+)
 
-
-@dataclass(frozen=True, slots=True)
-class NotAbove:
-    """A rule over two numbers: `smaller` may not be above `larger`."""
-
-    smaller: str
-    larger: str
-
-    @property
-    def rule(self) -> str:
-        """The end of a sentence that begins with the smaller field's name."""
-        return f"must not be above {self.larger}"
-
-
-RULES: tuple[NotAbove, ...] = (NotAbove("sba_guaranteed", "gross_approved"),)
-
-# What is not known when the loan is approved, and why: never an applicant field, never a feature.
-UNKNOWN_AT_APPROVAL = {
-    "Term": "it was rewritten when a loan failed, so it tells the outcome",  # for a third: what was left of seven years
-    "ChgOffDate": "it exists only after a charge-off",
-    "ChgOffPrinGr": "it is the amount charged off",
-    "BalanceGross": "it is the balance left at the end",
-    "DisbursementDate": "the money is paid out after approval",
-    "DisbursementGross": "the money is paid out after approval",
-    "MIS_Status": "it is the outcome itself",
-}
-# Who the borrower or the bank is: not a property of the risk, or with too many values to be one.
-IDENTITY = ("LoanNr_ChkDgt", "Name", "City", "Zip", "Bank")
-# When the loan was approved: it orders the loans for the split, and is no feature (it memorises eras).
-CALENDAR = ("ApprovalDate", "ApprovalFY")
-
-LOAN_NUMBER = "loan_number"
-APPROVAL_DATE = "approval_date"
-DEFAULT = "default"  # 1 charged off, 0 paid in full, missing while there is no outcome
-KEYS = (LOAN_NUMBER, APPROVAL_DATE, DEFAULT)
-
-RAW_COLUMNS = frozenset([*(field.raw for field in FIELDS), *UNKNOWN_AT_APPROVAL, *IDENTITY, *CALENDAR])
-
-
-def refusal(column: str) -> str | None:
-    """Why a column can't be an applicant field: one clause, or None when the contract knows it.
-
-    Names are compared without case and underscores, so that `term` or `mis_status` do not slip through.
-    """
-    if column in FIELD_NAMES:
-        return None
-    wanted = column.lower().replace("_", "")
-    for raw, why in UNKNOWN_AT_APPROVAL.items():
-        if wanted == raw.lower().replace("_", ""):
-            return f"is unknown at approval: {why}"
-    return "is not in the contract"
-
-
-def check_fields(fields: Iterable[Number | Choice]) -> None:
-    """Checks the declaration itself.
-
-    Raises:
-        ProjectError: a field stands twice, or is read from a column that is unknown at approval, names the
-            borrower, or is the calendar.
-    """
-    seen: set[str] = set()
-    for field in fields:
-        if field.name in seen:
-            raise ProjectError(f"contract: field '{field.name}' is declared twice")
-        seen.add(field.name)
-        for name in (field.raw, field.name):
-            reason = refusal(name) or ""
-            if reason.startswith("is unknown at approval"):
-                raise ProjectError(f"contract: field '{field.name}' reads column '{name}', which {reason}")
-        if field.raw in IDENTITY or field.raw in CALENDAR:
-            raise ProjectError(f"contract: field '{field.name}' reads '{field.raw}', an identity or the calendar")
-
-
-check_fields(FIELDS)
+# Temporary names, until the modules that use them are changed.
+FIELDS, FIELD_NAMES, RULES, KEYS = CONTRACT.fields, CONTRACT.field_names, CONTRACT.rules, CONTRACT.keys
+LOAN_NUMBER, APPROVAL_DATE, DEFAULT = "row_id", "date", "outcome"
+refusal = CONTRACT.rejection

@@ -1,4 +1,4 @@
-"""The model: one scikit-learn pipeline from float32 features to a probability, everything fitted inside it.
+"""YOURS: what the model is. One scikit-learn pipeline from float32 features to a probability, all fitting inside it.
 
 Steps: `encode` (category codes and missing numbers, as the classifier wants them), `select` (feature selection) and
 `classify` (the classifier, with sigmoid calibration around it if asked for).
@@ -6,12 +6,9 @@ Steps: `encode` (category codes and missing numbers, as the classifier wants the
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
-import numpy.typing as npt
-import pyarrow.parquet as pq
 from pydantic import Field, field_validator
 from sklearn.base import BaseEstimator
 from sklearn.calibration import CalibratedClassifierCV
@@ -26,13 +23,14 @@ from sklearn.preprocessing import OneHotEncoder, StandardScaler
 from sklearn.utils._param_validation import InvalidParameterError
 from threadpoolctl import threadpool_limits
 
-from credit_risk.contract import DEFAULT
+from credit_risk.core.arrays import Floats as Floats  # noqa: PLC0414 (temporary)
+from credit_risk.core.arrays import Labels as Labels  # noqa: PLC0414 (temporary)
+from credit_risk.core.arrays import Scores
 from credit_risk.core.errors import ProjectError
 from credit_risk.core.params import Params
-from credit_risk.features import CATEGORICAL, FEATURE_NAMES
+from credit_risk.data import splits
+from credit_risk.features import FEATURES
 
-Floats = npt.NDArray[np.floating[Any]]
-Labels = npt.NDArray[np.int8]
 CALIBRATION_FOLDS = 5
 ModelName = Literal["logistic_regression", "random_forest", "hist_gradient_boosting"]
 
@@ -48,36 +46,46 @@ class SelectionParams(Params):
 class TrainParams(Params):
     """Section `train` of params.yaml.
 
-    Each classifier's section holds scikit-learn's own parameters. For trees, `monotonic_cst` goes by feature name:
-    `{employees: -1}` means that more employees never raise the risk, other features equal.
+    Each classifier's section holds scikit-learn's own parameters. For trees, `monotonic_cst` is by feature name: -1
+    means that a higher value never raises the risk, other features equal.
     """
 
     model: ModelName
     seed: int = Field(ge=0)
     threads: int = Field(ge=1)
     calibration: Literal["none", "sigmoid"]
-    cost_false_approval: float = Field(gt=0)
-    cost_false_refusal: float = Field(gt=0)
+    cost_false_negative: float = Field(gt=0)
+    cost_false_positive: float = Field(gt=0)
     threshold_folds: int = Field(ge=2)
     selection: SelectionParams
     logistic_regression: dict[str, Any]
     random_forest: dict[str, Any]
     hist_gradient_boosting: dict[str, Any]
 
+    @property
+    def cost_false_approval(self) -> float:
+        """Temporary."""
+        return self.cost_false_negative
+
+    @property
+    def cost_false_refusal(self) -> float:
+        """Temporary."""
+        return self.cost_false_positive
+
     @field_validator("calibration", mode="before")
     @classmethod
     def _servable(cls, value: Any) -> Any:
         if value == "isotonic":
             raise ValueError(
-                "isotonic is refused: compiled for serving, its steps come out up to 0.02 off; use sigmoid"
+                "isotonic is not supported: exported to ONNX, its scores differ by up to 0.02; use sigmoid"
             )
         return value
 
 
 def build_pipeline(
     train: TrainParams,
-    names: Sequence[str] = FEATURE_NAMES,
-    categorical: Sequence[str] = CATEGORICAL,
+    names: Sequence[str] = FEATURES.names,
+    categorical: Sequence[str] = FEATURES.categorical,
     rows: int | None = None,
 ) -> Pipeline:
     """The unfitted pipeline.
@@ -92,7 +100,7 @@ def build_pipeline(
     numbers = [index for index, name in enumerate(names) if name not in categorical]
     classifier = _classifier(train, encoded_columns(names, categorical))
     if train.calibration == "sigmoid":
-        # Shuffled, as loans stand in order of their numbers, and so of time: a fold of one era alone is no fair trial.
+        # Shuffled, because rows may be ordered in time, and unshuffled folds would each cover one period.
         folds = StratifiedKFold(CALIBRATION_FOLDS, shuffle=True, random_state=train.seed)
         classifier = CalibratedClassifierCV(classifier, method="sigmoid", cv=folds, ensemble=False)
     return Pipeline(
@@ -115,7 +123,7 @@ def fit(train: TrainParams, features: Floats, labels: Labels) -> Pipeline:
     Args:
         train: parameters.
         features: shape (n, len(FEATURES)), float32.
-        labels: shape (n,), 1 for default.
+        labels: shape (n,), 1 for the positive class.
     """
     with threadpool_limits(train.threads), named_parameters(train):
         return build_pipeline(train, rows=len(labels)).fit(features, labels)
@@ -123,31 +131,22 @@ def fit(train: TrainParams, features: Floats, labels: Labels) -> Pipeline:
 
 @contextmanager
 def named_parameters(train: TrainParams) -> Iterator[None]:
-    """Says which section of params.yaml holds a parameter that the classifier does not take.
+    """Names the section of params.yaml that holds a value which the classifier does not accept.
 
     Raises:
-        ProjectError: with the classifier's own words.
+        ProjectError: with the classifier's own message.
     """
     try:
         yield
-    except (TypeError, InvalidParameterError) as error:
+    except InvalidParameterError as error:
         raise ProjectError(f"params.yaml: train.{train.model}: {' '.join(str(error).split())}") from error
 
 
-def default_probability(model: Any, rows: Any) -> npt.NDArray[np.float64]:
-    """Probability of default of each row, shape (n,): the column of class 1, wherever the model has it."""
+def positive_probability(model: Any, rows: Any) -> Scores:
+    """Probability of the positive class of each row, shape (n,), wherever the model has its column."""
     column = list(model.classes_).index(1)
-    probabilities: npt.NDArray[np.float64] = model.predict_proba(rows)[:, column]
+    probabilities: Scores = model.predict_proba(rows)[:, column]
     return probabilities
-
-
-def read_split(path: Path, names: Sequence[str] = FEATURE_NAMES) -> tuple[npt.NDArray[np.float32], Labels]:
-    """Features, shape (n, len(names)) in float32, and labels, shape (n,), of a file of stage 4."""
-    table = pq.read_table(path, columns=[*names, DEFAULT])
-    features = np.empty((table.num_rows, len(names)), np.float32)
-    for index, name in enumerate(names):
-        features[:, index] = table[name].to_numpy()
-    return features, table[DEFAULT].to_numpy().astype(np.int8)
 
 
 def monotonic_signs(train: TrainParams, signs: Mapping[str, int], columns: Sequence[str]) -> list[int]:
@@ -171,7 +170,9 @@ def monotonic_signs(train: TrainParams, signs: Mapping[str, int], columns: Seque
     return [signs.get(name, 0) for name in columns]
 
 
-def encoded_columns(names: Sequence[str] = FEATURE_NAMES, categorical: Sequence[str] = CATEGORICAL) -> list[str]:
+def encoded_columns(
+    names: Sequence[str] = FEATURES.names, categorical: Sequence[str] = FEATURES.categorical
+) -> list[str]:
     """The columns as a classifier of trees gets them: category codes first, then numbers."""
     return [name for name in names if name in categorical] + [name for name in names if name not in categorical]
 
@@ -180,11 +181,16 @@ def _classifier(train: TrainParams, columns: Sequence[str]) -> BaseEstimator:
     parameters: dict[str, Any] = dict(getattr(train, train.model))
     if isinstance(signs := parameters.get("monotonic_cst"), Mapping):
         parameters["monotonic_cst"] = monotonic_signs(train, signs, columns)
-    if train.model == "logistic_regression":
-        return LogisticRegression(**parameters, random_state=train.seed)
-    if train.model == "random_forest":
-        return RandomForestClassifier(**parameters, random_state=train.seed, n_jobs=train.threads)
-    return HistGradientBoostingClassifier(**parameters, early_stopping=False, random_state=train.seed)
+    fixed: dict[ModelName, tuple[type[BaseEstimator], dict[str, Any]]] = {
+        "logistic_regression": (LogisticRegression, {}),
+        "random_forest": (RandomForestClassifier, {"n_jobs": train.threads}),
+        "hist_gradient_boosting": (HistGradientBoostingClassifier, {"early_stopping": False}),
+    }
+    kind, ours = fixed[train.model]
+    try:
+        return kind(**parameters, **ours, random_state=train.seed)
+    except TypeError as error:  # a key that the classifier does not have, or that is set here
+        raise ProjectError(f"params.yaml: train.{train.model}: {error}") from error
 
 
 def _encoder(model: ModelName, codes: list[int], numbers: list[int]) -> ColumnTransformer:
@@ -198,7 +204,8 @@ def _encoder(model: ModelName, codes: list[int], numbers: list[int]) -> ColumnTr
         ),
     }
     encode_codes, encode_numbers = steps[model]
-    return ColumnTransformer([("codes", encode_codes, codes), ("numbers", encode_numbers, numbers)])
+    parts = [("codes", encode_codes, codes), ("numbers", encode_numbers, numbers)]
+    return ColumnTransformer([part for part in parts if part[2]])  # ONNX has no step for no columns
 
 
 def _selector(train: TrainParams, rows: int | None) -> SelectFromModel:
@@ -211,3 +218,12 @@ def _selector(train: TrainParams, rows: int | None) -> SelectFromModel:
         n_jobs=train.threads,
     )
     return SelectFromModel(forest, threshold=f"{selection.min_importance}*mean")
+
+
+# Temporary names, until the modules that use them are changed.
+default_probability = positive_probability
+
+
+def read_split(path: Any, names: Sequence[str] = FEATURES.names) -> Any:
+    """Temporary."""
+    return splits.read_split(path.stem, names)

@@ -1,32 +1,33 @@
-"""The contract as a check of data frames: vectorised, with the same verdict and words as the API's request model."""
+"""The contract as a check of data frames: vectorised, with the same results and words as the API's request model."""
 
 from collections.abc import Iterable
 
 import pandas as pd
 import pandera.pandas as pa
 
-from credit_risk.contract import FIELD_NAMES, FIELDS, RULES, Choice, NotAbove, Number, refusal
+from credit_risk.contract import CONTRACT
 from credit_risk.core.errors import ProjectError
+from credit_risk.core.schema import Choice, Field, NotAbove
 
 
 def check_columns(columns: Iterable[str]) -> None:
-    """Checks that a frame of applications has the contract's columns and no others.
+    """Checks that a frame of rows has the contract's columns and no others.
 
     Raises:
         ProjectError: names each column that is missing or may not be there, and why.
     """
     given = list(columns)
-    problems = [f"column '{name}' {why}" for name in given if (why := refusal(name))]
-    problems += [f"column '{name}' is missing" for name in FIELD_NAMES if name not in given]
+    problems = [f"column '{name}' {why}" for name in given if (why := CONTRACT.rejection(name))]
+    problems += [f"column '{name}' is missing" for name in CONTRACT.field_names if name not in given]
     if problems:
-        raise ProjectError(f"{'; '.join(problems)} (contract: src/credit_risk/contract.py)")
+        raise ProjectError(f"{'; '.join(problems)} (see contract.py)")
 
 
-def failures(applications: pd.DataFrame) -> "pd.Series[str]":
+def failures(rows: pd.DataFrame) -> "pd.Series[str]":
     """The rows that break the contract.
 
     Args:
-        applications: one column a field: float64 for numbers (NaN when missing), str or object for words.
+        rows: one column per field: float64 for numbers (NaN when missing), str or object for words.
 
     Returns:
         For each failing row its index label and the first broken rule, such as `employees must be a whole number …`.
@@ -35,16 +36,16 @@ def failures(applications: pd.DataFrame) -> "pd.Series[str]":
     Raises:
         ProjectError: columns are missing or unknown, or a column of numbers does not hold numbers.
     """
-    check_columns(applications.columns)
+    check_columns(rows.columns)
     try:
-        SCHEMA.validate(applications, lazy=True)
+        SCHEMA.validate(rows, lazy=True)
     except pa.errors.SchemaErrors as error:
         cases = error.failure_cases
         # A column of another type also breaks the rules that compare it, without a row.
         whole_column = cases[cases["index"].isna() & (cases["schema_context"] == "Column")]
         if len(whole_column):
             case = whole_column.iloc[0]
-            rule = next(field.rule for field in FIELDS if field.name == case["column"])
+            rule = CONTRACT.field(case["column"]).rule
             raise ProjectError(f"column '{case['column']}' {rule}, but holds {case['failure_case']} values") from error
         # A rule over two fields counts only where each field is right by itself, as in the request model.
         cases = cases.sort_values("schema_context", key=lambda context: context == "DataFrameSchema", kind="stable")
@@ -58,11 +59,11 @@ def _sentence(case: "pd.Series[str]") -> str:
     """`field rule` of one failure; a rule over two fields already begins with its field."""
     if case["schema_context"] == "DataFrameSchema":
         return str(case["check"])
-    rule = next(field.rule for field in FIELDS if field.name == case["column"])
+    rule = CONTRACT.field(case["column"]).rule
     return f"{case['column']} {rule}"
 
 
-def _column(field: Number | Choice) -> pa.Column:
+def _column(field: Field) -> pa.Column:
     if isinstance(field, Choice):
         return pa.Column(checks=pa.Check.isin(field.choices), nullable=not field.required)
     checks = [pa.Check.in_range(field.minimum, field.maximum)]
@@ -84,7 +85,7 @@ def _rule(rule: NotAbove) -> pa.Check:
 
 
 SCHEMA = pa.DataFrameSchema(
-    {field.name: _column(field) for field in FIELDS},
-    checks=[_rule(rule) for rule in RULES],
+    {field.name: _column(field) for field in CONTRACT.fields},
+    checks=[_rule(rule) for rule in CONTRACT.rules],
     strict=True,
 )

@@ -47,13 +47,13 @@ class Sizes:
 
     Attributes:
         bins: of equal width, for the calibration error.
-        slice_loans: that a slice needs to be shown by itself.
+        min_slice_rows: that a slice needs to be shown by itself.
         importance_rows: held-out loans on which importances, dependences and promises are measured.
         attribution_rows: of these, how many SHAP values are worked out for.
     """
 
     bins: int
-    slice_loans: int
+    min_slice_rows: int
     importance_rows: int
     attribution_rows: int
 
@@ -107,7 +107,7 @@ def findings(
         "stability": stability(sides),
         "slices": {
             name: tables.slices(
-                sides[name].labels, sides[name].scores, dimensions(sides[name].features), sizes.slice_loans, 20
+                sides[name].labels, sides[name].scores, dimensions(sides[name].features), sizes.min_slice_rows, 20
             )
             for name in SIDES
         },

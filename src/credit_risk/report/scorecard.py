@@ -16,9 +16,9 @@ import pandas as pd
 from optbinning import BinningProcess, Scorecard
 from sklearn.linear_model import LogisticRegression
 
-from credit_risk.contract import FIELDS, SECTORS, Choice
+from credit_risk.contract import FIELDS, Choice
 from credit_risk.evaluation.metrics import Labels, Probabilities
-from credit_risk.features import CATEGORICAL, FEATURE_NAMES, FEATURES, MISSING, UNSEEN
+from credit_risk.features import CATEGORICAL, FEATURE_NAMES, FEATURES, MISSING, SECTORS, UNSEEN
 from credit_risk.model import Floats
 
 MOST_BINS = 6  # of a feature: more can't be read

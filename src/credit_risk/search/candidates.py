@@ -154,7 +154,7 @@ def read_loans(kind: FoldKind, seed: int, count: int = FOLDS) -> Loans:
     Raises:
         ProjectError: the pipeline has not run, or a fold lacks an outcome.
     """
-    path = data("4.split", "train.parquet")
+    path = data("4.split", "rows", "train.parquet")
     if not path.exists():
         raise ProjectError(f"{relative(path)} is missing; run the pipeline first: `uv run main.py`")
     features, labels = read_split(path)
@@ -318,7 +318,7 @@ class RunLog:
             run_id = str(client.create_run(self._experiment, tags=tags, run_name=name).info.run_id)
             client.log_batch(run_id, params=[Param(key, str(value)) for key, value in settings.items()])
             dataset = Dataset(
-                "train", self._loans.data_sha256[:32], "local", relative(data("4.split", "train.parquet"))
+                "train", self._loans.data_sha256[:32], "local", relative(data("4.split", "rows", "train.parquet"))
             )
             client.log_inputs(run_id, [DatasetInput(dataset, [InputTag("mlflow.data.context", "training")])])
         return run_id
