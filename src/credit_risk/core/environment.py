@@ -8,11 +8,12 @@ import subprocess
 from credit_risk.core.errors import ProjectError
 from credit_risk.core.paths import root
 
-_EXPORT = ["export", "--frozen", "--all-groups", "--no-emit-project", "--no-header", "--no-annotate", "--quiet"]
+_TRAINING = ["--no-default-groups", "--group", "pipeline"]  # a new test tool must not retrain the model
+_EXPORT = ["export", "--frozen", *_TRAINING, "--no-emit-project", "--no-header", "--no-annotate", "--quiet"]
 
 
 def environment_sha256() -> str:
-    """SHA-256 of the exact versions and hashes of all packages, as `uv export` lists them: no addresses in it.
+    """SHA-256 of the exact versions and hashes of the training packages, as `uv export` lists them: no addresses in it.
 
     Raises:
         ProjectError: uv or its lock is missing.
