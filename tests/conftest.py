@@ -3,21 +3,55 @@
 import os
 
 os.environ["OMP_NUM_THREADS"] = "1"  # tests run in parallel, and threads that wait for each other spin
+import ast
+import importlib.util
 import shutil
 import subprocess
 import sys
 import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
-from containers import TAG, build
 from projects import REPOSITORY, Project, copy_finished, copy_project, once
 from servers import fetch
-from stacks import Stack, running_stack
 
+if TYPE_CHECKING:
+    from stacks import Stack
+
+TESTS = Path(__file__).parent
 LONGEST = {"test_faults.py", "test_workflows.py"}
 FINISHED = {"finished", "project", "fetched", "cache"}  # fixtures that start with a whole run
+
+
+def pytest_ignore_collect(collection_path: Path) -> bool | None:
+    """Leaves out test files that need a dependency group which is not installed; the summary names them."""
+    return True if collection_path.suffix == ".py" and missing_package(collection_path) else None
+
+
+def missing_package(path: Path) -> str | None:
+    """A package that a test file, or a module of the tests that it uses, imports and that is not installed."""
+    for node in ast.parse(path.read_text(encoding="utf-8")).body:
+        modules: list[str] = []
+        if isinstance(node, ast.ImportFrom):
+            modules = [node.module or ""]
+        elif isinstance(node, ast.Import):
+            modules = [alias.name for alias in node.names]
+        for name in {module.partition(".")[0] for module in modules}:
+            if (TESTS / f"{name}.py").exists():
+                if package := missing_package(TESTS / f"{name}.py"):
+                    return package
+            elif importlib.util.find_spec(name) is None:
+                return name
+    return None
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """Names the files that were left out, and says how to include them."""
+    files = [f"{path.name} ({name})" for path in sorted(TESTS.rglob("test_*.py")) if (name := missing_package(path))]
+    if files:
+        terminalreporter.write_line(f"a package is not installed for {', '.join(files)}: uv run --all-groups pytest")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -130,6 +164,8 @@ def inside(monkeypatch: pytest.MonkeyPatch) -> Callable[[Project], None]:
 def image(shared: Path, finished: Project, fetched: Path) -> str:
     """The image of the API, with the champion of the finished project baked in."""
 
+    from containers import TAG, build
+
     def make(folder: Path) -> None:
         shutil.copytree(finished.root, folder, symlinks=True)
         shutil.copytree(fetched, folder / "6.production" / "cache", dirs_exist_ok=True)
@@ -140,8 +176,10 @@ def image(shared: Path, finished: Project, fetched: Path) -> str:
 
 
 @pytest.fixture(scope="session")
-def stack() -> Iterator[Stack]:
+def stack() -> Iterator["Stack"]:
     """PostgreSQL, S3 and the MLflow server; each test process has its own."""
+    from stacks import running_stack
+
     if not shutil.which("postgres") and not list(Path("/usr/lib/postgresql").glob("*/bin/postgres")):
         pytest.skip("PostgreSQL is not installed (Debian's package: postgresql)")
     # Not below pytest's folder, which only its owner can enter.

@@ -17,7 +17,8 @@ from pathlib import Path
 import httpx
 import pytest
 from projects import REPOSITORY, wait_until
-from servers import free_port
+
+from credit_risk.core.host import free_port
 
 BASE = "docker.io/library/python:3.11-slim-bookworm"
 TAG = "credit-risk:test"
