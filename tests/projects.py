@@ -8,6 +8,7 @@ import shutil
 import sqlite3
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Callable, Mapping
 from contextlib import suppress
@@ -106,21 +107,26 @@ class Project:
             round_trip.dump(sections, file)
 
 
-def copy_project(target: Path) -> Project:
-    """The files that git has or would have, with fewer loans and quicker parameters, as a git repository."""
-    listed = subprocess.run(
-        ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"],
-        cwd=REPOSITORY,
-        capture_output=True,
-        check=True,
-    ).stdout.decode()
-    for name in [*filter(None, listed.split("\0")), "uv.lock"]:
+def copy_repository(target: Path) -> Project:
+    """The files that git has or would have, as a git repository; the original may be one or an unpacked archive."""
+    with tempfile.TemporaryDirectory() as empty:
+        git = ["git", f"--git-dir={empty}", f"--work-tree={REPOSITORY}"]
+        subprocess.run(["git", "init", "-q", "--bare", empty], check=True)
+        listed = [*git, "ls-files", "-z", "--others", "--exclude-standard"]
+        names = subprocess.run(listed, cwd=REPOSITORY, capture_output=True, check=True).stdout.decode().split("\0")
+    for name in [*filter(None, names), "uv.lock"]:
         if (REPOSITORY / name).is_file():
             (target / name).parent.mkdir(parents=True, exist_ok=True)
             shutil.copy(REPOSITORY / name, target / name)
-    project = Project(target)
-    for half in sorted(project.path("1.data", "later").glob("*.csv.gz")):
-        thin(half, half, every=3)
+    commit_all(target)
+    return Project(target)
+
+
+def copy_project(target: Path) -> Project:
+    """A copy of the repository with fewer rows and quicker parameters, on which nothing has run."""
+    project = copy_repository(target)
+    for later in sorted(project.path("1.data", "later").glob("*.csv.gz")):
+        thin(later, later, every=3)
     for source in project.path("1.data", "source").glob("*.csv.gz"):
         thin(source, source, every=max(1, row_count(source) // ROWS))
     project.path("4.dvc_pipeline", "dvc.lock").unlink(missing_ok=True)
@@ -159,7 +165,7 @@ def commit_all(folder: Path) -> None:
     identity = ["-c", "user.name=test", "-c", "user.email=test"]
     subprocess.run(["git", "init", "-q"], cwd=folder, check=True)
     subprocess.run(["git", "add", "-A"], cwd=folder, check=True)
-    subprocess.run(["git", *identity, "commit", "-q", "-m", "Start"], cwd=folder, check=True)
+    subprocess.run(["git", *identity, "commit", "-q", "--allow-empty", "-m", "Start"], cwd=folder, check=True)
 
 
 def copy_finished(finished: Project, target: Path) -> Project:

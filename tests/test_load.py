@@ -15,7 +15,7 @@ import psutil
 import pytest
 from projects import Project, run_script, wait_until
 from servers import EXAMPLE, LONE, SERVE, Server, look, running, wait_for_version
-from test_keeper import registry_of
+from test_model_sync import registry_of
 
 from credit_risk.registry.client import CHAMPION
 
