@@ -38,7 +38,7 @@ def get(project: Project, *patterns: str) -> int:
     return run_script(project, STAGE)
 
 
-def rows(project: Project) -> list[dict[str, Any]]:
+def read_rows(project: Project) -> list[dict[str, Any]]:
     return pd.read_parquet(project.path("1.data", "1.raw", "rows.parquet")).to_dict("records")
 
 
@@ -52,7 +52,7 @@ def test_csv_gz_and_parquet_give_the_same_text(root: Project) -> None:
     (source / "2.csv.gz").write_bytes(gzip.compress(CSV.encode()))
     pq.write_table(pa.table({"b": ["x, y", None], "a": [1, 7]}), source / "3.parquet")
     assert get(root) == 0
-    assert rows(root) == [*ROWS, *ROWS, {"a": "1", "b": "x, y"}, {"a": "7", "b": ""}]
+    assert read_rows(root) == [*ROWS, *ROWS, {"a": "1", "b": "x, y"}, {"a": "7", "b": ""}]
     assert [(m["source"], m["rows"]) for m in manifest(root)] == [
         ("1.data/source/1.csv", 3),
         ("1.data/source/2.csv.gz", 3),
@@ -74,23 +74,26 @@ def test_same_input_same_bytes(root: Project) -> None:
 def test_a_file_named_twice_is_read_once(root: Project) -> None:
     root.path("1.data", "source", "1.csv").write_text(CSV)
     assert get(root, "1.data/source/1.csv", "1.data/source/*.csv") == 0
-    assert rows(root) == ROWS
+    assert read_rows(root) == ROWS
 
 
 @pytest.mark.parametrize(
     ("files", "message"),
     [
         ({}, "source 1.data/source/* matches no file"),
-        ({"1.csv": CSV, "2.csv": "a,c\n1,2\n"}, "source 1.data/source/2.csv misses column b and has the new column c"),
+        ({"1.csv": CSV, "2.csv": "a,c\n1,2\n"}, "source 1.data/source/2.csv lacks column b and has the new column c"),
         ({"1.csv": CSV, "2.csv": "a\n1\n"}, "compared with 1.data/source/1.csv"),
         ({"1.csv": "a,b\n"}, "the sources hold no rows"),
-        ({"1.csv": ""}, "source 1.data/source/1.csv is damaged or no table"),
-        ({"1.csv": "a,b\n1,2\n1,2,3\n"}, "source 1.data/source/1.csv is damaged or no table: CSV parse error"),
-        ({"1.csv": b"a,b\n1,\xff\n"}, "source 1.data/source/1.csv is damaged or no table"),
+        ({"1.csv": ""}, "source 1.data/source/1.csv is damaged or not a table"),
+        ({"1.csv": "a,b\n1,2\n1,2,3\n"}, "source 1.data/source/1.csv is damaged or not a table: CSV parse error"),
+        ({"1.csv": b"a,b\n1,\xff\n"}, "source 1.data/source/1.csv is damaged or not a table"),
         ({"1.csv": "a,a\n1,2\n"}, "source 1.data/source/1.csv has a column twice"),
-        ({"1.csv.gz": gzip.compress(CSV.encode() * 99)[:-20]}, "source 1.data/source/1.csv.gz is damaged or no table"),
-        ({"1.csv.gz": CSV}, "source 1.data/source/1.csv.gz is damaged or no table"),
-        ({"1.parquet": CSV}, "source 1.data/source/1.parquet is damaged or no table"),
+        (
+            {"1.csv.gz": gzip.compress(CSV.encode() * 99)[:-20]},
+            "source 1.data/source/1.csv.gz is damaged or not a table",
+        ),
+        ({"1.csv.gz": CSV}, "source 1.data/source/1.csv.gz is damaged or not a table"),
+        ({"1.parquet": CSV}, "source 1.data/source/1.parquet is damaged or not a table"),
         ({"notes.txt": CSV}, "source 1.data/source/notes.txt is none of .csv, .csv.gz, .parquet"),
     ],
     ids=range(12),
@@ -140,16 +143,16 @@ def web(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[str, Path]]:
 
 def test_http_source_and_its_refresh(root: Project, web: tuple[str, Path]) -> None:
     url, folder = web
-    (folder / "loans.csv").write_text(CSV)
-    assert get(root, f"{url}/loans.csv") == 0
-    assert rows(root) == ROWS
+    (folder / "rows.csv").write_text(CSV)
+    assert get(root, f"{url}/rows.csv") == 0
+    assert read_rows(root) == ROWS
     (entry,) = manifest(root)
-    assert entry["source"] == f"{url}/loans.csv"
+    assert entry["source"] == f"{url}/rows.csv"
     assert entry["tag"]
-    (source,) = sources.expand([f"{url}/loans.csv"])
+    (source,) = sources.expand([f"{url}/rows.csv"])
     assert not sources.changed(source, entry)
-    (folder / "loans.csv").write_text(CSV + "8,9\n")
-    (source,) = sources.expand([f"{url}/loans.csv"])
+    (folder / "rows.csv").write_text(CSV + "8,9\n")
+    (source,) = sources.expand([f"{url}/rows.csv"])
     assert sources.changed(source, entry)
 
 
@@ -158,7 +161,7 @@ def test_http_source_that_is_not_there(
 ) -> None:
     assert get(root, f"{web[0]}/nothing.csv") == 1
     assert "nothing.csv matches no file" in capsys.readouterr().err
-    assert get(root, "http://127.0.0.1:9/loans.csv") == 1
+    assert get(root, "http://127.0.0.1:9/rows.csv") == 1
     assert capsys.readouterr().err.count("\n") == 1
 
 
@@ -173,26 +176,26 @@ def s3(monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
     host, port = server.get_host_and_port()
     monkeypatch.setenv("AWS_ENDPOINT_URL", f"http://{host}:{port}")
     client = boto3.client("s3")
-    client.create_bucket(Bucket="loans")
+    client.create_bucket(Bucket="rows")
     yield client
     server.stop()
 
 
 def test_s3_glob_and_its_refresh(root: Project, s3: Any) -> None:
-    s3.put_object(Bucket="loans", Key="2006/a.csv", Body=CSV.encode())
-    s3.put_object(Bucket="loans", Key="2006/b.csv.gz", Body=gzip.compress(CSV.encode()))
-    assert get(root, "s3://loans/2006/*") == 0
-    assert rows(root) == ROWS * 2
+    s3.put_object(Bucket="rows", Key="2006/a.csv", Body=CSV.encode())
+    s3.put_object(Bucket="rows", Key="2006/b.csv.gz", Body=gzip.compress(CSV.encode()))
+    assert get(root, "s3://rows/2006/*") == 0
+    assert read_rows(root) == ROWS * 2
     entries = {entry["source"]: entry for entry in manifest(root)}
-    assert list(entries) == ["s3://loans/2006/a.csv", "s3://loans/2006/b.csv.gz"]
-    found = sources.expand(["s3://loans/2006/*"])
+    assert list(entries) == ["s3://rows/2006/a.csv", "s3://rows/2006/b.csv.gz"]
+    found = sources.expand(["s3://rows/2006/*"])
     assert not any(sources.changed(source, entries[source.name]) for source in found)
-    s3.put_object(Bucket="loans", Key="2006/a.csv", Body=b"a,b\n1,2\n")
+    s3.put_object(Bucket="rows", Key="2006/a.csv", Body=b"a,b\n1,2\n")
     for source in found:
         source.filesystem.invalidate_cache()
     assert [sources.changed(source, entries[source.name]) for source in found] == [True, False]
 
 
 def test_secrets_in_a_url_are_not_shown() -> None:
-    assert sources.public("https://me:secret@host/loans.csv?token=secret") == "https://host/loans.csv"
+    assert sources.public("https://me:secret@host/rows.csv?token=secret") == "https://host/rows.csv"
     assert sources.public("s3://bucket/key") == "s3://bucket/key"
