@@ -1,4 +1,4 @@
-"""The contract, and that the check of frames and the request model give the same verdict and words."""
+"""The project's contract: the check of frames and the request model give the same result in the same words."""
 
 from typing import Any
 
@@ -7,35 +7,27 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from pydantic import ValidationError
+from rows import Row, example_row, invalid_values, rows
 
-from credit_risk.contract import (
-    CALENDAR,
-    FIELD_NAMES,
-    FIELDS,
-    IDENTITY,
-    RAW_COLUMNS,
-    UNKNOWN_AT_APPROVAL,
-    Choice,
-    Number,
-    check_fields,
-    refusal,
-)
+from credit_risk.contract import CONTRACT
 from credit_risk.core.errors import ProjectError
+from credit_risk.core.schema import Choice, Field, Number
 from credit_risk.data.splits import as_frame
 from credit_risk.data.validation import check_columns, failures
 from credit_risk.registry.signature import contract_signature
-from credit_risk.serving.request_model import LoanApplication, explain
+from credit_risk.serving.request_model import LoanApplication as RequestModel
+from credit_risk.serving.request_model import explain
 
-EXAMPLE: dict[str, Any] = {field.name: field.example for field in FIELDS}
+REQUIRED = [field for field in CONTRACT.fields if field.required]
 
 
-def frame_verdict(row: dict[str, Any]) -> str | None:
-    """What the frame check says of one application: the first broken rule, or None."""
-    frame = pd.DataFrame([{name: row.get(name) for name in FIELD_NAMES}])
-    for field in FIELDS:
-        value = row.get(field.name)
-        if isinstance(field, Number) and (value is None or type(value) in {int, float}):
-            frame[field.name] = frame[field.name].astype("float64")
+def frame_result(row: Row) -> str | None:
+    """The first rule that the frame check finds broken, or None."""
+    frame = pd.DataFrame([{name: row.get(name) for name in CONTRACT.field_names}])
+    for number in CONTRACT.numbers:
+        value = row.get(number.name)
+        if value is None or type(value) in {int, float}:
+            frame[number.name] = frame[number.name].astype("float64")
     try:
         broken = failures(frame)
     except ProjectError as error:
@@ -43,168 +35,112 @@ def frame_verdict(row: dict[str, Any]) -> str | None:
     return broken.iloc[0] if len(broken) else None
 
 
-def request_verdicts(row: dict[str, Any]) -> list[str]:
-    """What the request model says of one application: all broken rules."""
+def request_results(row: Row) -> list[str]:
+    """All rules that the request model finds broken."""
     try:
-        LoanApplication.model_validate(row)
+        RequestModel.model_validate(row)
     except ValidationError as error:
         return [f"{problem['field']} {problem['rule']}" for problem in explain(error)]
     return []
 
 
-@pytest.mark.parametrize(
-    "change",
-    [
-        {},
-        {"employees": 0},
-        {"employees": 9_999},
-        {"employees": 12.0},
-        {"gross_approved": 100, "sba_guaranteed": 100},
-        {"gross_approved": 5_500_000.0},
-        {"naics": 110_000},
-        {"naics": 999_999},
-        {"state": "PR", "urban_rural": "rural"},
-        {field.name: None for field in FIELDS if not field.required},
-    ],
-    ids=str,
-)
-def test_good_applications_pass_both_checks(change: dict[str, Any]) -> None:
-    assert frame_verdict(EXAMPLE | change) is None
-    assert request_verdicts(EXAMPLE | change) == []
-
-
-@pytest.mark.parametrize(
-    ("change", "message"),
-    [
-        ({"employees": -1}, "employees must be a whole number from 0 to 9,999"),
-        ({"employees": 10_000}, "employees must be a whole number from 0 to 9,999"),
-        ({"employees": 2.5}, "employees must be a whole number from 0 to 9,999"),
-        ({"employees": "5"}, "employees must be a whole number from 0 to 9,999"),
-        ({"employees": True}, "employees must be a whole number from 0 to 9,999"),
-        ({"employees": None}, "employees must be a whole number from 0 to 9,999"),
-        ({"gross_approved": 99.99}, "gross_approved must be a number from 100 to 5,500,000"),
-        ({"gross_approved": float("nan")}, "gross_approved must be a number from 100 to 5,500,000"),
-        ({"gross_approved": float("inf")}, "gross_approved must be a number from 100 to 5,500,000"),
-        ({"sba_guaranteed": 200_000.0}, "sba_guaranteed must not be above gross_approved"),
-        ({"naics": 109_999}, "naics must be a whole number from 110,000 to 999,999 or null"),
-        ({"jobs_created": -3}, "jobs_created must be a whole number from 0 to 9,999 or null"),
-        ({"state": "ZZ"}, "state must be one of AL, AK, AZ, … or null"),
-        ({"state": "tx"}, "state must be one of AL, AK, AZ, … or null"),
-        ({"state": ""}, "state must be one of AL, AK, AZ, … or null"),
-        ({"new_business": "Yes"}, "new_business must be one of no, yes or null"),
-        ({"franchise": None}, "franchise must be one of no, yes"),
-        ({"urban_rural": 1}, "urban_rural must be one of urban, rural or null"),
-    ],
-    ids=str,
-)
-def test_bad_applications_fail_both_checks_with_the_same_message(change: dict[str, Any], message: str) -> None:
-    assert frame_verdict(EXAMPLE | change) == message
-    assert request_verdicts(EXAMPLE | change) == [message]
-
-
-def at_and_beyond(field: Number | Choice) -> st.SearchStrategy[Any]:
+def at_and_beyond(field: Field) -> st.SearchStrategy[Any]:
     """Values of the field's own type, or none: inside its bounds, at them, just beyond and far beyond."""
     missing = st.sampled_from([None, float("nan")] if field.required else [None])  # NaN is a frame's way to say null
     if isinstance(field, Choice):
-        return st.one_of(st.sampled_from(field.choices), st.none(), st.text("ABYesnoru", max_size=3))
+        return st.one_of(st.sampled_from(field.choices), st.none(), st.text(max_size=3))
     edges = [edge + step for edge in (field.minimum, field.maximum) for step in (-1, -0.5, -1e-9, 0, 1e-9, 0.5, 1)]
     far = st.sampled_from([-0.0, 0.0, 5e-324, 1e308, -1e308, float("inf"), -float("inf")])
     whole = st.integers(int(field.minimum), int(field.maximum)).map(float)
     return st.one_of(st.sampled_from(edges), st.floats(field.minimum, field.maximum), whole, far, missing)
 
 
-def one_changed_field() -> st.SearchStrategy[dict[str, Any]]:
-    return st.sampled_from(FIELDS).flatmap(lambda field: at_and_beyond(field).map(lambda v: EXAMPLE | {field.name: v}))
+def one_changed_field() -> st.SearchStrategy[Row]:
+    return st.sampled_from(CONTRACT.fields).flatmap(
+        lambda field: at_and_beyond(field).map(lambda value: example_row(**{field.name: value}))
+    )
 
 
-def any_fields() -> st.SearchStrategy[dict[str, Any]]:
-    return st.fixed_dictionaries({field.name: st.just(field.example) | at_and_beyond(field) for field in FIELDS})
+def any_fields() -> st.SearchStrategy[Row]:
+    return st.fixed_dictionaries({f.name: st.just(f.example) | at_and_beyond(f) for f in CONTRACT.fields})
 
 
 @settings(max_examples=60, deadline=None)
 @given(st.lists(one_changed_field() | any_fields(), min_size=1, max_size=40))
-def test_frame_check_and_request_model_agree(rows: list[dict[str, Any]]) -> None:
-    broken = failures(as_frame(rows))
-    for index, row in enumerate(rows):
-        request = request_verdicts(row)
+def test_frame_check_and_request_model_agree(several: list[Row]) -> None:
+    broken = failures(as_frame(several))
+    for index, row in enumerate(several):
+        request = request_results(row)
         if index in broken.index:
             assert broken[index] in request
         else:
             assert request == []
 
 
-@pytest.mark.parametrize("field", FIELDS, ids=FIELD_NAMES)
-@pytest.mark.parametrize("value", ["5", True, 7, [], {}, "yes "], ids=repr)
-def test_values_of_another_type_get_the_same_verdict(field: Number | Choice, value: Any) -> None:
-    row = EXAMPLE | {field.name: value}
-    frame, request = frame_verdict(row), request_verdicts(row)
-    assert request == ([] if frame is None else [frame])
+@settings(max_examples=60, deadline=None)
+@given(rows())
+def test_valid_rows_pass_both_checks(row: Row) -> None:
+    assert frame_result(row) is None
+    assert request_results(row) == []
 
 
-def test_request_may_leave_out_what_may_be_missing_and_nothing_else() -> None:
-    assert request_verdicts({f.name: f.example for f in FIELDS if f.required}) == []
-    del (row := dict(EXAMPLE))["franchise"]
-    assert request_verdicts(row) == ["franchise is missing; it must be one of no, yes"]
+@pytest.mark.parametrize("field", CONTRACT.fields, ids=CONTRACT.field_names)
+def test_invalid_values_fail_both_checks_with_the_rule_of_their_field(field: Field) -> None:
+    for value in invalid_values(field):
+        row = example_row(**{field.name: value})
+        assert frame_result(row) == f"{field.name} {field.rule}"
+        assert request_results(row) == [f"{field.name} {field.rule}"]
 
 
-@pytest.mark.parametrize("raw", UNKNOWN_AT_APPROVAL)
-def test_columns_unknown_at_approval_are_refused_by_name(raw: str) -> None:
-    for name in (raw, raw.lower(), raw.upper()):
-        expected = f"is unknown at approval: {UNKNOWN_AT_APPROVAL[raw]}"
-        assert refusal(name) == expected
-        assert request_verdicts(EXAMPLE | {name: 60}) == [f"{name} {expected}"]
-        with pytest.raises(ProjectError, match=f"column '{name}' is unknown at approval"):
-            check_columns([*FIELD_NAMES, name])
-        field = Number("months", "months", 0, 600, True, True, name, "", 60)
-        with pytest.raises(ProjectError, match=f"reads column '{name}', which is unknown at approval"):
-            check_fields([*FIELDS, field])
+@pytest.mark.parametrize("rule", CONTRACT.rules, ids=lambda rule: f"{rule.smaller}-{rule.larger}")
+def test_a_broken_rule_fails_both_checks(rule: Any) -> None:
+    larger = CONTRACT.field(rule.larger)
+    assert isinstance(larger, Number)
+    row = example_row(**{rule.larger: larger.minimum, rule.smaller: larger.minimum + 1})
+    assert frame_result(row) == f"{rule.smaller} {rule.rule}"
+    assert request_results(row) == [f"{rule.smaller} {rule.rule}"]
 
 
-@pytest.mark.parametrize("raw", [*IDENTITY, *CALENDAR])
-def test_identities_and_the_calendar_are_no_fields(raw: str) -> None:
-    with pytest.raises(ProjectError, match="an identity or the calendar"):
-        check_fields([*FIELDS, Choice("bad", ("a",), True, raw, "", "a")])
+def test_a_request_may_leave_out_what_may_be_missing_and_nothing_else() -> None:
+    assert request_results({field.name: field.example for field in REQUIRED}) == []
+    for field in REQUIRED:
+        row = {name: value for name, value in example_row().items() if name != field.name}
+        assert request_results(row) == [f"{field.name} is missing; it {field.rule}"]
 
 
-def test_a_field_may_not_stand_twice() -> None:
-    with pytest.raises(ProjectError, match="field 'naics' is declared twice"):
-        check_fields([*FIELDS, FIELDS[2]])
+@pytest.mark.parametrize("column", [*CONTRACT.not_fields, CONTRACT.target.column])
+def test_excluded_columns_are_rejected_however_they_are_spelt(column: str) -> None:
+    for name in {column, column.lower(), column.upper()} - set(CONTRACT.field_names):
+        reason = CONTRACT.rejection(name)
+        assert reason
+        assert request_results(example_row(**{name: 60})) == [f"{name} {reason}"]
+        with pytest.raises(ProjectError, match=f"column '{name}' is "):
+            check_columns([*CONTRACT.field_names, name])
 
 
 def test_missing_and_unknown_columns_are_named() -> None:
-    columns = [name for name in FIELD_NAMES if name != "state"]
-    with pytest.raises(ProjectError, match=r"column 'mood' is not in the contract; column 'state' is missing"):
-        check_columns([*columns, "mood"])
-
-
-def test_every_raw_column_has_one_role() -> None:
-    roles = [*(field.raw for field in FIELDS), *UNKNOWN_AT_APPROVAL, *IDENTITY, *CALENDAR]
-    assert len(roles) == len(set(roles)) == len(RAW_COLUMNS) == 27
+    first, *others = CONTRACT.field_names
+    with pytest.raises(ProjectError, match=f"column 'mood' is not in the contract; column '{first}' is missing"):
+        check_columns([*others, "mood"])
 
 
 def test_failures_names_each_bad_row_once() -> None:
-    frame = pd.DataFrame([EXAMPLE, EXAMPLE | {"employees": -1.0, "state": "ZZ"}, EXAMPLE], index=[10, 20, 30])
-    broken = failures(frame)
-    assert list(broken.index) == [20]
+    bad = {field.name: invalid_values(field)[3] for field in CONTRACT.choices} | {
+        number.name: number.maximum + 1 for number in CONTRACT.numbers
+    }
+    frame = as_frame([example_row(), bad, example_row()]).set_axis([10, 20, 30])
+    assert list(failures(frame).index) == [20]
 
 
-def test_signature_is_the_contract() -> None:
+def test_the_signature_is_the_contract() -> None:
     inputs = contract_signature().inputs
-    assert inputs.input_names() == list(FIELD_NAMES)
-    assert inputs.required_input_names() == [field.name for field in FIELDS if field.required]
-    assert {str(kind) for kind in inputs.input_types()} == {"DataType.double", "DataType.string"}
+    assert inputs.input_names() == list(CONTRACT.field_names)
+    assert inputs.required_input_names() == [field.name for field in REQUIRED]
+    kinds = {"DataType.double" if isinstance(field, Number) else "DataType.string" for field in CONTRACT.fields}
+    assert {str(kind) for kind in inputs.input_types()} == kinds
 
 
-def test_json_schema_shows_an_example_that_is_valid() -> None:
-    schema = LoanApplication.model_json_schema()
-    assert request_verdicts(schema["example"]) == []
+def test_the_json_schema_shows_an_example_that_is_valid() -> None:
+    schema = RequestModel.model_json_schema()
+    assert request_results(schema["example"]) == []
     assert schema["additionalProperties"] is False
-
-
-def test_labels_are_names_as_people_write_them() -> None:
-    labels = {field.name: field.label for field in FIELDS}
-    assert (labels["gross_approved"], labels["sba_guaranteed"], labels["naics"]) == (
-        "Gross approved",
-        "SBA guaranteed",
-        "NAICS",
-    )
