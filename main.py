@@ -70,6 +70,8 @@ def main() -> None:
     rolling = commands.add_parser("rollback", help="make the previous champion the champion again")
     rolling.add_argument("--why", default="by hand", help="reason, for the history")
     commands.add_parser("doctor", help="check registry, artifact store and data remote")
+    renaming = commands.add_parser("rename", help="rename the project: package, imports, pyproject and contract")
+    renaming.add_argument("name", metavar="NAME", help="lower-case words joined by hyphens")
     again = commands.add_parser("reproduce", help="make a version anew from its lineage, and compare")
     again.add_argument("version", metavar="VERSION", help="number of the version")
     arguments = parser.parse_args()
@@ -85,6 +87,8 @@ def main() -> None:
                 rollback(arguments.why)
             case "doctor":
                 sys.exit(doctor())
+            case "rename":
+                rename(arguments.name)
             case "reproduce":
                 sys.exit(reproduce(arguments.version))
             case _:
@@ -371,6 +375,15 @@ def doctor() -> int:
         word = "[bold red]failed[/]" if check.problem else "ok    "
         console.print(f"{word}  {check.name:<16} {escape(check.problem or check.found)}", soft_wrap=True)
     return 0 if fine else 1
+
+
+def rename(name: str) -> None:
+    """Renames the project."""
+    from credit_risk.contract import CONTRACT
+    from credit_risk.core.rename import rename as rename_project
+
+    changed = rename_project(CONTRACT.problem, name)
+    console.print(f"renamed in {changed} files; check with `git diff`, run `uv run main.py`, then commit")
 
 
 def reproduce(number: str) -> int:
