@@ -79,7 +79,7 @@ def requests_per_core(text: str) -> float:
 def parameter_default(name: str) -> str:
     """The default of a parameter of servers.yaml."""
     text = (DEPLOY / "aws" / "servers.yaml").read_text(encoding="utf-8")
-    return re.findall(rf"^  {name}:.*?Default: ([\w.]+)", text, re.MULTILINE | re.DOTALL)[0]
+    return str(re.findall(rf"^  {name}:.*?Default: ([\w.]+)", text, re.MULTILINE | re.DOTALL)[0])
 
 
 def servers_for(load: float, target: float) -> int:

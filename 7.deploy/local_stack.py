@@ -69,8 +69,8 @@ def main() -> None:
     up_parser = commands.add_parser("up", help="start what is not running")
     up_parser.add_argument("--artifacts", choices=LAYOUTS, default="proxied", help="default: %(default)s")
     up_parser.add_argument("--containers", action="store_true", help="use Docker Compose, with default ports")
-    ports = {"default": [*PORTS.values()], "metavar": tuple(name.upper() for name in PORTS)}
-    up_parser.add_argument("--ports", type=int, nargs=3, **ports)
+    names = tuple(name.upper() for name in PORTS)
+    up_parser.add_argument("--ports", type=int, nargs=3, default=[*PORTS.values()], metavar=names)
     env_parser = commands.add_parser("env", help="print the environment")
     env_parser.add_argument("--user", choices=("admin", *USERS), default="pipeline", help="default: %(default)s")
     commands.add_parser("status", help="show which services are running")
@@ -307,9 +307,9 @@ def start(stack: Stack, name: str, command: list[Any], settings: dict[str, str],
         return
     if is_up(stack, name):
         raise ProjectError(f"port {stack.ports[name]} for {name} is in use; stop the other program, or see --ports")
-    options = {"cwd": "/", "stdin": subprocess.DEVNULL, "stderr": subprocess.STDOUT} | options
+    output: dict[str, Any] = {"stdin": subprocess.DEVNULL, "stderr": subprocess.STDOUT, "cwd": "/"}
     with (folder() / f"{name}.log").open("a") as log:
-        child = subprocess.Popen(command, env=settings, stdout=log, start_new_session=True, **options)
+        child = subprocess.Popen(command, env=settings, stdout=log, start_new_session=True, **(output | options))
     stack.processes[name] = (child.pid, psutil.Process(child.pid).create_time())
     save(stack)
 

@@ -108,7 +108,7 @@ def _complete_moto(patch: pytest.MonkeyPatch) -> None:
         missing = {"LoadBalancerFullName": full, "CanonicalHostedZoneID": "Z0"}
         return missing[name] if name in missing else known(self, name)
 
-    def of_target(self: Any, name: str) -> str:
+    def of_target(self: Any, name: str) -> Any:
         full = self.arn.rpartition(":")[2]
         return {"TargetGroupName": str(self.name), "TargetGroupFullName": full}[name]
 

@@ -44,6 +44,7 @@ def attributes(properties: Any, key: str) -> dict[str, Any]:
 # --- static checks
 
 
+@pytest.mark.integration  # takes several seconds
 def test_cfn_lint() -> None:
     found = subprocess.run(
         [tool("cfn-lint"), *(AWS / f"{name}.yaml" for name in NAMES)], capture_output=True, text=True, check=False
@@ -361,7 +362,7 @@ def test_appspec_lists_the_five_hooks() -> None:
 
 
 def test_hooks_pass_shellcheck() -> None:
-    scripts = sorted(HOOKS.glob("*.sh"))
+    scripts = sorted(map(str, HOOKS.glob("*.sh")))
     assert len(scripts) == 6
     check = [tool("shellcheck"), "--external-sources", "--source-path=SCRIPTDIR", *scripts]
     found = subprocess.run(check, capture_output=True, text=True, check=False)

@@ -14,7 +14,9 @@ import pytest
 import requests
 from clouds import AWS, only, tool
 from projects import REPOSITORY, Project, script, wait_until
-from stacks import Stack, free_port
+from stacks import Stack
+
+from credit_risk.core.host import free_port
 
 FOLDER = AWS / "mlflow"
 PASSWORDS = {user: f"the password of {user} in a test" for user in ("admin", "pipeline", "service")}

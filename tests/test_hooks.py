@@ -23,9 +23,10 @@ import pytest
 import yaml
 from containers import ENVIRONMENT, needs_podman, podman
 from projects import REPOSITORY, Project, script, wait_until
-from servers import KEY, KEYS, free_port
+from servers import KEY, KEYS
 
 from credit_risk.contract import CONTRACT
+from credit_risk.core.host import free_port
 
 pytestmark = [pytest.mark.containers, needs_podman]
 

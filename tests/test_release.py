@@ -321,7 +321,7 @@ def answers(stack: Any, service: str, *calls: tuple[str, Any, Any]) -> Iterator[
         stubber.assert_no_pending_responses()
 
 
-def look(status: str, id_: str = ID, **more: Any) -> tuple[str, Any, Any]:
+def look(status: str, id_: Any = ID, **more: Any) -> tuple[str, Any, Any]:
     return ("get_deployment", {"deploymentId": id_}, info(status, **more))
 
 
@@ -396,7 +396,7 @@ def test_blue_green_is_released_when_the_traffic_has_switched(stack: Any) -> Non
     """CodeDeploy calls it in progress until the old servers are terminated; the next release terminates them."""
     stack.outputs["Strategy"] = "blue-green"
     waiting = "d-WAITING12"
-    ending = ("continue_deployment", {"deploymentId": waiting, "deploymentWaitType": "TERMINATION_WAIT"}, {})
+    ending: Any = ("continue_deployment", {"deploymentId": waiting, "deploymentWaitType": "TERMINATION_WAIT"}, {})
     create = (CREATE[0], {**BLUE_GREEN, "revision": ANY}, CREATE[2])
     calls = [
         *(unfinished(waiting, group=BLUE_GREEN), look("InProgress", waiting, **SWITCHED), ending),
