@@ -2,81 +2,97 @@
 
 Reads:  1.data/4.split/rows/train.parquet
 Writes: 1.data/5.model/model.joblib      the fitted pipeline, from features to probabilities
-        1.data/5.model/model.onnx        the same, compiled for serving, with threshold and feature names inside
-        1.data/5.model/out_of_fold.parquet  outcome and score of each training loan, by a model that has not seen it
+        1.data/5.model/model.onnx        the same model for serving, with threshold and feature names inside
+        1.data/5.model/out_of_fold.parquet  outcome and out-of-fold probability of each row of train
         1.data/5.model/training.json     threshold, kept and dropped features, and the hash of the environment
 Params: train
 
-The threshold is the cheapest one on out-of-fold predictions: predictions for loans that the predicting model has not
-seen. Same input, same bytes: DVC and the registry recognise a model by them.
+The threshold is the cheapest one on out-of-fold predictions: each row is scored by a model that was fitted on the other
+folds. The same input gives the same bytes, by which DVC and the registry recognise a model.
 """
 
 from typing import Any
 
 import joblib
 import numpy as np
-import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.parquet as pq
-from sklearn.model_selection import StratifiedKFold, cross_val_predict
+from joblib import Parallel, delayed
+from sklearn.model_selection import StratifiedKFold
 from sklearn.pipeline import Pipeline
 from threadpoolctl import threadpool_limits
 
-from credit_risk.contract import DEFAULT
 from credit_risk.core import params
+from credit_risk.core.arrays import Floats, Labels, Scores
 from credit_risk.core.entry_point import run
 from credit_risk.core.environment import environment_sha256
+from credit_risk.core.errors import ProjectError
 from credit_risk.core.files import replacing, write_json
 from credit_risk.core.paths import data
+from credit_risk.core.schema import OUTCOME
+from credit_risk.data.splits import read_split
 from credit_risk.evaluation.costs import cheapest_threshold
-from credit_risk.features import FEATURE_NAMES
+from credit_risk.features import FEATURES
 from credit_risk.formats.onnx_export import export_onnx
 from credit_risk.formats.onnx_scorer import OnnxMetadata
-from credit_risk.model import Floats, Labels, TrainParams, build_pipeline, fit, named_parameters, read_split
+from credit_risk.model import TrainParams, fit, positive_probability
+
+DIGITS = 9  # of out-of-fold probabilities: the last bits differ between processors
+PARALLEL_FITS = 2  # threads of this process; each fit has a copy of the rows in memory
 
 
 def main() -> None:
     """Runs the stage."""
     train = params.load("train", TrainParams)
-    features, labels = read_split(data("4.split", "rows", "train.parquet"))
-    scores = out_of_fold(train, features, labels)
-    threshold, cost = cheapest_threshold(labels, scores, train.cost_false_approval, train.cost_false_refusal)
-    pipeline = fit(train, features, labels)
-    facts = OnnxMetadata(FEATURE_NAMES, threshold)
-    onnx = export_onnx(pipeline, facts)
+    features, labels = read_split("train")
+    pipeline, probabilities = fit_with_out_of_fold(train, features, labels)
+    threshold, cost = cheapest_threshold(labels, probabilities, train.cost_false_negative, train.cost_false_positive)
+    onnx = export_onnx(pipeline, OnnxMetadata(FEATURES.names, threshold))
     with replacing(data("5.model", "model.joblib")) as temporary:
         joblib.dump(pipeline, temporary)
     with replacing(data("5.model", "model.onnx")) as temporary:
         temporary.write_bytes(onnx)
     with replacing(data("5.model", "out_of_fold.parquet")) as temporary:
-        pq.write_table(pa.table({DEFAULT: labels, "score": scores}), temporary, compression="zstd")
-    selected = selection(pipeline)
-    about = {
+        pq.write_table(pa.table({OUTCOME: labels, "probability": probabilities}), temporary, compression="zstd")
+    selected = selected_features(pipeline)
+    training = {
         "model": train.model,
         "threshold": threshold,
         "out_of_fold_cost": cost,
         "environment_sha256": environment_sha256(),
         "features": selected,
     }
-    write_json(data("5.model", "training.json"), about)
+    write_json(data("5.model", "training.json"), training)
     print(f"{train.model}: {len(selected['kept'])} features kept, threshold {threshold:.3f}")
 
 
-def out_of_fold(train: TrainParams, features: Floats, labels: Labels) -> npt.NDArray[np.float64]:
-    """Probability of default of each training loan by a model that was fitted on the other folds, shape (n,)."""
-    folds = StratifiedKFold(train.threshold_folds, shuffle=True, random_state=train.seed)
-    fold_rows = len(labels) - len(labels) // train.threshold_folds - 1
-    with threadpool_limits(train.threads), named_parameters(train):
-        pipeline = build_pipeline(train, rows=fold_rows)
-        scores: npt.NDArray[np.float64] = cross_val_predict(
-            pipeline, features, labels, cv=folds, method="predict_proba"
-        )[:, 1]
-    return scores
+def fit_with_out_of_fold(train: TrainParams, features: Floats, labels: Labels) -> tuple[Pipeline, Scores]:
+    """The pipeline fitted on all rows, and the out-of-fold probability of each row, shape (n,).
+
+    The fits are independent and run in parallel, each with `train.threads` threads.
+
+    Raises:
+        ProjectError: an outcome has fewer rows than there are folds.
+    """
+    if (fewest := int(np.bincount(labels, minlength=2).min())) < train.threshold_folds:
+        raise ProjectError(
+            f"train has {fewest} rows of one outcome, fewer than train.threshold_folds ({train.threshold_folds})"
+        )
+    folds = list(StratifiedKFold(train.threshold_folds, shuffle=True, random_state=train.seed).split(features, labels))
+    fitted_on = [*(rows for rows, _ in folds), np.arange(len(labels))]
+    with threadpool_limits(train.threads):
+        *fold_models, pipeline = Parallel(PARALLEL_FITS, prefer="threads")(
+            delayed(fit)(train, features[rows], labels[rows]) for rows in fitted_on
+        )
+        probabilities = np.empty(len(labels))
+        for model, (_, held_out) in zip(fold_models, folds, strict=True):
+            probabilities[held_out] = positive_probability(model, features[held_out])
+    return pipeline, probabilities.round(DIGITS)
 
 
-def selection(pipeline: Pipeline) -> dict[str, list[dict[str, Any]]]:
-    """Kept and dropped columns, each with its importance in the selecting forest, highest first."""
-    names = pipeline["encode"].get_feature_names_out(FEATURE_NAMES)
+def selected_features(pipeline: Pipeline) -> dict[str, list[dict[str, Any]]]:
+    """Kept and dropped columns, each with its importance in the forest that selects them, highest first."""
+    names = pipeline["encode"].get_feature_names_out(FEATURES.names)
     selector = pipeline["select"]
     importances, kept = selector.estimator_.feature_importances_, selector.get_support()
     ranked = np.argsort(-importances, kind="stable")

@@ -21,13 +21,14 @@ import numpy.typing as npt
 from pydantic import Field
 
 from credit_risk.core import params, templates
+from credit_risk.core.arrays import Labels
 from credit_risk.core.entry_point import run
 from credit_risk.core.errors import ProjectError
 from credit_risk.core.paths import data, root
 from credit_risk.data.splits import Holdout, as_frame, read_holdout
 from credit_risk.evaluation.bootstrap import auc_difference
 from credit_risk.evaluation.leakage import single_feature_aucs
-from credit_risk.evaluation.metrics import Labels, measure
+from credit_risk.evaluation.metrics import measure
 from credit_risk.formats import skops_model
 from credit_risk.formats.onnx_scorer import Scorer
 from credit_risk.formats.reference_rows import TOLERANCE, max_score_difference

@@ -9,7 +9,8 @@ from collections.abc import Callable
 import numpy as np
 import numpy.typing as npt
 
-from credit_risk.evaluation.metrics import Labels, Probabilities, bin_of
+from credit_risk.core.arrays import Labels, Scores
+from credit_risk.evaluation.metrics import bin_of
 
 Interval = tuple[float, float]
 Weights = npt.NDArray[np.int64]
@@ -44,18 +45,16 @@ def bootstrap(
 
 
 def metric_intervals(
-    labels: Labels, probabilities: Probabilities, bins: int, resamples: int, seed: int
+    labels: Labels, probabilities: Scores, bins: int, resamples: int, seed: int
 ) -> dict[str, Interval]:
-    """Intervals of `roc_auc`, `gini`, `ks`, `brier` and `ece` (see `metrics.measure`); empty for too few rows."""
+    """Intervals of `roc_auc`, `ks`, `brier` and `ece` (see `metrics.measure`); empty for too few rows."""
     ranked = Ranked(labels, probabilities)
     gap, bin_index = labels - probabilities, bin_of(probabilities, bins)
 
     def statistics(weights: Weights) -> dict[str, float]:
         positives, negatives = ranked.shares_below(weights)
-        auc = float(np.trapezoid(negatives, positives))
         return {
-            "roc_auc": auc,
-            "gini": 2 * auc - 1,
+            "roc_auc": float(np.trapezoid(negatives, positives)),
             "ks": float(np.max(negatives - positives)),
             "brier": float(weights @ gap**2 / len(gap)),
             "ece": float(np.abs(np.bincount(bin_index, weights * gap, bins)).sum() / len(gap)),
@@ -65,7 +64,7 @@ def metric_intervals(
 
 
 def auc_difference(
-    labels: Labels, probabilities: Probabilities, other: Probabilities, resamples: int, seed: int
+    labels: Labels, probabilities: Scores, other: Scores, resamples: int, seed: int
 ) -> tuple[float, Interval | None]:
     """ROC AUC of `probabilities` minus that of `other` on the same rows, with its paired interval.
 
@@ -84,14 +83,14 @@ def auc_difference(
 class Ranked:
     """Rows in ascending order of probability."""
 
-    def __init__(self, labels: Labels, probabilities: Probabilities) -> None:
+    def __init__(self, labels: Labels, probabilities: Scores) -> None:
         """Sorts labels and probabilities, both of shape (n,)."""
         self._order = np.argsort(probabilities, kind="stable")
         self._positive = labels[self._order] == 1
         ordered = probabilities[self._order]
         self._last_of_ties = np.flatnonzero(np.append(ordered[1:] != ordered[:-1], True))
 
-    def shares_below(self, weights: Weights) -> tuple[Probabilities, Probabilities]:
+    def shares_below(self, weights: Weights) -> tuple[Scores, Scores]:
         """Shares of the positive and of the negative rows up to each distinct probability, both from 0 to 1."""
         ordered = weights[self._order]
         positives, negatives = (

@@ -6,16 +6,16 @@ A row is declined when its probability is at least the threshold.
 import numpy as np
 import numpy.typing as npt
 
-from credit_risk.evaluation.metrics import Labels, Probabilities
+from credit_risk.core.arrays import Labels, Scores
 
 
 def mean_costs(
     labels: Labels,
-    probabilities: Probabilities,
+    probabilities: Scores,
     thresholds: npt.ArrayLike,
     false_negative: float,
     false_positive: float,
-) -> Probabilities:
+) -> Scores:
     """Mean cost of a row at each threshold, in the shape of `thresholds`.
 
     A threshold of 0 declines all rows, one above 1 accepts all.
@@ -23,12 +23,12 @@ def mean_costs(
     positives, negatives = np.sort(probabilities[labels == 1]), np.sort(probabilities[labels == 0])
     accepted_positives = np.searchsorted(positives, thresholds)
     declined_negatives = len(negatives) - np.searchsorted(negatives, thresholds)
-    costs: Probabilities = (false_negative * accepted_positives + false_positive * declined_negatives) / len(labels)
+    costs: Scores = (false_negative * accepted_positives + false_positive * declined_negatives) / len(labels)
     return costs
 
 
 def cheapest_threshold(
-    labels: Labels, probabilities: Probabilities, false_negative: float, false_positive: float
+    labels: Labels, probabilities: Scores, false_negative: float, false_positive: float
 ) -> tuple[float, float]:
     """The threshold with the lowest mean cost of a row, and that cost.
 

@@ -8,8 +8,8 @@ from sklearn.metrics import roc_auc_score
 from sklearn.model_selection import StratifiedKFold, cross_val_predict
 from sklearn.tree import DecisionTreeClassifier
 
+from credit_risk.core.arrays import Labels
 from credit_risk.core.errors import ProjectError
-from credit_risk.evaluation.metrics import Labels
 
 FOLDS = 3
 MAX_ROWS = 20_000  # a leak shows on far fewer, and the cost of the check must not grow with the data

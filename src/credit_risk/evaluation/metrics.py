@@ -11,11 +11,10 @@ from sklearn.metrics import (
     roc_curve,
 )
 
-Probabilities = npt.NDArray[np.float64]
-Labels = npt.NDArray[np.int8]
+from credit_risk.core.arrays import Labels, Scores
 
 
-def measure(labels: Labels, probabilities: Probabilities, threshold: float, bins: int) -> dict[str, float]:
+def measure(labels: Labels, probabilities: Scores, threshold: float, bins: int) -> dict[str, float]:
     """All metrics of one set of rows.
 
     Args:
@@ -48,7 +47,7 @@ def measure(labels: Labels, probabilities: Probabilities, threshold: float, bins
     }
 
 
-def brier_skill(labels: Labels, probabilities: Probabilities, base_rate: float) -> float:
+def brier_skill(labels: Labels, probabilities: Scores, base_rate: float) -> float:
     """1 - Brier score / Brier score of always predicting `base_rate`; above 0 is better than the base rate.
 
     Source: Brier (1950); Murphy (1973), "A new vector partition of the probability score".
@@ -57,12 +56,12 @@ def brier_skill(labels: Labels, probabilities: Probabilities, base_rate: float) 
     return 1 - float(brier_score_loss(labels, probabilities)) / reference
 
 
-def bin_of(probabilities: Probabilities, bins: int) -> npt.NDArray[np.intp]:
+def bin_of(probabilities: Scores, bins: int) -> npt.NDArray[np.intp]:
     """The bin of equal width, from 0 to `bins` - 1, that each probability falls into, shape (n,)."""
     return np.minimum((probabilities * bins).astype(np.intp), bins - 1)
 
 
-def expected_calibration_error(labels: Labels, probabilities: Probabilities, bins: int) -> float:
+def expected_calibration_error(labels: Labels, probabilities: Scores, bins: int) -> float:
     """Mean gap between probability and positive rate over `bins` bins of equal width, weighted by their rows.
 
     Source: Naeini, Cooper & Hauskrecht (2015), "Obtaining well calibrated probabilities using Bayesian binning".

@@ -1,7 +1,7 @@
-"""What a credit committee asks of a model beyond one figure: deciles, stability, slices, what drives it, and promises.
+"""Tables of the report: deciles, stability, slices, importance and dependence of features, what-if changes.
 
-Pure functions from labels, scores and features to tables. What is asked: Siddiqi (2017), "Intelligent credit scoring";
-Federal Reserve, SR 11-7, "Guidance on model risk management".
+Pure functions of labels, probabilities and features. What a model review looks at: Siddiqi (2017), "Intelligent credit
+scoring"; Federal Reserve, SR 11-7, "Guidance on model risk management".
 """
 
 from collections.abc import Callable, Mapping
@@ -10,134 +10,177 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import pandas as pd
-from optbinning.binning.metrics import jeffrey
 from scipy.stats import norm, rankdata
+from sklearn.metrics import roc_auc_score
 
-from credit_risk.evaluation.metrics import Labels, Probabilities
-from credit_risk.features import MISSING, UNSEEN
+from credit_risk.core.arrays import Floats, Labels, Scores
+from credit_risk.core.feature_set import MISSING, UNSEEN
 
-Predict = Callable[[Any], Probabilities]  # probability of default of each row of features
-SIGNIFICANCE = 0.05  # for all slices together
+Predict = Callable[[Any], Scores]  # probability of each row of features
+SIGNIFICANCE = 0.05  # for all slices of a table together
+MIN_OUTCOME_ROWS = 20  # of each outcome, for a slice to be shown on its own
+OTHERS = "all others"
+SHUFFLES = 3  # of each feature
+GRID_POINTS = 20  # of a dependence curve
+MIN_CATEGORY_SHARE = 0.005  # rarer categories are not in a dependence curve
 
 
-def auc_error(labels: Labels, scores: Probabilities) -> tuple[float, float]:
-    """ROC AUC and its standard error.
+def deciles(labels: Labels, probabilities: Scores) -> pd.DataFrame:
+    """Tenths of the rows, highest probabilities first.
+
+    Returns:
+        For each decile: rows, lowest and mean probability, positive rate, lift over the whole, and what declining down
+        to this decile would capture: shares of all positives and of all negatives, and their difference (KS).
+    """
+    order = np.argsort(-probabilities, kind="stable")
+    decile = pd.Series(np.arange(len(order)) * 10 // len(order) + 1, name="decile")
+    grouped = pd.DataFrame({"label": labels[order], "probability": probabilities[order]}).groupby(decile)
+    positives, rows = grouped["label"].sum(), grouped.size()
+    captured = positives.cumsum() / labels.sum()
+    negatives_captured = (rows - positives).cumsum() / (labels == 0).sum()
+    table = pd.DataFrame(
+        {
+            "rows": rows,
+            "lowest_probability": grouped["probability"].min(),
+            "mean_probability": grouped["probability"].mean(),
+            "positive_rate": positives / rows,
+            "lift": positives / rows / labels.mean(),
+            "positives_captured": captured,
+            "negatives_captured": negatives_captured,
+            "ks": captured - negatives_captured,
+        }
+    )
+    return table.reset_index()
+
+
+def stability_index(
+    reference: npt.NDArray[Any], other: npt.NDArray[Any], *, categorical: bool, bins: int = 10
+) -> float:
+    """Population stability index: how far a distribution has moved; above 0.25 it is another population.
+
+    Numbers are cut at the reference's quantiles; missing values are a group. Source: Siddiqi (2017).
+    """
+    if categorical:
+        codes = np.union1d(reference, other)
+        groups = [np.searchsorted(codes, values) for values in (reference, other)]
+    else:
+        known = reference[~np.isnan(reference)]
+        edges = np.unique(np.quantile(known, np.linspace(0, 1, bins + 1)[1:-1])) if len(known) else np.array([])
+        groups = [
+            np.where(np.isnan(values), len(edges) + 1, np.searchsorted(edges, values)) for values in (reference, other)
+        ]
+    size = max(int(group.max()) for group in groups) + 1
+    counts = np.array([np.bincount(group, minlength=size) for group in groups])
+    counts = counts[:, counts.sum(axis=0) > 0]
+    expected, actual = np.maximum(counts, 0.5) / counts.sum(
+        axis=1, keepdims=True
+    )  # an empty group counts as half a row
+    return float(((actual - expected) * np.log(actual / expected)).sum())
+
+
+def auc_error(labels: Labels, probabilities: Scores) -> tuple[float, float]:
+    """ROC AUC and its standard error; each outcome needs two rows.
 
     Source: DeLong, DeLong & Clarke-Pearson (1988), "Comparing the areas under two or more correlated receiver operating
     characteristic curves".
     """
-    defaulted = labels == 1
-    bad, good = int(defaulted.sum()), int((~defaulted).sum())
-    ranks = rankdata(scores)
-    over_good = (ranks[defaulted] - rankdata(scores[defaulted])) / good  # share of paid loans below each default
-    under_bad = 1 - (ranks[~defaulted] - rankdata(scores[~defaulted])) / bad
-    variance = over_good.var(ddof=1) / bad + under_bad.var(ddof=1) / good
-    return float(over_good.mean()), float(variance**0.5)
-
-
-def deciles(labels: Labels, scores: Probabilities) -> pd.DataFrame:
-    """Tenths of the loans, riskiest first: loans, score, default rate, and what is caught and refused up to there."""
-    order = np.argsort(-scores, kind="stable")
-    tenth = pd.Series(np.arange(len(order)) * 10 // len(order) + 1, name="tenth")
-    frame = pd.DataFrame({"default": labels[order], "score": scores[order]}).groupby(tenth)
-    table = pd.DataFrame(
-        {
-            "loans": frame.size(),
-            "lowest_score": frame["score"].min(),
-            "mean_score": frame["score"].mean(),
-            "default_rate": frame["default"].mean(),
-            "defaults": frame["default"].sum(),
-        }
-    )
-    caught = table["defaults"].cumsum() / labels.sum()
-    refused = (table["loans"] - table["defaults"]).cumsum() / (labels == 0).sum()
-    table["lift"] = table["default_rate"] / labels.mean()
-    table["caught"], table["paid_refused"], table["ks"] = caught, refused, caught - refused
-    return table.reset_index()
-
-
-def stability(reference: npt.NDArray[Any], other: npt.NDArray[Any], *, categorical: bool, bins: int = 10) -> float:
-    """Population stability index: how far a distribution has moved; above 0.25 it is another population.
-
-    Numbers are cut at the reference's quantiles; missing values are a group. The index is OptBinning's (Jeffrey's
-    divergence); the groups are ours, as its ScorecardMonitoring knows no score but its own scorecard's, and loses loans
-    in groups that train does not have. Source: Siddiqi (2017).
-    """
-    if categorical:
-        codes = np.union1d(reference, other)
-        counts = [np.bincount(np.searchsorted(codes, side), minlength=len(codes)) for side in (reference, other)]
-    else:
-        edges = np.unique(np.nanquantile(reference, np.linspace(0, 1, bins + 1)[1:-1]))
-        groups = [np.where(np.isnan(side), len(edges) + 1, np.searchsorted(edges, side)) for side in (reference, other)]
-        counts = [np.bincount(group, minlength=len(edges) + 2) for group in groups]
-    expected, actual = (np.maximum(count, 0.5) / count.sum() for count in counts)
-    return float(jeffrey(actual, expected, return_sum=True))
+    is_positive = labels == 1
+    positives, negatives = int(is_positive.sum()), int((~is_positive).sum())
+    ranks = rankdata(probabilities)
+    # For each positive the share of negatives below it, and for each negative the share of positives above it.
+    below = (ranks[is_positive] - rankdata(probabilities[is_positive])) / negatives
+    above = 1 - (ranks[~is_positive] - rankdata(probabilities[~is_positive])) / positives
+    variance = below.var(ddof=1) / positives + above.var(ddof=1) / negatives
+    return float(below.mean()), float(variance**0.5)
 
 
 def slices(
-    labels: Labels,
-    scores: Probabilities,
-    dimensions: Mapping[str, npt.NDArray[Any]],
-    least_loans: int,
-    least_defaults: int,
+    labels: Labels, probabilities: Scores, groupings: Mapping[str, npt.NDArray[Any]], min_rows: int
 ) -> pd.DataFrame:
-    """The model on parts of the loans.
+    """The model on groups of rows.
 
     Args:
         labels: shape (n,).
-        scores: shape (n,).
-        dimensions: by name the group of each loan, shape (n,). Groups with too few loans or outcomes are put together.
-        least_loans: that a group needs to be shown by itself.
-        least_defaults: … and of each outcome.
+        probabilities: shape (n,).
+        groupings: by name of the grouping the group of each row, shape (n,). Small groups are combined.
+        min_rows: that a group needs to be shown on its own; it also needs MIN_OUTCOME_ROWS of each outcome.
 
     Returns:
-        For each group: loans, default rate, mean score, AUC with its 95 % interval, and two flags at a level of 5 % for
-        all groups together (Bonferroni): `ranks_worse` than on the other loans, and `understated` risk (more defaults
-        than the scores say, beyond chance).
+        For each group: rows, positive rate, mean probability, AUC with its 95 % interval, and two flags at a level of
+        5 % for all groups together (Bonferroni): `ranks_worse` than on the other rows, and `understated` risk (more
+        positives than the probabilities say, beyond chance).
     """
-    rows: list[dict[str, Any]] = []
-    for dimension, groups in dimensions.items():
-        named = np.asarray(groups, dtype=object).copy()
-        for group in pd.unique(named):
-            mine = named == group
-            outcomes = np.bincount(labels[mine], minlength=2)
-            if mine.sum() < least_loans or outcomes.min() < least_defaults:
-                named[mine] = "all others"
-        for group in sorted(pd.unique(named), key=lambda group: (group == "all others", str(group))):
-            mine = named == group
-            if not mine.all() and np.bincount(labels[mine], minlength=2).min() >= 2:  # noqa: PLR2004 (a variance)
-                rows.append({"dimension": dimension, "group": str(group), **_slice(labels, scores, mine)})
-    table = pd.DataFrame(rows)
+    found = []
+    for name, groups in groupings.items():
+        combined = combine_small_groups(labels, groups, min_rows)
+        for group in sorted(pd.unique(combined), key=lambda group: (group == OTHERS, str(group))):
+            inside = combined == group
+            if not inside.all() and _comparable(labels[inside]):
+                found.append({"grouping": name, "group": str(group), **_slice(labels, probabilities, inside)})
+    table = pd.DataFrame(found)
     if table.empty:
         return table
-    beyond = norm.isf(SIGNIFICANCE / len(table))
-    table["ranks_worse"] = table.pop("z_rank") > beyond
-    table["understated"] = table.pop("z_level") > beyond
+    limit = norm.isf(SIGNIFICANCE / len(table))
+    table["ranks_worse"] = table.pop("z_rank") > limit
+    table["understated"] = table.pop("z_level") > limit
     return table
 
 
-def _slice(labels: Labels, scores: Probabilities, mine: npt.NDArray[np.bool_]) -> dict[str, float]:
-    auc, error = auc_error(labels[mine], scores[mine])
-    comparable = np.bincount(labels[~mine], minlength=2).min() >= 2  # noqa: PLR2004 (a variance)
-    rest, rest_error = auc_error(labels[~mine], scores[~mine]) if comparable else (auc, error)
-    mean, observed = float(scores[mine].mean()), float(labels[mine].mean())
-    spread = float((scores[mine] * (1 - scores[mine])).sum()) ** 0.5
+def combine_small_groups(labels: Labels, groups: npt.NDArray[Any], min_rows: int) -> npt.NDArray[Any]:
+    """The groups, with those that have too few rows or too few of an outcome as one group OTHERS."""
+    combined = np.asarray(groups, dtype=object).copy()
+    for group in pd.unique(groups):
+        inside = groups == group
+        if inside.sum() < min_rows or np.bincount(labels[inside], minlength=2).min() < MIN_OUTCOME_ROWS:
+            combined[inside] = OTHERS
+    return combined
+
+
+def _comparable(labels: Labels) -> bool:
+    return bool(np.bincount(labels, minlength=2).min() >= 2)  # noqa: PLR2004 (a variance needs two)
+
+
+def _slice(labels: Labels, probabilities: Scores, inside: npt.NDArray[np.bool_]) -> dict[str, float]:
+    auc, error = auc_error(labels[inside], probabilities[inside])
+    others = ~inside
+    rest, rest_error = auc_error(labels[others], probabilities[others]) if _comparable(labels[others]) else (auc, error)
+    own = probabilities[inside]
+    mean, observed = float(own.mean()), float(labels[inside].mean())
+    deviation = float((own * (1 - own)).sum()) ** 0.5
+    difference_error = float(np.hypot(error, rest_error))
     return {
-        "loans": int(mine.sum()),
-        "default_rate": observed,
-        "mean_score": mean,
+        "rows": int(inside.sum()),
+        "positive_rate": observed,
+        "mean_probability": mean,
         "roc_auc": auc,
         "roc_auc_low": max(auc - 1.96 * error, 0.0),
         "roc_auc_high": min(auc + 1.96 * error, 1.0),
-        "z_rank": (rest - auc) / float(np.hypot(error, rest_error)),
-        "z_level": (observed - mean) * mine.sum() / spread,
+        "z_rank": (rest - auc) / difference_error if difference_error else 0.0,
+        "z_level": (observed - mean) * inside.sum() / deviation if deviation else 0.0,
     }
 
 
-def partial_dependence(
-    predict: Predict, features: npt.NDArray[np.float32], index: int, *, categorical: bool, points: int = 20
+def permutation_importance(
+    predict: Predict, features: Floats, labels: Labels, names: tuple[str, ...], seed: int
 ) -> pd.DataFrame:
-    """Mean score of the loans if one feature had a certain value in all of them; x: value, y: mean score.
+    """The ROC AUC that is lost when a feature's values are shuffled; columns feature, mean and spread, highest first.
+
+    One prediction covers all shuffles of a feature. Source: Breiman (2001), "Random forests".
+    """
+    rng = np.random.default_rng(seed)
+    rows = len(labels)
+    reference = roc_auc_score(labels, predict(features))
+    found = []
+    for index, name in enumerate(names):
+        changed = np.tile(features, (SHUFFLES, 1))
+        changed[:, index] = np.concatenate([rng.permutation(features[:, index]) for _ in range(SHUFFLES)])
+        losses = [reference - roc_auc_score(labels, part) for part in predict(changed).reshape(SHUFFLES, rows)]
+        found.append({"feature": name, "mean": float(np.mean(losses)), "spread": float(np.std(losses))})
+    return pd.DataFrame(found).sort_values("mean", ascending=False, kind="stable", ignore_index=True)
+
+
+def partial_dependence(predict: Predict, features: Floats, index: int, *, categorical: bool) -> pd.DataFrame:
+    """Mean probability of the rows if one feature had a certain value in all of them; x: value, y: mean probability.
 
     Source: Friedman (2001), "Greedy function approximation: a gradient boosting machine".
     """
@@ -145,19 +188,18 @@ def partial_dependence(
     known = column[~np.isnan(column)]
     if categorical:
         grid, counts = np.unique(known, return_counts=True)
-        grid = grid[(counts >= len(known) / 200) & (grid != MISSING) & (grid != UNSEEN)]
+        grid = grid[(counts >= len(known) * MIN_CATEGORY_SHARE) & (grid != MISSING) & (grid != UNSEEN)]
     else:
-        grid = np.unique(np.quantile(known, np.linspace(0.02, 0.98, points)).astype(np.float32))
-    changed = features.copy()
-    means = []
-    for value in grid:
-        changed[:, index] = value
-        means.append(float(predict(changed).mean()))
+        quantiles = np.linspace(0.02, 0.98, GRID_POINTS)  # without outliers
+        grid = np.unique(np.quantile(known, quantiles).astype(np.float32)) if len(known) else known
+    changed = np.tile(features, (len(grid), 1))
+    changed[:, index] = np.repeat(grid, len(features))
+    means = predict(changed).reshape(len(grid), len(features)).mean(axis=1) if len(grid) else grid
     return pd.DataFrame({"x": grid, "y": means})
 
 
-def promise(before: Probabilities, after: Probabilities, tolerance: float = 1e-6) -> dict[str, float]:
-    """Whether a change lowers the risk, loan by loan: the mean change, and the shares that fall, stay and rise."""
+def change_summary(before: Scores, after: Scores, tolerance: float = 1e-6) -> dict[str, float]:
+    """How a change of the rows moves their probabilities: the mean change, and the shares that fall, stay and rise."""
     change = after - before
     return {
         "mean_change": float(change.mean()),
