@@ -68,7 +68,7 @@ def local_copy(source: Source, folder: Path) -> tuple[Path, str | None]:
     path = folder / Path(source.name).name
     try:
         source.filesystem.get_file(source.path, str(path))
-    except Exception as error:  # each file system raises its own kinds
+    except Exception as error:  # each file system has its own exceptions
         raise ProjectError(f"source {source.name} can't be read: {reason(error)}") from error
     return path, tag
 
@@ -89,7 +89,7 @@ def tables(source: Source, path: Path) -> Iterator[pa.Table]:
                     pyarrow.csv.ParseOptions(newlines_in_values=True),
                     pyarrow.csv.ConvertOptions(default_column_type=pa.string(), strings_can_be_null=False),
                 )
-                yield reader.schema.empty_table()  # so that a file with a header alone is checked too
+                yield reader.schema.empty_table()  # so that a file with only a header is checked too
                 for batch in reader:
                     yield pa.Table.from_batches([batch])
     except (pa.ArrowInvalid, OSError, EOFError) as error:

@@ -11,36 +11,17 @@ Only the parsing of this data set's columns is here; batches, rejection, countin
 """
 
 import pandas as pd
-from pydantic import Field
 
-from credit_risk.core import params
 from credit_risk.core.entry_point import run
-from credit_risk.core.files import write_json
-from credit_risk.core.paths import data
-from credit_risk.data.cleaning import Parsing, clean_file, plain_numbers
+from credit_risk.data.cleaning import Parsing, numbers, run_stage
 
 NO_FRANCHISE = ("0", "1", "00000", "00001")
 
 
-class CleanParams(params.Params):
-    """Section `clean` of params.yaml."""
-
-    max_rejected_share: float = Field(ge=0, le=1)
-
-
-def main() -> None:
-    """Runs the stage."""
-    section = params.load("clean", CleanParams)
-    clean, rejected = data("2.clean", "rows.parquet"), data("2.clean", "rejected.parquet")
-    counts = clean_file(data("1.raw", "rows.parquet"), clean, rejected, PARSING, section.max_rejected_share)
-    write_json(data("2.clean", "metrics.json"), counts.as_metrics())
-    print(f"{counts.clean:,} clean, {counts.reasons.total():,} rejected, {counts.duplicates:,} duplicates")
-
-
 def money(text: "pd.Series[str]") -> "pd.Series[float]":
     """USD from text such as `$60,000.00`; NaN for anything else."""
-    numbers: pd.Series[float] = plain_numbers(text.str.replace(r"^\$|,(?=[0-9]{3})", "", regex=True))
-    return numbers
+    plain: pd.Series[float] = numbers(text.str.replace(r"^\$|,(?=[0-9]{3})", "", regex=True))
+    return plain
 
 
 def franchise(text: "pd.Series[str]") -> "pd.Series[str]":
@@ -83,4 +64,4 @@ PARSING = Parsing(
 
 
 if __name__ == "__main__":
-    run("stage 2", main)
+    run("stage 2", lambda: run_stage(PARSING))

@@ -37,7 +37,7 @@ from credit_risk.data.splits import split_path
 class SplitParams(params.Params):
     """Section `split` of params.yaml."""
 
-    out_of_time_months: int = Field(ge=1)
+    out_of_time_months: int | None = Field(None, ge=1)  # needed where rows have dates
     test_share: float = Field(gt=0, lt=1)
 
 
@@ -62,6 +62,8 @@ def split(rows: pa.Table, section: SplitParams) -> dict[str, pa.Table]:
         raise ProjectError(f"no row has an outcome; column {CONTRACT.target.column} of the source is empty")
     later = {}
     if CONTRACT.has_date:
+        if section.out_of_time_months is None:
+            raise ProjectError("params.yaml: split.out_of_time_months is missing; rows have dates")
         cut = last_day_in_time(pc.max(rows[DATE]).as_py(), section.out_of_time_months)
         late = pc.greater(rows[DATE], pa.scalar(cut, pa.date32()))
         later = {"out_of_time": rows.filter(late)}

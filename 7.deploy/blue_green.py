@@ -1,11 +1,11 @@
-"""Makes what blue/green releases need and CloudFormation can't hold: a first group of servers, and CodeDeploy's group.
+"""Creates what blue/green releases need outside CloudFormation: the first group of servers and the deployment group.
 
-CodeDeploy copies the servers' group and deletes the old one at each release, so no stack may own it; and CloudFormation
-refuses a deployment group that copies one. Run it with an administrator's credentials when the stack of
-7.deploy/aws/servers.yaml has been updated with Updates=blue-green; it reads everything from the stack's outputs. Run it
-again after the first release, and whenever sizes change in the stack: it settles them on the group that serves then.
+CodeDeploy copies the Auto Scaling group and deletes the old one at each release, so no stack can own it, and
+CloudFormation can't create a deployment group that copies one. Run this script with administrator credentials after the
+stack of 7.deploy/aws/servers.yaml was updated with Strategy=blue-green. Run it again after the first release and
+whenever sizes change in the stack: it applies them to the current group.
 
-uv run 7.deploy/blue_green.py [--stack credit-risk-servers]
+uv run 7.deploy/blue_green.py [--stack STACK]
 """
 
 import argparse
@@ -14,40 +14,42 @@ from typing import Any
 import boto3
 from botocore.exceptions import BotoCoreError, ClientError
 
+from credit_risk.contract import CONTRACT
 from credit_risk.core.entry_point import run
 from credit_risk.core.errors import ProjectError
 
-GROUP = "blue-green"  # of CodeDeploy; release.py finds it by the stack's output Updates
-KEEP_MINUTES = 60  # the old servers after a switch: so long, a rollback takes seconds
+GROUP = "blue-green"  # deployment group; release.py finds it by the stack's output Strategy
+KEEP_MINUTES = 60  # how long the old servers stay after the switch; meanwhile a rollback takes seconds
 
 
 def main() -> None:
-    """Parses the command line and makes what is missing."""
+    """Creates what is missing, or applies the stack's sizes to the current group."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--stack", default="credit-risk-servers", help="made from aws/servers.yaml: %(default)s")
+    stack_name = f"{CONTRACT.problem.name}-servers"
+    parser.add_argument("--stack", default=stack_name, help="stack of aws/servers.yaml (default: %(default)s)")
     stack = parser.parse_args().stack
     try:
         (found,) = boto3.client("cloudformation").describe_stacks(StackName=stack)["Stacks"]
         outputs = {output["OutputKey"]: output["OutputValue"] for output in found["Outputs"]}
-        if outputs["Updates"] != GROUP:
-            raise ProjectError(f"update {stack} with Updates={GROUP} first; now it is {outputs['Updates']}")
+        if outputs["Strategy"] != GROUP:
+            raise ProjectError(f"update {stack} with Strategy={GROUP} first; it is {outputs['Strategy']}")
         deployments = boto3.client("codedeploy")
         application = outputs["Application"]
         autoscaling = boto3.client("autoscaling")
         if GROUP in deployments.list_deployment_groups(applicationName=application)["deploymentGroups"]:
             names = {"applicationName": application, "deploymentGroupName": GROUP}
-            print(settle(autoscaling, deployments.get_deployment_group(**names)["deploymentGroupInfo"], outputs))
+            print(apply_sizes(autoscaling, deployments.get_deployment_group(**names)["deploymentGroupInfo"], outputs))
             return
         name = f"{stack}-first"
-        make_servers(autoscaling, name, outputs)
+        create_servers(autoscaling, name, outputs)
         deployments.create_deployment_group(**deployment_group(name, outputs))
-        print(f"made the servers {name} and the deployment group {GROUP}; release.py can release now")
+        print(f"created the servers {name} and the deployment group {GROUP}; next: release.py deploy")
     except (BotoCoreError, ClientError) as error:
         raise ProjectError(f"AWS: {' '.join(str(error).split())}") from error
 
 
-def make_servers(autoscaling: Any, name: str, outputs: dict[str, str]) -> None:
-    """The first Auto Scaling Group with its scaling; CodeDeploy names its copies itself."""
+def create_servers(autoscaling: Any, name: str, outputs: dict[str, str]) -> None:
+    """Creates the first Auto Scaling group and its scaling policy; CodeDeploy names the copies."""
     if not autoscaling.describe_auto_scaling_groups(AutoScalingGroupNames=[name])["AutoScalingGroups"]:
         autoscaling.create_auto_scaling_group(
             AutoScalingGroupName=name,
@@ -57,19 +59,18 @@ def make_servers(autoscaling: Any, name: str, outputs: dict[str, str]) -> None:
             LaunchTemplate={"LaunchTemplateId": outputs["TemplateId"], "Version": "$Latest"},
             VPCZoneIdentifier=outputs["Subnets"],
             TargetGroupARNs=[outputs["TargetArn"]],
-            HealthCheckType="EC2",  # nothing is released yet: by the balancer's check, they would be replaced for ever
+            HealthCheckType="EC2",  # nothing is released yet: with ELB, servers would be replaced again and again
             HealthCheckGracePeriod=300,
             DefaultInstanceWarmup=60,
             Tags=[{"Key": "Name", "Value": name, "PropagateAtLaunch": True}],
         )
-    scale(autoscaling, name, outputs)
+    put_scaling_policy(autoscaling, name, outputs)
 
 
-def settle(autoscaling: Any, group: dict[str, Any], outputs: dict[str, str]) -> str:
-    """Sets sizes and scaling of the group that serves now; once something is released, by the balancer's check.
+def apply_sizes(autoscaling: Any, group: dict[str, Any], outputs: dict[str, str]) -> str:
+    """Applies the stack's sizes and scaling to the current group; returns a message.
 
-    Returns:
-        What has been done.
+    The health check is the load balancer's (ELB) once there was a release.
     """
     name = group["autoScalingGroups"][0]["name"]
     check = "ELB" if group.get("lastSuccessfulDeployment") else "EC2"
@@ -79,12 +80,12 @@ def settle(autoscaling: Any, group: dict[str, Any], outputs: dict[str, str]) -> 
         MaxSize=int(outputs["MaxServers"]),
         HealthCheckType=check,
     )
-    scale(autoscaling, name, outputs)
-    return f"the servers {name} have the stack's sizes and scaling, and health check {check}"
+    put_scaling_policy(autoscaling, name, outputs)
+    return f"the servers {name} have the sizes and scaling of the stack, and health check {check}"
 
 
-def scale(autoscaling: Any, name: str, outputs: dict[str, str]) -> None:
-    """Aims at so many requests a minute and server."""
+def put_scaling_policy(autoscaling: Any, name: str, outputs: dict[str, str]) -> None:
+    """Scales a group to a number of requests per minute and server."""
     autoscaling.put_scaling_policy(
         AutoScalingGroupName=name,
         PolicyName="requests-per-server",
@@ -100,13 +101,13 @@ def scale(autoscaling: Any, name: str, outputs: dict[str, str]) -> None:
 
 
 def deployment_group(servers: str, outputs: dict[str, str]) -> dict[str, Any]:
-    """The deployment group: copy the servers, release, switch, keep the old for a while."""
+    """The deployment group: copies the servers, deploys, switches, and terminates the old servers later."""
     return {
         "applicationName": outputs["Application"],
         "deploymentGroupName": GROUP,
         "serviceRoleArn": outputs["CodeDeployRoleArn"],
         "autoScalingGroups": [servers],
-        "deploymentConfigName": "CodeDeployDefault.AllAtOnce",  # onto the new servers, which nobody asks yet
+        "deploymentConfigName": "CodeDeployDefault.AllAtOnce",  # to the new servers, which have no traffic yet
         "deploymentStyle": {"deploymentType": "BLUE_GREEN", "deploymentOption": "WITH_TRAFFIC_CONTROL"},
         "loadBalancerInfo": {"targetGroupInfoList": [{"name": outputs["TargetName"]}]},
         "blueGreenDeploymentConfiguration": {

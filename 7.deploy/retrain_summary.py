@@ -1,7 +1,7 @@
-"""Tells, as Markdown, what a retraining has changed: parameters, metrics, and what the gates say of the new version.
+"""Summarizes a retraining as Markdown: gate results of the challenger, and changed metrics and parameters.
 
-Reads:  parameters and metrics of the last commit and of now; from the registry, the gates' verdicts on the challenger
-Writes: the text on standard output; with --output, `version=` and `passed=` for the steps that follow
+Reads:  metrics and parameters of a commit and of the working tree; gate results from the registry
+Writes: the summary to standard output; with --output, `version=` and `passed=` for later steps of a workflow
 
 Usage: uv run 7.deploy/retrain_summary.py [--output FILE] [--since HEAD]
 """
@@ -18,69 +18,66 @@ from credit_risk.core.paths import root
 from credit_risk.registry.client import CHALLENGER, CHAMPION, Registry, Version
 from credit_risk.registry.gate_results import read_gate_result
 
-GATES = ("loading", "performance")
-
 
 def main() -> None:
-    """Prints the text."""
+    """Prints the summary."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--since", default="HEAD", help="commit to compare with (default: %(default)s)")
-    parser.add_argument("--output", type=Path, metavar="FILE", help="file of the workflow for version and passed")
+    parser.add_argument("--output", type=Path, metavar="FILE", help="append version and passed to this file")
     arguments = parser.parse_args()
-    registry = Registry()
-    version = registry.version_of(CHALLENGER)
+    version = Registry().version_of(CHALLENGER)
     if version is None:
         raise ProjectError("there is no challenger; run `uv run main.py` first")
-    verdicts = [verdict(version, gate) for gate in GATES]
-    passed = all(one["passed"] for one in verdicts)
+    results = [gate_result(version, gate) for gate in ("loading", "performance")]
+    passed = all(result["passed"] for result in results)
     new = CHAMPION not in version.aliases
-    title = ("passed the gates" if passed else "was refused by the gates") if new else "is the champion already"
-    against = f"version {verdicts[-1]['against']}" if verdicts[-1]["against"] else "no champion"
+    title = ("passed the gates" if passed else "was rejected by the gates") if new else "is already the champion"
+    against = f"version {results[-1]['against']}" if results[-1]["against"] else "no champion"
     print(f"# Version {version.number} {title}\n\nIt was compared with {against}.\n")
-    for one in verdicts:
-        print(as_table(one))
-    for title, what in (("Metrics", "metrics"), ("Parameters", "params")):
-        print(f"## {title} since {arguments.since}\n\n{difference(what, arguments.since) or 'The same.'}\n")
+    for result in results:
+        print(as_table(result))
+    for name in ("metrics", "params"):
+        print(f"## Changed {name} since {arguments.since}\n\n{difference(name, arguments.since) or 'None.'}\n")
     if arguments.output:
         with arguments.output.open("a", encoding="utf-8") as file:
             file.write(f"version={version.number}\npassed={str(new and passed).lower()}\n")
 
 
-def verdict(version: Version, gate: str) -> Any:
-    """What a gate has found on a version.
+def gate_result(version: Version, gate: str) -> dict[str, Any]:
+    """The result of a gate on a version.
 
     Raises:
-        ProjectError: it has not seen it.
+        ProjectError: the gate has not run on it.
     """
-    found = read_gate_result(version, gate)
-    if found is None:
-        raise ProjectError(f"the {gate} gate has not seen version {version.number}; run `uv run main.py` first")
-    return found
+    result = read_gate_result(version, gate)
+    if result is None:
+        raise ProjectError(f"the {gate} gate has not run on version {version.number}; run `uv run main.py` first")
+    return result
 
 
-def as_table(found: Any) -> str:
-    """The checks of a gate."""
+def as_table(result: dict[str, Any]) -> str:
+    """The checks of a gate as a Markdown table."""
     rows = [
-        f"| {one['name']} | {one['measured']} | {one['required']} | {'yes' if one['passed'] else '**no**'} |"
-        for one in found["checks"]
+        f"| {check['name']} | {check['measured']} | {check['required']} | {'yes' if check['passed'] else '**no**'} |"
+        for check in result["checks"]
     ]
-    head = f"## The {found['gate']} gate\n\n| check | measured | required | passed |\n|---|---|---|---|"
-    return "\n".join([head, *rows, ""])
+    header = f"## The {result['gate']} gate\n\n| check | measured | required | passed |\n|---|---|---|---|"
+    return "\n".join([header, *rows, ""])
 
 
-def difference(what: str, since: str) -> str:
-    """What DVC says has changed, as a table; empty if nothing has.
+def difference(name: str, since: str) -> str:
+    """The output of `dvc metrics diff` or `dvc params diff` as a Markdown table; empty without a difference.
 
     Raises:
-        ProjectError: DVC can't tell; with its sentence.
+        ProjectError: DVC has failed.
     """
-    command = [sys.executable, "-m", "dvc", what, "diff", "--md", since]
+    command = [sys.executable, "-m", "dvc", name, "diff", "--md", since]
     done = subprocess.run(command, cwd=root(), capture_output=True, text=True, check=False)
     if done.returncode:
-        raise ProjectError(f"dvc {what} diff: {(done.stderr.strip().splitlines() or ['failed'])[-1]}")
+        raise ProjectError(f"dvc {name} diff: {(done.stderr.strip().splitlines() or ['failed'])[-1]}")
     rows = done.stdout.strip().splitlines()
-    return "\n".join(rows) if len(rows) > 2 else ""  # noqa: PLR2004 (a head and a line below it)
+    return "\n".join(rows) if len(rows) > 2 else ""  # noqa: PLR2004 (header and separator)
 
 
 if __name__ == "__main__":
-    run("tell_changes", main)
+    run("retrain summary", main)

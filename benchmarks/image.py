@@ -1,6 +1,6 @@
-"""The image of the API: its size, and the time from `run` until it is ready, with its model baked in.
+"""The image of the API: its size, and the time from `run` until it is ready, with a model baked in.
 
-Writes: benchmarks/results/image.md, unless told --no-write
+Writes: benchmarks/results/image.md, unless --no-write is given
 Needs:  the image, as built by `7.deploy/build_image.sh IMAGE --build-arg MODEL=6.production/cache`
 
 Usage: uv run benchmarks/image.py [IMAGE] [--no-write]
@@ -18,6 +18,7 @@ from typing import Any
 
 import requests
 
+from credit_risk.contract import CONTRACT
 from credit_risk.core.entry_point import run
 from credit_risk.core.errors import ProjectError
 from credit_risk.core.files import replacing
@@ -26,13 +27,13 @@ from credit_risk.core.host import container_tool, free_port
 RESULTS = Path(__file__).parent / "results" / "image.md"
 STARTS, READY_SECONDS = 7, 30
 HARDENED = ("--read-only", "--tmpfs", "/tmp", "--cap-drop", "all", "--security-opt", "no-new-privileges")  # noqa: S108
-MAX_MEGABYTES, MAX_READY_SECONDS = 600, 3  # what is aimed at
+MAX_MEGABYTES, MAX_READY_SECONDS = 600, 3
 
 
 def main() -> None:
-    """Measures, prints, and writes."""
+    """Measures, prints and writes the results."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("image", nargs="?", default="credit-risk:latest", help="default: %(default)s")
+    parser.add_argument("image", nargs="?", default=f"{CONTRACT.problem.name}:latest", help="default: %(default)s")
     parser.add_argument("--no-write", action="store_true", help="print only")
     arguments = parser.parse_args()
     tool = container_tool()
@@ -45,7 +46,7 @@ def main() -> None:
 `uv run benchmarks/image.py`, with {tool} on {os.cpu_count()} cores; ready is the time from `{tool} run` until `/readyz`
 answers 200, with the model baked in and one worker, over {STARTS} warm starts.
 
-| what | measured | aimed at |
+| what | measured | target |
 |---|---|---|
 | size, MB | {megabytes:.0f} | ≤ {MAX_MEGABYTES} |
 | ready, s: median (fastest to slowest) | {ready} | ≤ {MAX_READY_SECONDS} |

@@ -1,4 +1,4 @@
-"""AWS on this machine: the templates, parsed, and as stacks that moto really creates from them."""
+"""AWS on this machine: the CloudFormation templates, parsed, and as stacks created by moto."""
 
 import sys
 import warnings
@@ -14,35 +14,38 @@ from cfnlint.decode import decode
 from moto import mock_aws
 from projects import REPOSITORY
 
+from credit_risk.contract import CONTRACT
+
 AWS = REPOSITORY / "7.deploy" / "aws"
 NAMES = ("network", "images", "registry", "balancer", "servers", "github")  # in the order of creation
+PREFIX = CONTRACT.problem.name
 ACCOUNT, REGION = "123456789012", "us-east-1"
 DIGEST = "sha256:" + "0" * 64
 REGISTRY = f"{ACCOUNT}.dkr.ecr.{REGION}.amazonaws.com"
 
-# What moto can't make (secrets, alarms, CodeDeploy), handed in as what a reference to it would give.
-HANDED_IN = {
+# References to resources that moto can't create (secrets, alarms, CodeDeploy), and their values.
+REFERENCES = {
     "registry": {
         "Value: !Ref ServiceSecret": f"Value: arn:aws:secretsmanager:{REGION}:{ACCOUNT}:secret:service-AbCdEf",
         "Value: !Ref PipelineSecret": f"Value: arn:aws:secretsmanager:{REGION}:{ACCOUNT}:secret:pipeline-AbCdEf",
     },
     "balancer": {
-        "Value: !Ref FailuresAlarm": "Value: credit-risk-balancer-failures",
-        "Value: !Ref SlowAlarm": "Value: credit-risk-balancer-slow",
+        "Value: !Ref FailuresAlarm": f"Value: {PREFIX}-balancer-failures",
+        "Value: !Ref SlowAlarm": f"Value: {PREFIX}-balancer-slow",
     },
-    "servers": {"Value: !Ref Application": "Value: credit-risk-servers"},
+    "servers": {"Value: !Ref Application": f"Value: {PREFIX}-servers"},
 }
 
 
 def template(name: str) -> Any:
-    """A template with its functions as {"Ref": …} and {"Fn::…": …}."""
+    """A template, with functions as {"Ref": …} and {"Fn::…": …}."""
     parsed, problems = decode(str(AWS / f"{name}.yaml"))
     assert not problems
     return parsed
 
 
 def resources(kind: str, *names: str) -> Iterator[tuple[str, Any]]:
-    """Resources of a type: name of template and resource, and properties."""
+    """Resources of a type: name (`template.resource`) and properties."""
     for name in names or NAMES:
         for key, resource in template(name)["Resources"].items():
             if resource["Type"] == kind:
@@ -50,16 +53,16 @@ def resources(kind: str, *names: str) -> Iterator[tuple[str, Any]]:
 
 
 def only(kind: str, *names: str) -> Any:
-    """Properties of the one resource of a type."""
+    """Properties of the only resource of a type."""
     ((_, properties),) = resources(kind, *names)
     return properties
 
 
 @contextmanager
 def cloud(**parameters: str) -> Iterator[dict[str, dict[str, str]]]:
-    """All six stacks in moto; gives their outputs. Parameters are those of the servers."""
+    """All six stacks in moto; gives their outputs. Parameters are for the servers."""
     with pytest.MonkeyPatch.context() as patch, mock_aws(), warnings.catch_warnings():
-        warnings.filterwarnings("ignore", message="Tried to parse AWS::")  # what moto has no idea of; see test_aws.py
+        warnings.filterwarnings("ignore", message="Tried to parse AWS::")  # types unknown to moto, see test_aws.py
         for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
             patch.setenv(name, "testing")
         patch.setenv("AWS_DEFAULT_REGION", REGION)
@@ -67,7 +70,7 @@ def cloud(**parameters: str) -> Iterator[dict[str, dict[str, str]]]:
         certificate = boto3.client("acm").request_certificate(DomainName="example.com")["CertificateArn"]
         zone = boto3.client("route53").create_hosted_zone(Name="example.com", CallerReference="once")["HostedZone"]
         public = {"HostedZoneId": zone["Id"].rpartition("/")[2], "CertificateArn": certificate}
-        keys = boto3.client("secretsmanager").create_secret(Name="credit-risk/api-keys", SecretString="f" * 64)["ARN"]
+        keys = boto3.client("secretsmanager").create_secret(Name="api-keys", SecretString="f" * 64)["ARN"]
         given = {
             "registry": public | {"HostName": "mlflow.example.com", "MlflowImage": f"{REGISTRY}/mlflow@{DIGEST}"},
             "balancer": public | {"HostName": "api.example.com"},
@@ -79,10 +82,12 @@ def cloud(**parameters: str) -> Iterator[dict[str, dict[str, str]]]:
 
 def _create(name: str, parameters: dict[str, str]) -> dict[str, str]:
     text = (AWS / f"{name}.yaml").read_text()
-    for old, new in HANDED_IN.get(name, {}).items():
+    if "  Prefix: " in text:
+        parameters = {"Prefix": PREFIX} | parameters
+    for old, new in REFERENCES.get(name, {}).items():
         assert old in text
         text = text.replace(old, new)
-    client, stack = boto3.client("cloudformation"), f"credit-risk-{name}"
+    client, stack = boto3.client("cloudformation"), f"{PREFIX}-{name}"
     client.create_stack(
         StackName=stack,
         TemplateBody=text,
@@ -95,7 +100,7 @@ def _create(name: str, parameters: dict[str, str]) -> dict[str, str]:
 
 
 def _complete_moto(patch: pytest.MonkeyPatch) -> None:
-    """Attributes of balancers and target groups that moto does not give."""
+    """Adds attributes of load balancers and target groups that moto lacks."""
     known = moto.elbv2.models.FakeLoadBalancer.get_cfn_attribute
 
     def of_balancer(self: Any, name: str) -> Any:
@@ -103,7 +108,7 @@ def _complete_moto(patch: pytest.MonkeyPatch) -> None:
         missing = {"LoadBalancerFullName": full, "CanonicalHostedZoneID": "Z0"}
         return missing[name] if name in missing else known(self, name)
 
-    def of_target(self: Any, name: str) -> str:
+    def of_target(self: Any, name: str) -> Any:
         full = self.arn.rpartition(":")[2]
         return {"TargetGroupName": str(self.name), "TargetGroupFullName": full}[name]
 

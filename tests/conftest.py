@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
+from hypothesis import settings
 from projects import REPOSITORY, Project, copy_finished, copy_project, once
 from servers import fetch
 
@@ -21,6 +22,8 @@ if TYPE_CHECKING:
     from stacks import Stack
 
 TESTS = Path(__file__).parent
+settings.register_profile("tests", deadline=None)  # a busy machine is no failure
+settings.load_profile("tests")
 LONGEST = {"test_faults.py", "test_workflows.py"}
 FINISHED = {"finished", "project", "fetched", "cache"}  # fixtures that start with a whole run
 

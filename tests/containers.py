@@ -1,6 +1,6 @@
-"""Podman for tests: the image of the API, and the image it stands on, made from this machine where it can't be pulled.
+"""Podman for tests: builds the image of the API, and its base image from this machine if it can't be pulled.
 
-Usage: uv run tests/containers.py [TAG]     builds the image, for what is not a test
+Usage: uv run tests/containers.py [TAG]     build the image
 """
 
 import os
@@ -18,10 +18,11 @@ import httpx
 import pytest
 from projects import REPOSITORY, wait_until
 
+from credit_risk.contract import CONTRACT
 from credit_risk.core.host import free_port
 
 BASE = "docker.io/library/python:3.11-slim-bookworm"
-TAG = "credit-risk:test"
+TAG = f"{CONTRACT.problem.name}:test"
 ENVIRONMENT = os.environ | {
     "CONTAINERS_CONF": str(REPOSITORY / "tests" / "containers.conf"),
     "CONTAINER_TOOL": "podman",
@@ -49,7 +50,7 @@ needs_haproxy = pytest.mark.skipif(
 
 
 def podman(*arguments: str, check: bool = True, seconds: float = 60) -> "subprocess.CompletedProcess[str]":
-    """Runs podman; fails with what it said unless told otherwise."""
+    """Runs podman; on failure shows its output, unless `check` is false."""
     command = ["podman", *arguments]
     done = subprocess.run(command, env=ENVIRONMENT, capture_output=True, text=True, check=False, timeout=seconds)
     assert not check or done.returncode == 0, done.stdout + done.stderr
@@ -57,7 +58,7 @@ def podman(*arguments: str, check: bool = True, seconds: float = 60) -> "subproc
 
 
 def build(root: Path = REPOSITORY, tag: str = TAG, *flags: str) -> None:
-    """Builds the image with a project's own script; the package index is reached as on this machine."""
+    """Builds the image with the project's script and this machine's configuration of pip."""
     provide_base()
     mounts = [
         part for path in (CERTIFICATES, "/etc/pip.conf") if Path(path).exists() for part in ("-v", f"{path}:{path}:ro")
@@ -68,7 +69,7 @@ def build(root: Path = REPOSITORY, tag: str = TAG, *flags: str) -> None:
 
 
 def provide_base() -> None:
-    """Makes sure that the base image is there: pulled, or else made of this machine's own Debian and Python."""
+    """Pulls the base image, or makes it from this machine's Debian and Python."""
     if podman("image", "exists", BASE, check=False).returncode == 0:
         return
     if podman("pull", "--quiet", BASE, check=False, seconds=300).returncode == 0:
@@ -90,7 +91,7 @@ def provide_base() -> None:
 
 
 def copy_debian(system: Path) -> None:
-    """Copies the files of Debian's essential packages, of PACKAGES, and of what they depend on."""
+    """Copies the files of Debian's essential packages, of PACKAGES, and of their dependencies."""
     listed = output("dpkg-query", "-W", "-f=${Package} ${Essential}\n").splitlines()
     essential = [line.split()[0] for line in listed if line.endswith(" yes")]
     kinds = ("recommends", "suggests", "conflicts", "breaks", "replaces", "enhances")
@@ -111,7 +112,7 @@ def copy_debian(system: Path) -> None:
             target.parent.mkdir(parents=True, exist_ok=True)
             shutil.copy2(path, target, follow_symlinks=False)
     shutil.copytree("/etc/alternatives", system / "etc" / "alternatives", symlinks=True, dirs_exist_ok=True)
-    for name in ("awk", "which"):  # set up by scripts, and no package's file
+    for name in ("awk", "which"):  # created by scripts of packages
         if Path("/usr/bin", name).exists():
             shutil.copy2(f"/usr/bin/{name}", system / "usr" / "bin" / name, follow_symlinks=False)
     for name in ("passwd", "group"):
@@ -123,7 +124,7 @@ def copy_debian(system: Path) -> None:
 
 
 def copy_python(system: Path) -> None:
-    """Copies this Python to /usr/local, where the real image has it."""
+    """Copies this Python to /usr/local, like in the real image."""
     home, local = Path(sys.base_prefix), system / "usr" / "local"
     left_out = shutil.ignore_patterns("site-packages", "test", "idlelib", "tkinter", "__pycache__", "config-3*")
     shutil.copytree(home / "lib" / "python3.11", local / "lib" / "python3.11", symlinks=True, ignore=left_out)
@@ -162,8 +163,8 @@ class Container:
 
 @contextmanager
 def running(image: str = TAG, *flags: str, **environment: str) -> Iterator[Container]:
-    """Runs a container as it is run in production, on a free port of loopback, and removes it afterwards."""
-    name, port = f"credit-risk-test-{uuid.uuid4().hex[:8]}", free_port()
+    """Runs a container like in production, on a free port of loopback, and removes it afterwards."""
+    name, port = f"api-test-{uuid.uuid4().hex[:8]}", free_port()
     settings = {"HOST": "127.0.0.1", "PORT": str(port)} | environment
     named = [part for key, value in settings.items() for part in ("--env", f"{key}={value}")]
     try:

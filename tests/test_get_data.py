@@ -94,7 +94,7 @@ def test_a_file_named_twice_is_read_once(root: Project) -> None:
         ),
         ({"1.csv.gz": CSV}, "source 1.data/source/1.csv.gz is damaged or not a table"),
         ({"1.parquet": CSV}, "source 1.data/source/1.parquet is damaged or not a table"),
-        ({"notes.txt": CSV}, "source 1.data/source/notes.txt is none of .csv, .csv.gz, .parquet"),
+        ({"notes.txt": CSV}, "source 1.data/source/notes.txt is not one of .csv, .csv.gz, .parquet"),
     ],
     ids=range(12),
 )

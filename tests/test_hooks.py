@@ -1,6 +1,6 @@
-"""The hooks of CodeDeploy, run as its agent runs them, on the real image in a real container.
+"""The hooks of CodeDeploy, run like by its agent, with the real image in a container.
 
-Podman stands for Docker, and a small program for the two calls of the AWS command line.
+Podman replaces Docker, and a small program the AWS command line.
 """
 
 import hashlib
@@ -23,12 +23,15 @@ import pytest
 import yaml
 from containers import ENVIRONMENT, needs_podman, podman
 from projects import REPOSITORY, Project, script, wait_until
-from servers import EXAMPLE, KEY, KEYS, free_port
+from servers import KEY, KEYS
+
+from credit_risk.contract import CONTRACT
+from credit_risk.core.host import free_port
 
 pytestmark = [pytest.mark.containers, needs_podman]
 
 BUNDLE = script(Project(REPOSITORY), "7.deploy/release.py")["bundle"]
-PASSWORD = "the service's password"  # noqa: S105 (of no server)
+PASSWORD = "the service's password"  # noqa: S105 (of a test)
 AWS_CLI = f"""#!/bin/sh
 case "$*" in
 "secretsmanager get-secret-value --secret-id keys --query SecretString --output text") echo {KEYS} ;;
@@ -36,7 +39,7 @@ case "$*" in
 *) echo "aws: not allowed: $*" >&2; exit 254 ;;
 esac
 """
-IMAGES = {  # each made from the real image; on loopback only, as all servers of the tests
+IMAGES = {  # made from the real image; on loopback only
     "good": "ENV HOST=127.0.0.1",
     "never-ready": "ENV HOST=127.0.0.1\nUSER root\nRUN rm -r /app/model\nUSER 10001",
     "crashing": 'ENTRYPOINT ["sh", "-c", "echo out of luck >&2; exit 3"]',
@@ -75,7 +78,7 @@ def images(image: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[dic
 
 @dataclass
 class Machine:
-    """A server as the launch template's user data leaves it, with a container of its own."""
+    """A server after the launch template's user data, with its own container name and port."""
 
     root: Path
     port: int = field(default_factory=free_port)
@@ -87,7 +90,7 @@ class Machine:
         command.write_text(AWS_CLI)
         command.chmod(0o755)
         settings = {
-            "MLFLOW_TRACKING_URI": "http://127.0.0.1:9",  # a registry that is away: the image has a model
+            "MLFLOW_TRACKING_URI": "http://127.0.0.1:9",  # no registry: the image has a model
             "MLFLOW_TRACKING_USERNAME": "service",
             "MLFLOW_PASSWORD_SECRET": "password",
             "API_KEYS_SECRET": "keys",
@@ -96,7 +99,7 @@ class Machine:
         (self.root / "server.env").write_text("".join(f"{key}={value}\n" for key, value in settings.items()))
 
     def install(self, image: str) -> None:
-        """Puts a release where CodeDeploy would."""
+        """Unpacks a release like CodeDeploy."""
         shutil.rmtree(self.release, ignore_errors=True)
         with zipfile.ZipFile(io.BytesIO(BUNDLE(image))) as archive:
             archive.extractall(self.release)
@@ -106,12 +109,12 @@ class Machine:
         return self.root / "release"
 
     def event(self, name: str, **environment: str) -> "subprocess.CompletedProcess[str]":
-        """Runs a lifecycle event's script with the agent's environment, within appspec.yml's time."""
+        """Runs the script of a lifecycle event with the agent's environment and appspec.yml's timeout."""
         (hook,) = yaml.safe_load((self.release / "appspec.yml").read_text())["hooks"][name]
         agent = {
             "LIFECYCLE_EVENT": name,
             "DEPLOYMENT_ID": "d-ABCDEF123",
-            "APPLICATION_NAME": "credit-risk-servers",
+            "APPLICATION_NAME": "servers",
             "DEPLOYMENT_GROUP_NAME": "rolling",
             "DEPLOYMENT_GROUP_ID": str(uuid.uuid4()),
         }
@@ -133,11 +136,11 @@ class Machine:
         )
 
     def deploy(self, image: str) -> None:
-        """All events of an in-place deployment; each must go well."""
+        """Runs all events of an in-place deployment, each of which must succeed."""
         for name in ("ApplicationStop", "BeforeInstall", "AfterInstall", "ApplicationStart", "ValidateService"):
             if name == "BeforeInstall":
                 self.install(image)
-            if self.release.exists():  # a new server has no release whose ApplicationStop could run
+            if self.release.exists():  # a new server has no ApplicationStop
                 done = self.event(name)
                 assert done.returncode == 0, done.stdout + done.stderr
                 assert done.stdout.startswith(f"{name}: ")
@@ -151,7 +154,7 @@ class Machine:
 
     def ask(self, key: str) -> httpx.Response:
         url = f"http://127.0.0.1:{self.port}/predict"
-        return httpx.post(url, json=EXAMPLE, headers={"x-api-key": key}, timeout=10)
+        return httpx.post(url, json=CONTRACT.example, headers={"x-api-key": key}, timeout=10)
 
 
 @pytest.fixture
@@ -163,29 +166,27 @@ def machine(tmp_path: Path) -> Iterator[Machine]:
 
 
 def sentence(done: "subprocess.CompletedProcess[str]", event: str) -> str:
-    """The last line of what a failed event says."""
+    """The last line of a failed event's error output."""
     assert done.returncode == 1, done.stdout + done.stderr
     last = done.stderr.strip().splitlines()[-1]
     assert last.startswith(f"{event}: ")
     return last
 
 
-def test_a_release_comes_onto_a_new_server_and_the_next_one_replaces_it(
-    machine: Machine, images: dict[str, str]
-) -> None:
+def test_release_starts_on_a_new_server_and_replaces_an_old_one(machine: Machine, images: dict[str, str]) -> None:
     machine.deploy(images["good"])
     first = machine.inspect()["Id"]
     smoke_key = (machine.root / "state" / "smoke-key").read_text()
-    assert machine.ask(KEY).json()["probability_of_default"] == machine.ask(smoke_key).json()["probability_of_default"]
+    assert machine.ask(KEY).json()["probability"] == machine.ask(smoke_key).json()["probability"]
     assert machine.ask("another").status_code == 401
     assert (machine.root / "state" / "smoke-key").stat().st_mode & 0o077 == 0
     machine.deploy(images["good"])
     assert machine.inspect()["Id"] != first
     assert machine.ask(KEY).is_success
-    assert machine.ask(smoke_key).status_code == 401, "the key lives as long as its container"
+    assert machine.ask(smoke_key).status_code == 401, "the key is valid while its container runs"
 
 
-def test_the_container_can_change_nothing_and_hides_its_secrets(machine: Machine, images: dict[str, str]) -> None:
+def test_container_is_read_only_and_hides_its_secrets(machine: Machine, images: dict[str, str]) -> None:
     machine.deploy(images["good"])
     found = machine.inspect()
     assert found["HostConfig"]["ReadonlyRootfs"] is True
@@ -207,7 +208,7 @@ def test_the_container_can_change_nothing_and_hides_its_secrets(machine: Machine
 
 
 def test_stopping_drains_first(machine: Machine, images: dict[str, str]) -> None:
-    """For DRAIN_SECONDS it says that it is not ready, and still answers everybody."""
+    """For DRAIN_SECONDS it is not ready but still answers all requests."""
     machine.deploy(images["good"])
     stopping = threading.Thread(target=machine.event, args=("ApplicationStop",))
     answers: list[tuple[int, int]] = []
@@ -216,10 +217,11 @@ def test_stopping_drains_first(machine: Machine, images: dict[str, str]) -> None
         with suppress(httpx.TransportError):
             while True:
                 ready = client.get("/readyz").status_code
-                answers.append((ready, client.post("/predict", json=EXAMPLE, headers={"x-api-key": KEY}).status_code))
+                predicted = client.post("/predict", json=CONTRACT.example, headers={"x-api-key": KEY})
+                answers.append((ready, predicted.status_code))
     stopping.join()
     assert {predicted for _, predicted in answers} == {200}
-    assert (503, 200) in answers, "it drained"
+    assert (503, 200) in answers
     assert not machine.exists()
 
 
@@ -227,10 +229,10 @@ def test_stopping_nothing_is_fine(machine: Machine, images: dict[str, str]) -> N
     machine.install(images["good"])
     for _ in range(2):
         done = machine.event("ApplicationStop")
-        assert (done.returncode, done.stdout) == (0, "ApplicationStop: nothing runs\n")
+        assert (done.returncode, done.stdout) == (0, "ApplicationStop: no container is running\n")
 
 
-def test_stopping_removes_a_container_that_hangs(machine: Machine, images: dict[str, str]) -> None:
+def test_stopping_removes_a_hanging_container(machine: Machine, images: dict[str, str]) -> None:
     """Or this server would refuse all later releases: CodeDeploy fails them at ApplicationStop."""
     machine.deploy(images["good"])
     podman("pause", machine.name)
@@ -244,11 +246,11 @@ def test_stopping_removes_a_container_that_hangs(machine: Machine, images: dict[
     ("name", "says"),
     [
         ("never-ready", "the API is not ready after 3 seconds"),
-        ("crashing", "the API has ended instead of getting ready"),
-        ("wrong", "the API's answer to the example holds no probability"),
+        ("crashing", "the API exited before it was ready"),
+        ("wrong", "the response to the example has no probability"),
     ],
 )
-def test_a_bad_release_is_refused_and_removed(machine: Machine, images: dict[str, str], name: str, says: str) -> None:
+def test_bad_release_is_rejected_and_removed(machine: Machine, images: dict[str, str], name: str, says: str) -> None:
     machine.install(images[name])
     for event in ("BeforeInstall", "AfterInstall", "ApplicationStart"):
         assert machine.event(event).returncode == 0
@@ -256,31 +258,31 @@ def test_a_bad_release_is_refused_and_removed(machine: Machine, images: dict[str
     assert says in sentence(done, "ValidateService")
     assert not machine.exists(), "it must not serve"
     if name == "crashing":
-        assert "out of luck" in done.stderr, "its log says why"
+        assert "out of luck" in done.stderr, "the log has the reason"
 
 
-def test_what_is_missing_is_said_in_one_sentence(machine: Machine, images: dict[str, str]) -> None:
+def test_errors_are_one_line_each(machine: Machine, images: dict[str, str]) -> None:
     machine.install(f"localhost/aws-hooks-none@sha256:{'0' * 64}")
-    assert "can't be pulled; is it in the registry" in sentence(machine.event("AfterInstall"), "AfterInstall")
+    assert "is it in the registry" in sentence(machine.event("AfterInstall"), "AfterInstall")
     machine.install("localhost/aws-hooks-good:test")
     assert "must name the image by digest" in sentence(machine.event("AfterInstall"), "AfterInstall")
     (machine.release / "image.env").unlink()
     assert "image.env is missing; release.py writes it" in sentence(machine.event("AfterInstall"), "AfterInstall")
     machine.install(images["good"])
-    assert "MB are free and" in sentence(machine.event("BeforeInstall", MIN_FREE_KB="999999999999"), "BeforeInstall")
+    assert "MB are free" in sentence(machine.event("BeforeInstall", MIN_FREE_KB="999999999999"), "BeforeInstall")
     missing = machine.event("BeforeInstall", CONTAINER_TOOL="no-such-tool")
     assert "no-such-tool does not answer" in sentence(missing, "BeforeInstall")
     settings = machine.root / "server.env"
     settings.write_text(settings.read_text().replace("=password", "=another"))
     refused = machine.event("ApplicationStart")
-    assert "the secret another can't be read" in sentence(refused, "ApplicationStart")
+    assert "can't read the secret another" in sentence(refused, "ApplicationStart")
     assert not machine.exists()
     settings.unlink()
     assert "user data writes it" in sentence(machine.event("BeforeInstall"), "BeforeInstall")
 
 
 @pytest.mark.skipif(not shutil.which("docker-registry"), reason="docker-registry is not installed")
-def test_the_image_is_pulled_by_digest(machine: Machine, images: dict[str, str], tmp_path: Path) -> None:
+def test_image_is_pulled_by_digest(machine: Machine, images: dict[str, str], tmp_path: Path) -> None:
     port = free_port()
     (tmp_path / "registry.yml").write_text(
         f"version: 0.1\nstorage: {{filesystem: {{rootdirectory: {tmp_path}/registry}}}}\n"
@@ -293,7 +295,7 @@ def test_the_image_is_pulled_by_digest(machine: Machine, images: dict[str, str],
     )
     try:
         wait_until(lambda: reachable(port), "the registry", 20)
-        repository = f"127.0.0.1:{port}/credit-risk"
+        repository = f"127.0.0.1:{port}/api"
         podman("push", "--quiet", "--tls-verify=false", f"--digestfile={tmp_path}/digest", images["good"], repository)
         digest = (tmp_path / "digest").read_text()
         assert digest.startswith("sha256:")
@@ -303,7 +305,7 @@ def test_the_image_is_pulled_by_digest(machine: Machine, images: dict[str, str],
         assert podman("image", "exists", f"{repository}@{digest}", check=False).returncode == 0
         machine.install(f"{repository}@sha256:{'0' * 64}")
         refused = machine.event("AfterInstall", CONTAINERS_REGISTRIES_CONF=str(trusted))
-        assert "can't be pulled" in sentence(refused, "AfterInstall")
+        assert "can't pull" in sentence(refused, "AfterInstall")
     finally:
         registry.terminate()
         registry.wait(20)

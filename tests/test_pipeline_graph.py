@@ -126,7 +126,8 @@ def test_a_stage_needs_each_input_that_it_lists(name: str, dep: str, alone: Call
 
 @pytest.mark.parametrize("name", STAGE_IDS)
 def test_params_have_just_the_sections_that_the_script_loads(name: str) -> None:
-    text = script_of(STAGES[name]).read_text()
+    script = script_of(STAGES[name])
+    text = "\n".join(path.read_text() for path in (script, *(SRC / module for module in all_imported(script))))
     loaded = set(re.findall(r'params\.load\(\s*"(\w+)"', text))
     if sections := re.search(r"^SECTIONS = \((.*)\)", text, re.MULTILINE):
         loaded |= set(re.findall(r'"(\w+)"', sections[1]))

@@ -1,4 +1,4 @@
-"""The rehearsal of releases, with real containers; and the load balancer's own rules."""
+"""The rehearsal of releases with containers, and the rules of haproxy.cfg."""
 
 import json
 import os
@@ -12,9 +12,10 @@ from typing import Any
 import httpx
 import pytest
 from containers import ENVIRONMENT, needs_haproxy, needs_podman, podman
-from projects import REPOSITORY, Project, wait_until
-from rehearsal.balancer import Balancer, Server
-from servers import EXAMPLE, LONE, fetch, running
+from projects import REPOSITORY, Project, script, wait_until
+from servers import LONE, fetch, running
+
+from credit_risk.contract import CONTRACT
 
 pytestmark = [pytest.mark.integration, needs_haproxy]
 REHEARSE = "7.deploy/rehearse.py"
@@ -27,13 +28,13 @@ def command(project: Project, image: str, *scenarios: str) -> list[str]:
 @needs_podman
 @pytest.mark.rehearsal
 @pytest.mark.timeout(900)
-def test_no_request_fails_whatever_happens_to_the_servers(finished: Project, image: str) -> None:
+def test_no_request_fails(finished: Project, image: str) -> None:
     environment = finished.environment | ENVIRONMENT | {"PROJECT_ROOT": str(finished.root)}
     done = subprocess.run(command(finished, image, "all"), env=environment, capture_output=True, text=True, check=False)
     print(done.stderr)
     assert done.returncode == 0, done.stdout + done.stderr
     results = {result["scenario"]: result for result in map(json.loads, done.stdout.splitlines())}
-    assert results.pop("no-drain")["failed"] > 0  # the rehearsal sees failures where there are some
+    assert results.pop("no-drain")["failed"] > 0  # the control
     assert set(results) == {"rolling", "blue-green", "bad-release", "kill", "scale", "promote", "slow-clients"}
     assert {name: result["failed"] for name, result in results.items() if result["failed"]} == {}
     assert results["rolling"]["requests"] >= 10_000
@@ -42,7 +43,7 @@ def test_no_request_fails_whatever_happens_to_the_servers(finished: Project, ima
 
 @needs_podman
 @pytest.mark.containers
-def test_ctrl_c_leaves_no_container_behind(finished: Project, image: str) -> None:
+def test_ctrl_c_removes_all_containers(finished: Project, image: str) -> None:
     environment = finished.environment | ENVIRONMENT | {"PROJECT_ROOT": str(finished.root)}
     rehearsal = subprocess.Popen(
         command(finished, image, "rolling"), env=environment, stderr=subprocess.PIPE, text=True, start_new_session=True
@@ -56,7 +57,7 @@ def test_ctrl_c_leaves_no_container_behind(finished: Project, image: str) -> Non
 
 
 @pytest.mark.containers
-def test_without_its_programs_it_names_their_packages(tmp_path: Path) -> None:
+def test_missing_programs_are_named_with_their_package(tmp_path: Path) -> None:
     done = subprocess.run(
         [sys.executable, str(REPOSITORY / REHEARSE)],
         env={"PATH": str(tmp_path)},
@@ -69,34 +70,35 @@ def test_without_its_programs_it_names_their_packages(tmp_path: Path) -> None:
 
 @pytest.mark.containers
 class TestBalancer:
-    """haproxy.cfg, before one server of the API."""
+    """haproxy.cfg with one server of the API."""
 
     LIMIT = 30
 
     @pytest.fixture
     def client(self, project: Project, tmp_path: Path) -> Iterator[httpx.Client]:
-
-        balancer = Balancer(tmp_path)
+        names = script(Project(REPOSITORY), REHEARSE)
+        balancer = names["Balancer"](tmp_path)
         environment: Any = os.environ | balancer.environment | {"RATE_LIMIT": str(self.LIMIT)}
         haproxy = subprocess.Popen(["haproxy", "-db", "-f", str(REPOSITORY / "7.deploy/haproxy.cfg")], env=environment)
         cache = tmp_path / "cache"
         fetch(project, cache)
         try:
             with running(project, *LONE, MODEL_CACHE=str(cache)) as server:
-                wait_until(balancer.answers, "HAProxy")
-                balancer.admit(Server("one", server.port, "blue", 1, "none"))
+                wait_until(balancer.is_up, "HAProxy")
+                balancer.add(names["Server"]("one", server.port, "blue", 1, "none"))
                 with httpx.Client(base_url=balancer.url) as client:
                     yield client
         finally:
             haproxy.terminate()
             haproxy.wait(20)
 
-    def test_it_limits_what_a_client_may_ask_and_keeps_metrics_inside(self, client: httpx.Client) -> None:
-        first = client.post("/predict", json=EXAMPLE)
+    def test_rate_limit_request_id_and_metrics(self, client: httpx.Client) -> None:
+        first = client.post("/predict", json=CONTRACT.example)
         assert first.is_success
         assert first.headers["x-request-id"]
-        assert client.post("/predict", json=EXAMPLE, headers={"x-request-id": "mine"}).headers["x-request-id"] == "mine"
-        assert client.get("/metrics").status_code == 404
-        answers = [client.post("/predict", json=EXAMPLE).status_code for _ in range(self.LIMIT)]
+        second = client.post("/predict", json=CONTRACT.example, headers={"x-request-id": "mine"})
+        assert second.headers["x-request-id"] == "mine"
+        assert client.get("/metrics").status_code == client.get("/%6detrics").status_code == 404
+        answers = [client.post("/predict", json=CONTRACT.example).status_code for _ in range(self.LIMIT)]
         assert answers.count(200) == self.LIMIT - 2
         assert answers[-1] == 429

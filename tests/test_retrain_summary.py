@@ -1,4 +1,4 @@
-"""A retraining that waits for an approval, and what it tells those who approve."""
+"""The summary of a retraining that waits for an approval."""
 
 from pathlib import Path
 
@@ -7,30 +7,31 @@ from projects import Project, commit_all
 
 pytestmark = pytest.mark.integration
 
-TELL = "7.deploy/retrain_summary.py"
+SUMMARY = "7.deploy/retrain_summary.py"
 
 
-def test_a_model_that_passes_waits_for_its_promotion(project: Project, tmp_path: Path) -> None:
+def test_summary_before_and_after_the_promotion(project: Project, tmp_path: Path) -> None:
     output = tmp_path / "output"
-    assert "# Version 1 is the champion already" in project.run(TELL, "--output", str(output)).stdout
+    assert "# Version 1 is already the champion" in project.run(SUMMARY, "--output", str(output)).stdout
     assert output.read_text() == "version=1\npassed=false\n"
     commit_all(project.root)
 
     project.set_params({"train.hist_gradient_boosting.max_iter": 61})
-    done = project.run("main.py", "--no-promote")
-    assert "version 2 (challenger) passed all gates and may be promoted" in done.stdout
-    assert "version 1 is the champion" in done.stdout
+    project.run("main.py", "--no-promote")
     output.unlink()
-    told = project.run(TELL, "--output", str(output)).stdout
+    summary = project.run(SUMMARY, "--output", str(output)).stdout
     assert output.read_text() == "version=2\npassed=true\n"
-    assert "# Version 2 passed the gates\n\nIt was compared with version 1." in told
-    assert "| 60" in told.split("## Parameters")[1]
-    assert "roc_auc" in told.split("## Metrics")[1].split("## Parameters")[0]
+    assert "# Version 2 passed the gates\n\nIt was compared with version 1." in summary
+    metrics, params = summary.split("## Changed metrics")[1].split("## Changed params")
+    assert "roc_auc" in metrics
+    assert "max_iter" in params
+    assert "61" in params
 
-    assert "version 2 is the champion" in project.run("5.testing/performance.py", "--version", "2").stdout
-    assert "# Version 2 is the champion already" in project.run(TELL).stdout
+    project.run("5.testing/performance.py", "--version", "2")
+    assert "# Version 2 is already the champion" in project.run(SUMMARY).stdout
 
 
-def test_without_a_model_it_says_what_to_do(fresh: Project) -> None:
-    done = fresh.run(TELL, check=False)
-    assert (done.returncode, done.stderr) == (1, "tell_changes: there is no challenger; run `uv run main.py` first\n")
+def test_without_a_challenger_it_is_an_error(fresh: Project) -> None:
+    done = fresh.run(SUMMARY, check=False)
+    assert done.returncode == 1
+    assert done.stderr == "retrain summary: there is no challenger; run `uv run main.py` first\n"

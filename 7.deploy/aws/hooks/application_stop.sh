@@ -1,11 +1,11 @@
 #!/usr/bin/env bash
-# ApplicationStop: drains the running API and removes its container. The balancer has let go of this server before.
-# CodeDeploy runs this script of the release before, and not at all on a new server.
+# ApplicationStop: drains the API and removes its container; the load balancer has deregistered this server before.
+# CodeDeploy runs this script from the previous release, and skips it on a new server.
 # shellcheck source=common.sh
 . "$(dirname "${BASH_SOURCE[0]}")/common.sh"
 
-# A server that has lost its settings must still be able to stop.
+# Without its settings, a server must still be able to stop.
 [ ! -r "$SERVER_ENV" ] || load "$SERVER_ENV" ""
-exists || { say "nothing runs"; exit 0; }
+exists || { log "no container is running"; exit 0; }
 stop_container
-say "the API has drained and stopped"
+log "the API has stopped"

@@ -1,31 +1,32 @@
-# shellcheck shell=bash disable=SC2034 # the hooks use what looks unused here
-# What all hooks need. CodeDeploy runs them as root with DEPLOYMENT_ID, LIFECYCLE_EVENT and the like; the user data of an
-# instance refresh runs the same scripts. Settings come from the server (server.env, written by the launch template's
-# user data) and from the release (image.env, written by release.py).
+# shellcheck shell=bash disable=SC2034 # the hooks use the variables
+# Shared by all hooks. CodeDeploy runs them as root with DEPLOYMENT_ID, LIFECYCLE_EVENT and others in the environment.
+# Settings come from the server (server.env, written by the launch template's user data) and from the release
+# (image.env, written by release.py).
 set -euo pipefail
 
 RELEASE=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
 CONTAINER_TOOL=${CONTAINER_TOOL:-docker}
-NAME=${CONTAINER_NAME:-credit-risk}
-NETWORK=${CONTAINER_NETWORK:-bridge} # one hop from the server's role: its metadata service answers at one hop only
+NAME=${CONTAINER_NAME:-api}
+NETWORK=${CONTAINER_NETWORK:-bridge} # one hop away from the metadata service, which answers at one hop only
 PORT=${PORT:-8000}
-STATE=${STATE_DIRECTORY:-/run/credit-risk} # in memory, for root only
-SERVER_ENV=${SERVER_ENV:-/etc/credit-risk/server.env}
+STATE=${STATE_DIRECTORY:-/run/api} # in memory, readable by root only
+SERVER_ENV=${SERVER_ENV:-/etc/api/server.env}
 
-# One sentence for the deployment's log, and the event fails.
+# Prints an error for the deployment's log and fails the event.
 fail() {
     echo "${LIFECYCLE_EVENT:-$(basename "$0" .sh)}: $*" >&2
     exit 1
 }
 
-say() {
+log() {
     echo "${LIFECYCLE_EVENT:-$(basename "$0" .sh)}: $*"
 }
 
+# Loads an environment file; the second argument says where it comes from.
 load() {
     [ -r "$1" ] || fail "$1 is missing; $2"
     set -a
-    # shellcheck disable=SC1090 # which file, the caller knows
+    # shellcheck disable=SC1090 # not a constant
     . "$1"
     set +a
 }
@@ -34,12 +35,13 @@ exists() {
     "$CONTAINER_TOOL" container inspect "$NAME" >/dev/null 2>&1
 }
 
-# Lets the API finish: on SIGTERM it stays up for DRAIN_SECONDS, no longer ready, then ends what it has begun. Whatever
-# happens, the container is gone afterwards: an ApplicationStop that fails would block this server's releases for good.
+# Stops the API: after SIGTERM it is not ready, serves for DRAIN_SECONDS, finishes its requests and exits. The container
+# is removed in any case: a failing ApplicationStop would block all later releases on this server.
 stop_container() {
     exists || return 0
     "$CONTAINER_TOOL" stop -t "$((${DRAIN_SECONDS:-15} + 15))" "$NAME" >/dev/null ||
-        say "the container did not stop by itself and is removed"
-    "$CONTAINER_TOOL" rm --force "$NAME" >/dev/null || fail "the container can't be removed; look at $CONTAINER_TOOL ps --all"
+        log "the container did not stop and is removed"
+    "$CONTAINER_TOOL" rm --force "$NAME" >/dev/null ||
+        fail "can't remove the container; look at $CONTAINER_TOOL ps --all"
     rm -f "$STATE/smoke-key"
 }

@@ -1,40 +1,29 @@
-"""Makes what is missing in a new registry: users, experiment and model. Runs beside the MLflow server, at each start.
+"""Creates the users of a new MLflow server; existing ones stay. Runs after each start of the server.
 
-`pipeline` may change the experiment and the model, `service`, as everybody, may read them. Environment:
-MLFLOW_ADMIN_PASSWORD, MLFLOW_PIPELINE_PASSWORD, MLFLOW_SERVICE_PASSWORD; MLFLOW_URL, if it is not this machine's.
-It stands alone, without the project's package: the server's image has nothing of the project.
+`pipeline` creates experiment and model with its first run and therefore manages them; `service`, like all users, can
+read them (`default_permission` of users.ini).
+
+Environment: MLFLOW_ADMIN_PASSWORD, MLFLOW_PIPELINE_PASSWORD, MLFLOW_SERVICE_PASSWORD; MLFLOW_URL (default: port 5000 of
+this machine). Uses nothing of the project's package, which the server's image does not contain.
 """
 
 import os
 import sys
-from typing import Any
 
 import requests
 
 URL = os.environ.get("MLFLOW_URL", "http://localhost:5000")
-EXPERIMENT, MODEL = "credit-risk", "CreditRiskModel"
 
 
 def main() -> None:
-    """Makes them; what exists already stays as it is."""
-    for user in ("pipeline", "service"):
-        ask("2.0/mlflow/users/create", username=user, password=os.environ[f"MLFLOW_{user.upper()}_PASSWORD"])
-    ask("2.0/mlflow/experiments/create", name=EXPERIMENT)
-    ask("2.0/mlflow/registered-models/create", name=MODEL)
-    found = ask(f"2.0/mlflow/experiments/get-by-name?experiment_name={EXPERIMENT}", "GET")
-    for kind, name in {"experiment": found["experiment"]["experiment_id"], "registered_model": MODEL}.items():
-        right = {"resource_type": kind, "resource_id": name, "permission": "MANAGE"}
-        ask("3.0/mlflow/users/permissions/grant", username="pipeline", **right)
-    print("users, experiment and model are there")
-
-
-def ask(path: str, method: str = "POST", **body: str) -> Any:
-    """Asks the server as its admin; ends with one sentence if it refuses."""
+    """Creates the users."""
     admin = ("admin", os.environ["MLFLOW_ADMIN_PASSWORD"])
-    answer = requests.request(method, f"{URL}/api/{path}", json=body or None, auth=admin, timeout=30)
-    if not answer.ok and "ALREADY_EXISTS" not in answer.text:
-        sys.exit(f"make_users: the MLflow server refuses {path.partition('?')[0]}: {answer.text[:300]}")
-    return answer.json()
+    for user in ("pipeline", "service"):
+        body = {"username": user, "password": os.environ[f"MLFLOW_{user.upper()}_PASSWORD"]}
+        response = requests.post(f"{URL}/api/2.0/mlflow/users/create", json=body, auth=admin, timeout=30)
+        if not response.ok and "ALREADY_EXISTS" not in response.text:
+            sys.exit(f"make_users: the MLflow server rejects the user {user}: {response.text[:300]}")
+    print("the users exist")
 
 
 if __name__ == "__main__":

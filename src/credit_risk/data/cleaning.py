@@ -8,7 +8,8 @@ contract. Of several usable rows with one row id, the last is kept (later files 
 import hashlib
 from collections import Counter
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
+from dataclasses import field as dataclass_field
 from pathlib import Path
 from typing import Any
 
@@ -17,11 +18,15 @@ import numpy.typing as npt
 import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
+from pydantic import Field
 
 from credit_risk.contract import CONTRACT
+from credit_risk.core import params
 from credit_risk.core.errors import ProjectError
-from credit_risk.core.files import replacing
-from credit_risk.core.schema import DATE, OUTCOME, ROW_ID, Choice, Field
+from credit_risk.core.files import replacing, write_json
+from credit_risk.core.paths import data
+from credit_risk.core.schema import DATE, OUTCOME, ROW_ID, Choice
+from credit_risk.core.schema import Field as ContractField
 from credit_risk.data.validation import failures
 
 BATCH_ROWS = 100_000
@@ -55,9 +60,9 @@ class Parsing:
     """
 
     missing: frozenset[str] = frozenset({""})
-    words: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
-    parsers: Mapping[str, Parser] = field(default_factory=dict)
-    fillers: Mapping[str, frozenset[float]] = field(default_factory=dict)
+    words: Mapping[str, Mapping[str, str]] = dataclass_field(default_factory=dict)
+    parsers: Mapping[str, Parser] = dataclass_field(default_factory=dict)
+    fillers: Mapping[str, frozenset[float]] = dataclass_field(default_factory=dict)
     date: Callable[[pd.DataFrame], Any] | None = None
 
 
@@ -69,7 +74,7 @@ class Counts:
     clean: int = 0
     duplicates: int = 0
     unlabelled: int = 0
-    reasons: Counter[str] = field(default_factory=Counter)
+    reasons: Counter[str] = dataclass_field(default_factory=Counter)
 
     def as_metrics(self) -> dict[str, Any]:
         """For metrics.json."""
@@ -81,6 +86,21 @@ class Counts:
             "unlabelled": self.unlabelled,
             "reasons": dict(self.reasons),
         }
+
+
+class CleanParams(params.Params):
+    """Section `clean` of params.yaml."""
+
+    max_rejected_share: float = Field(ge=0, le=1)
+
+
+def run_stage(parsing: Parsing) -> None:
+    """Runs stage 2 on the files of the project."""
+    section = params.load("clean", CleanParams)
+    clean, rejected = data("2.clean", "rows.parquet"), data("2.clean", "rejected.parquet")
+    counts = clean_file(data("1.raw", "rows.parquet"), clean, rejected, parsing, section.max_rejected_share)
+    write_json(data("2.clean", "metrics.json"), counts.as_metrics())
+    print(f"{counts.clean:,} clean, {counts.reasons.total():,} rejected, {counts.duplicates:,} duplicates")
 
 
 def clean_file(raw_path: Path, clean_path: Path, rejected_path: Path, parsing: Parsing, max_rejected: float) -> Counts:
@@ -250,7 +270,7 @@ def row_ids(raw: pd.DataFrame) -> "pd.Series[str]":
     return lines.map(lambda line: hashlib.sha256(line.encode()).hexdigest())
 
 
-def _parsed(each: Field, text: Any, parsing: Parsing) -> Any:
+def _parsed(each: ContractField, text: Any, parsing: Parsing) -> Any:
     if isinstance(each, Choice):
         text = text.str.replace(r"^([0-9]+)\.0+$", r"\1", regex=True)  # a spreadsheet writes the code 1 as 1.0
         if each.name in parsing.parsers:
@@ -258,12 +278,12 @@ def _parsed(each: Field, text: Any, parsing: Parsing) -> Any:
         if each.name in parsing.words:
             return text.map(parsing.words[each.name])
         return text.where(text != "")
-    return parsing.parsers.get(each.name, plain_numbers)(text)
+    return parsing.parsers.get(each.name, numbers)(text)
 
 
-def plain_numbers(text: Any) -> Any:
-    """Numbers from plain decimal text; NaN for anything else (also for `1e5` and `inf`)."""
-    return pd.to_numeric(text.where(text.str.fullmatch(r"-?[0-9]+(\.[0-9]*)?"))).astype("float64")
+def numbers(text: Any) -> Any:
+    """Numbers from text such as `-12`, `0.5` and `6.1e-05`; NaN for anything else (also for `nan` and `inf`)."""
+    return pd.to_numeric(text.where(text.str.fullmatch(r"-?[0-9]+(\.[0-9]*)?([eE][+-]?[0-9]{1,3})?"))).astype("float64")
 
 
 def _iso_dates(raw: pd.DataFrame) -> Any:

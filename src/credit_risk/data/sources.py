@@ -13,13 +13,13 @@ from credit_risk.core.files import sha256
 from credit_risk.core.paths import relative, root
 
 SUFFIXES = (".csv", ".csv.gz", ".parquet")
-# What remote stores say about a file's content, best first; http servers and S3 differ.
+# Names of content tags in remote stores, the most reliable first; HTTP servers and S3 differ.
 _TAGS = ("ETag", "Content-MD5", "Digest", "Last-Modified", "LastModified")
 
 
 @dataclass(frozen=True, slots=True)
 class Source:
-    """One file: its name for people and manifests, its file system, and its path or URL there."""
+    """One file: its name in manifests and messages, its file system, and its path or URL there."""
 
     name: str
     filesystem: Any
@@ -31,37 +31,37 @@ class Source:
         return isinstance(self.filesystem, LocalFileSystem)
 
     def tag(self) -> str | None:
-        """What its store says about the content's version (an ETag or a date); None for local files, or if nothing.
+        """The store's tag of the content's version (an ETag or a date); None for local files, or if there is none.
 
         Raises:
-            ProjectError: the store does not answer or the file is gone.
+            ProjectError: the store does not answer, or the file no longer exists.
         """
         if self.local:
             return None
         try:
             info = self.filesystem.info(self.path)
-        except Exception as error:  # each file system raises its own kinds
+        except Exception as error:  # each file system has its own exceptions
             raise ProjectError(f"source {self.name} can't be reached: {reason(error)}") from error
         return next((str(info[key]) for key in _TAGS if info.get(key)), None)
 
 
 def expand(patterns: list[str]) -> list[Source]:
-    """The files that paths, globs and URLs stand for, sorted within each pattern, none twice.
+    """The files that paths, globs and URLs match, sorted within each pattern, each once.
 
     Raises:
-        ProjectError: a pattern matches nothing, a file's kind is not known, or a store does not answer.
+        ProjectError: a pattern matches nothing, a file's type is not supported, or a store does not answer.
     """
     found: dict[str, Source] = {}
     for pattern in patterns:
         for source in _matches(pattern):
             if not source.name.endswith(SUFFIXES):
-                raise ProjectError(f"source {source.name} is none of {', '.join(SUFFIXES)}; move it elsewhere")
+                raise ProjectError(f"source {source.name} is not one of {', '.join(SUFFIXES)}; move it elsewhere")
             found.setdefault(source.name, source)
     return list(found.values())
 
 
 def changed(source: Source, known: dict[str, Any]) -> bool:
-    """Whether a source may differ from its entry in the manifest; a store that tells nothing counts as yes."""
+    """Whether a source may differ from its entry in the manifest; without a tag, it counts as changed."""
     if source.local:
         return bool(sha256(Path(source.path)) != known["sha256"])
     tag = source.tag()
@@ -69,7 +69,7 @@ def changed(source: Source, known: dict[str, Any]) -> bool:
 
 
 def reason(error: BaseException) -> str:
-    """An error's text on one line, or its kind when it has none."""
+    """An error's text on one line, or the name of its type if it has none."""
     return " ".join(str(error).split()) or type(error).__name__
 
 
@@ -81,7 +81,7 @@ def _matches(pattern: str) -> list[Source]:
             paths = sorted(p for p in filesystem.glob(path) if not Path(p).name.startswith("."))
         else:
             paths = [path] if filesystem.exists(path) else []
-    except Exception as error:  # each file system raises its own kinds
+    except Exception as error:  # each file system has its own exceptions
         raise ProjectError(f"source {public(pattern)} can't be reached: {reason(error)}") from error
     if not paths:
         raise ProjectError(f"source {public(pattern)} matches no file; check data.sources in params.yaml")
