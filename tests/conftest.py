@@ -10,6 +10,7 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Callable, Iterator
+from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -33,21 +34,29 @@ def pytest_ignore_collect(collection_path: Path) -> bool | None:
     return True if collection_path.suffix == ".py" and missing_package(collection_path) else None
 
 
+@lru_cache
 def missing_package(path: Path) -> str | None:
-    """A package that a test file, or a module of the tests that it uses, imports and that is not installed."""
-    for node in ast.parse(path.read_text(encoding="utf-8")).body:
-        modules: list[str] = []
-        if isinstance(node, ast.ImportFrom):
-            modules = [node.module or ""]
-        elif isinstance(node, ast.Import):
-            modules = [alias.name for alias in node.names]
-        for name in {module.partition(".")[0] for module in modules}:
-            if (TESTS / f"{name}.py").exists():
-                if package := missing_package(TESTS / f"{name}.py"):
-                    return package
-            elif importlib.util.find_spec(name) is None:
-                return name
+    """A package that is not installed and that a test file imports, itself or through modules of this repository."""
+    for name in imported_names(path):
+        ours = [folder.joinpath(*name.split(".")).with_suffix(".py") for folder in (TESTS, REPOSITORY / "src")]
+        if files := [file for file in ours if file.exists()]:
+            if package := missing_package(files[0]):
+                return package
+        elif importlib.util.find_spec(package := name.partition(".")[0]) is None:
+            return package
     return None
+
+
+def imported_names(path: Path) -> Iterator[str]:
+    """Names of the modules that a file imports at its top level."""
+    for node in ast.parse(path.read_text(encoding="utf-8")).body:
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            yield node.module
+            for alias in node.names:
+                if REPOSITORY.joinpath("src", *node.module.split("."), f"{alias.name}.py").exists():
+                    yield f"{node.module}.{alias.name}"
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
