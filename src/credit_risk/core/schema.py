@@ -296,7 +296,7 @@ class Contract:
     def raw_columns(self) -> frozenset[str]:
         """All columns of the source."""
         named = [self.target.column, self.row_id.column if self.row_id else None, self.date]
-        return frozenset(name for name in (*self.not_fields, *_columns(self.fields), *named) if name)
+        return frozenset(name for name in (*self.not_fields, *_columns(self.fields), *named) if name is not None)
 
     @cached_property
     def identity(self) -> dict[str, Any]:
