@@ -153,6 +153,18 @@ def test_new_and_missing_columns_are_named() -> None:
         cleaning.check_raw_columns([*names[1:], "Mood"])
 
 
+@pytest.mark.parametrize("part", ["words", "parsers", "fillers"])
+def test_a_misspelt_field_in_the_parsing_is_named(part: str) -> None:
+    with pytest.raises(ProjectError, match="'no_such_field'"):
+        Parsing(**{part: {"no_such_field": {}}})
+
+
+@with_choice
+def test_a_word_that_is_no_choice_is_named(field: Choice) -> None:
+    with pytest.raises(ProjectError, match=f"'nonsense' is not one of the choices of '{field.name}'"):
+        Parsing(words={field.name: {"7": "nonsense"}})
+
+
 def test_without_an_id_equal_rows_are_duplicates(monkeypatch: pytest.MonkeyPatch) -> None:
     class WithoutId:
         row_id = None

@@ -99,7 +99,7 @@ def number(**attributes: Any) -> tuple[Any, ...]:
             "field 'x' needs choices, each once",
         ),
         ({"target": Target(column="Late", positive=(), negative=("N",))}, "the target needs at least one positive"),
-        ({"target": Target(column="Late", positive=("Y",), negative=("Y",))}, "'Y' stands for more than one outcome"),
+        ({"target": Target(column="Late", positive=("Y",), negative=("Y",))}, "'Y' has more than one outcome"),
         ({"rules": (NotAbove("weight", "stops"),)}, "needs required numbers, and 'stops' is none"),
         ({"rules": (NotAbove("weight", "size"),)}, "needs required numbers, and 'size' is none"),
         ({"rules": (NotAbove("limit", "weight"),)}, "the examples break the rule 'limit must not be above weight'"),

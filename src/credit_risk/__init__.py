@@ -1,6 +1,6 @@
-"""What more than one room of the project needs, once. The package never imports from a room."""
+"""What more than one script of the numbered folders needs. Files at this level are yours to edit, folders are machinery."""
 
 import os
 
-# ONNX Runtime reports to its makers unless told otherwise before it is imported; a bank's servers must not.
+# ONNX Runtime sends telemetry unless this is set before it is imported.
 os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")

@@ -1,1 +1,1 @@
-"""What everything else stands on: errors, paths, files, params, settings, the entry point of scripts."""
+"""Foundations: contract classes, feature engine, errors, paths, files, params, settings, entry point of scripts."""

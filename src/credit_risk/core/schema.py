@@ -1,7 +1,7 @@
 """The classes that `contract.py` is written in: fields, rules, target and the problem's words, with their checks.
 
-Everything here works for any table of rows with a binary outcome; what is decided about one data set stands in
-`contract.py`. A contract is checked when it is created, so a mistake in it stops the first import and not the training.
+They fit any table of rows with a binary outcome; `contract.py` has what is decided about one data set. A contract is
+checked when it is created, so a mistake in it stops the first import and not the training.
 """
 
 import keyword
@@ -379,7 +379,7 @@ def _target_problems(target: Target) -> Iterator[str]:
         yield "the target needs at least one positive and one negative value"
     values = [*target.positive, *target.negative, *target.unlabelled]
     if doubled := sorted({value for value in values if values.count(value) > 1}):
-        yield f"target value '{doubled[0]}' stands for more than one outcome"
+        yield f"target value '{doubled[0]}' has more than one outcome"
 
 
 def _field_problems(contract: Contract, each: Field) -> Iterator[str]:

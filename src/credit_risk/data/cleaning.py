@@ -54,7 +54,7 @@ class Parsing:
         missing: spellings of a missing value, after stripping.
         words: by name of a choice field, the contract's word of each raw code; other codes count as missing.
         parsers: by field name, the function that reads its column; without one, numbers are plain decimals and choices
-            stand in the source as in the contract.
+            are spelt as in the contract.
         fillers: by name of a number field, values that stand for a missing one.
         date: reads the dates from a frame of raw columns; without it, they are ISO dates (2024-12-31).
     """
@@ -64,6 +64,22 @@ class Parsing:
     parsers: Mapping[str, Parser] = dataclass_field(default_factory=dict)
     fillers: Mapping[str, frozenset[float]] = dataclass_field(default_factory=dict)
     date: Callable[[pd.DataFrame], Any] | None = None
+
+    def __post_init__(self) -> None:
+        """Checks the names.
+
+        Raises:
+            ProjectError: a name is not a field of the right kind, or a word is not one of its choices.
+        """
+        choices = {choice.name: choice.choices for choice in CONTRACT.choices}
+        numbers = {number.name for number in CONTRACT.numbers}
+        for name in [*(self.words.keys() - choices), *(self.fillers.keys() - numbers)]:
+            raise ProjectError(f"2.prep_clean_data.py: '{name}' is not a field of this kind in contract.py")
+        for name in self.parsers.keys() - set(CONTRACT.field_names):
+            raise ProjectError(f"2.prep_clean_data.py: '{name}' has a parser but is not a field in contract.py")
+        for name, words in self.words.items():
+            if unknown := set(words.values()) - set(choices[name]):
+                raise ProjectError(f"2.prep_clean_data.py: '{min(unknown)}' is not one of the choices of '{name}'")
 
 
 @dataclass(slots=True)
