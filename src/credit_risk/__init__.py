@@ -1,4 +1,4 @@
-"""What more than one script of the numbered folders needs. Files at this level are yours to edit, folders are machinery."""
+"""Code that the scripts of the numbered folders share. Files at this level are yours to edit, folders are machinery."""
 
 import os
 
