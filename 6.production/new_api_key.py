@@ -1,7 +1,7 @@
 """Makes an API key: prints the key, for the client, and its digest, for the server's API_KEYS_SHA256.
 
-The server never sees the key but in requests. To rotate keys, add the new digest, move the clients over, and take the
-old one away. A plain SHA-256 is right here: the key is 256 random bits, so there is nothing to guess.
+The server stores only the digest. To rotate keys, add the new digest, let clients switch, and remove the old one. A
+plain SHA-256 is enough: the key has 256 random bits, so it can't be guessed.
 
 Usage: uv run 6.production/new_api_key.py
 """

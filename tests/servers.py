@@ -1,4 +1,4 @@
-"""The API as a process of its own, for tests that talk to it over real HTTP."""
+"""The API as a process of its own, for tests that use it over real HTTP."""
 
 import hashlib
 import json
@@ -15,14 +15,14 @@ import httpx
 import psutil
 from projects import Project, script, wait_until
 
-from credit_risk.contract import FIELDS
+from credit_risk.contract import CONTRACT
 from credit_risk.core.host import free_port
 from credit_risk.core.settings import Settings
 
-EXAMPLE: dict[str, Any] = {field.name: field.example for field in FIELDS}
+EXAMPLE: dict[str, Any] = dict(CONTRACT.example)
 KEY = "a key of the tests"
 KEYS = hashlib.sha256(KEY.encode()).hexdigest()
-SERVE = ("6.production/serve.py",)  # with the keeper
+SERVE = ("6.production/serve.py",)  # with model sync
 LONE = ("-m", "uvicorn", "--app-dir", "6.production", "app:app", "--log-level", "warning")  # without it
 
 
@@ -42,9 +42,9 @@ class Server:
 
 @contextmanager
 def running(project: Project, *command: str, **environment: str) -> Iterator[Server]:
-    """Runs a server of the project on a free port, with a cache of its own unless told otherwise, until the end.
+    """Runs a server of the project on a free port, with a model cache of its own, until the block ends.
 
-    The environment may hold MODEL_CACHE; DRAIN_SECONDS is 0 unless it says otherwise, so that tests end soon.
+    The environment may contain another MODEL_CACHE; DRAIN_SECONDS is 0 by default, so that tests end soon.
     """
     with tempfile.TemporaryDirectory() as folder, (Path(folder) / "log").open("w+") as log:
         port = free_port()
@@ -82,13 +82,24 @@ def wait_for_version(client: httpx.Client, version: str, seconds: float = 30) ->
     wait_until(lambda: client.get("/readyz").text.count(f"version {version}"), f"version {version}", seconds)
 
 
+def settings_of(project: Project, **values: Any) -> Settings:
+    """Settings with the embedded registry of a project."""
+    return Settings(mlflow_tracking_uri=f"sqlite:///{project.path('3.experiments', 'mlflow.db')}", **values)
+
+
+def registry_of(project: Project) -> Any:
+    """The embedded registry of a project."""
+    from credit_risk.registry.client import Registry  # here, because importing MLflow takes seconds
+
+    return Registry(settings_of(project))
+
+
 def fetch(project: Project, cache: Path, **environment: str) -> "subprocess.CompletedProcess[str]":
-    """Lets the keeper look once, as a process."""
+    """Syncs a model cache once, in a process of its own."""
     return project.run("6.production/model_sync.py", "--once", check=False, MODEL_CACHE=str(cache), **environment)
 
 
-def look(project: Project, cache: Path) -> str:
-    """Lets the keeper look once, in this process; returns what it says."""
-    uri = f"sqlite:///{project.path('3.experiments', 'mlflow.db')}"
-    keeper = script(project, "6.production/model_sync.py")["ModelSync"]
-    return str(keeper(Settings(mlflow_tracking_uri=uri, model_cache=cache)).follow())
+def sync(project: Project, cache: Path) -> str:
+    """Syncs a model cache once, in this process; returns what was done."""
+    model_sync = script(project, "6.production/model_sync.py")["ModelSync"]
+    return str(model_sync(settings_of(project, model_cache=cache)).sync_once())

@@ -15,8 +15,7 @@ from credit_risk.core.schema import Choice, Field, Number
 from credit_risk.data.splits import as_frame
 from credit_risk.data.validation import check_columns, failures
 from credit_risk.registry.signature import contract_signature
-from credit_risk.serving.request_model import LoanApplication as RequestModel
-from credit_risk.serving.request_model import explain
+from credit_risk.serving.request_model import PredictionRequest, field_problems
 
 REQUIRED = [field for field in CONTRACT.fields if field.required]
 
@@ -38,9 +37,9 @@ def frame_result(row: Row) -> str | None:
 def request_results(row: Row) -> list[str]:
     """All rules that the request model finds broken."""
     try:
-        RequestModel.model_validate(row)
+        PredictionRequest.model_validate(row)
     except ValidationError as error:
-        return [f"{problem['field']} {problem['rule']}" for problem in explain(error)]
+        return [f"{problem.field} {problem.rule}" for problem in field_problems(error)]
     return []
 
 
@@ -141,6 +140,6 @@ def test_the_signature_is_the_contract() -> None:
 
 
 def test_the_json_schema_shows_an_example_that_is_valid() -> None:
-    schema = RequestModel.model_json_schema()
+    schema = PredictionRequest.model_json_schema()
     assert request_results(schema["example"]) == []
     assert schema["additionalProperties"] is False

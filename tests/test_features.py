@@ -12,7 +12,7 @@ from credit_risk.contract import CONTRACT
 from credit_risk.core.feature_set import default_features
 from credit_risk.data.splits import as_frame
 from credit_risk.features import FEATURES
-from credit_risk.serving.request_model import parse_many
+from credit_risk.serving.request_model import parse_batch
 
 
 @settings(max_examples=200, deadline=None)
@@ -37,7 +37,7 @@ def test_rows_of_requests_give_the_same_bits(several: list[Row], random: Any) ->
         items = [(name, value) for name, value in row.items() if value is not None or random.random() > 0.5]
         random.shuffle(items)
         sent.append(dict(items))
-    parsed = parse_many(json.dumps(sent).encode(), len(sent))
+    parsed = parse_batch(json.dumps(sent).encode(), len(sent))
     expected = np.concatenate([FEATURES.from_row(row) for row in several])
     assert np.array_equal(FEATURES.from_rows(parsed), expected, equal_nan=True)
 

@@ -1,4 +1,4 @@
-"""The API under load: swaps, signals, overload and many requests, with every answer looked at."""
+"""The API under load: new versions, signals, overload and many requests, with every answer checked."""
 
 import asyncio
 import json
@@ -14,32 +14,32 @@ import httpx
 import psutil
 import pytest
 from projects import Project, run_script, wait_until
-from servers import EXAMPLE, LONE, SERVE, Server, look, running, wait_for_version
-from test_model_sync import registry_of
+from rows import valid_rows
+from servers import EXAMPLE, LONE, SERVE, Server, registry_of, running, sync, wait_for_version
 
 from credit_risk.registry.client import CHAMPION
 
 pytestmark = pytest.mark.integration
 
-ROWS = [EXAMPLE, EXAMPLE | {"employees": 0.0, "state": "CA"}, EXAMPLE | {"low_doc": "yes", "gross_approved": 5e5}]
+ROWS = [EXAMPLE, *valid_rows(2, seed=5)]
 CLIENTS = 16
 PATIENT = {"MAX_QUEUE_SECONDS": "10"}  # tests share the machine: a worker may have to wait for its turn
 
 
 class Load:
-    """Clients that ask one thing after the other until they are stopped; keeps every answer and every failure."""
+    """Clients that send one request after the other until they are stopped; records all answers and failures."""
 
     def __init__(self, server: Server, **options: Any) -> None:
-        self.answers: list[tuple[int, httpx.Response]] = []  # which row, and what came back
+        self.answers: list[tuple[int, httpx.Response]] = []  # which row, and its answer
         self.failures: list[Exception] = []  # requests that were sent and not answered
-        self.unsent = 0  # no connection could be made, so nothing was lost
+        self.unsent = 0  # no connection could be made, so no request was lost
         self._base = f"http://127.0.0.1:{server.port}"
         self._options = options
         self._stop = asyncio.Event()
 
     async def __aenter__(self) -> Self:
         self._client = httpx.AsyncClient(base_url=self._base, timeout=10, **self._options)
-        self._tasks = [asyncio.create_task(self._ask(number)) for number in range(CLIENTS)]
+        self._tasks = [asyncio.create_task(self._send(number)) for number in range(CLIENTS)]
         return self
 
     async def __aexit__(self, *_: object) -> None:
@@ -50,7 +50,7 @@ class Load:
     def stop(self) -> None:
         self._stop.set()
 
-    async def _ask(self, number: int) -> None:
+    async def _send(self, number: int) -> None:
         row = number % len(ROWS)
         while not self._stop.is_set():
             try:
@@ -71,14 +71,14 @@ async def _promote_back_and_forth(server: Server, project: Project) -> Load:
     async with Load(server) as load:
         for turn in range(6):
             version = "12"[turn % 2]
-            await asyncio.to_thread(registry.point, CHAMPION, version)
+            await asyncio.to_thread(registry.set_alias, CHAMPION, version)
             await asyncio.to_thread(wait_for_version, server.client, version)
             await load.until(len(load.answers) + 200)
     return load
 
 
 @pytest.mark.slow
-def test_each_answer_under_changing_champions_comes_from_the_version_it_names(
+def test_each_answer_comes_from_the_version_that_it_names(
     project: Project, tmp_path: Path, inside: Callable[[Project], None]
 ) -> None:
     inside(project)
@@ -89,7 +89,7 @@ def test_each_answer_under_changing_champions_comes_from_the_version_it_names(
     expected: dict[str, list[dict[str, Any]]] = {}
     for version in ("1", "2"):
         registry.set_alias(CHAMPION, version)
-        look(project, tmp_path / version)
+        sync(project, tmp_path / version)
         with running(project, *LONE, MODEL_CACHE=str(tmp_path / version)) as server:
             expected[version] = [server.client.post("/predict", json=row).json() for row in ROWS]
     assert all(one != other for one, other in zip(*expected.values(), strict=True))
@@ -113,7 +113,7 @@ def test_sigterm_under_load_loses_nothing(finished: Project, cache: Path, worker
             await load.until(500)
             server.process.send_signal(signal.SIGTERM)
             async with httpx.AsyncClient(base_url=f"http://127.0.0.1:{server.port}") as probe:
-                with suppress(httpx.TransportError):  # as a load balancer looks, until it is not ready
+                with suppress(httpx.TransportError):  # as a load balancer checks it, until it is not ready
                     while (await probe.get("/readyz", headers={"connection": "close"})).is_success:  # noqa: ASYNC110
                         await asyncio.sleep(0.02)
             load.stop()
@@ -133,7 +133,7 @@ def test_sigkill_of_a_worker_loses_at_most_what_it_had_in_flight_and_it_comes_ba
     finished: Project, cache: Path
 ) -> None:
     def is_worker(process: psutil.Process) -> bool:
-        with suppress(psutil.Error):  # it has ended, or is a zombie that was not asked for yet
+        with suppress(psutil.Error):  # it has ended, or is a zombie
             return "spawn_main" in " ".join(process.cmdline())
         return False
 
@@ -176,7 +176,7 @@ def test_beyond_the_limit_requests_are_shed_and_health_is_not(finished: Project,
         assert shed.headers["retry-after"] == "1"
         assert "more requests than it can answer" in shed.json()["detail"]
         assert server.client.get("/readyz").status_code == 200
-        for connection in slow:  # what was taken in is answered
+        for connection in slow:  # requests that were accepted are answered
             connection.sendall(body)
             assert connection.recv(4096).startswith(b"HTTP/1.1 200 ")
             connection.close()
@@ -185,13 +185,13 @@ def test_beyond_the_limit_requests_are_shed_and_health_is_not(finished: Project,
 
 @pytest.mark.slow
 def test_when_the_queue_is_too_long_requests_are_shed(finished: Project, cache: Path) -> None:
-    async def ask(server: Server) -> Load:
+    async def send_many(server: Server) -> Load:
         async with Load(server, limits=httpx.Limits(max_connections=CLIENTS)) as load:
             await load.until(2000)
         return load
 
     with running(finished, *LONE, MODEL_CACHE=str(cache), MAX_QUEUE_SECONDS="0.000001") as server:
-        load = asyncio.run(ask(server))
+        load = asyncio.run(send_many(server))
     statuses = Counter(answer.status_code for _, answer in load.answers)
     assert set(statuses) <= {200, 503}
     assert statuses[503] > 0
@@ -202,9 +202,9 @@ def test_when_the_queue_is_too_long_requests_are_shed(finished: Project, cache: 
 def test_memory_is_flat_over_many_requests(finished: Project, cache: Path) -> None:
     body = json.dumps(EXAMPLE).encode()
     head = b"POST /predict HTTP/1.1\r\nhost: x\r\ncontent-type: application/json\r\ncontent-length: %d\r\n\r\n"
-    at_once = 50  # requests that are sent before their answers are read
+    at_once = 50  # requests sent before their answers are read
 
-    def ask(connection: socket.socket, requests: int) -> None:
+    def send(connection: socket.socket, requests: int) -> None:
         for _ in range(requests // at_once):
             connection.sendall((head % len(body) + body) * at_once)
             received = b""
@@ -215,9 +215,9 @@ def test_memory_is_flat_over_many_requests(finished: Project, cache: Path) -> No
 
     with running(finished, *LONE, MODEL_CACHE=str(cache)) as server:
         with socket.create_connection(("127.0.0.1", server.port), timeout=30) as connection:
-            ask(connection, 20_000)
+            send(connection, 20_000)
             before = server.process.memory_info().rss
-            ask(connection, 200_000)
+            send(connection, 200_000)
             after = server.process.memory_info().rss
         print(f"after 20,000 requests {before / 1e6:.1f} MB, after 200,000 more {after / 1e6:.1f} MB")
         assert after - before < 3e6

@@ -1,33 +1,44 @@
-"""The keeper and the workers that follow it, with real registries, over real HTTP."""
+"""Model sync and the workers that follow its cache, with real registries, over real HTTP."""
 
 import json
 import shutil
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import psutil
 import pytest
 from projects import Project, descendants, wait_for_script, wait_until
-from servers import EXAMPLE, LONE, SERVE, Server, fetch, free_port, look, running, wait_for_version, wait_until_ready
+from servers import (
+    EXAMPLE,
+    LONE,
+    SERVE,
+    Server,
+    fetch,
+    registry_of,
+    running,
+    sync,
+    wait_for_version,
+    wait_until_ready,
+)
 
-from credit_risk.core.settings import Settings
-from credit_risk.registry.client import CHAMPION, MODEL, ONNX_SHA256, Registry
-from credit_risk.serving import model_cache
+from credit_risk.core.host import free_port
+from credit_risk.registry.client import CHAMPION, MODEL, ONNX_SHA256
+from credit_risk.serving import active_model, model_cache
+from credit_risk.serving.problem_details import Problem
+
+pytestmark = pytest.mark.integration
 
 pytestmark = pytest.mark.integration
 
 DOWN = {"MLFLOW_TRACKING_URI": "http://127.0.0.1:9", "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "0"}
 
 
-def registry_of(project: Project) -> Registry:
-    return Registry(Settings(mlflow_tracking_uri=f"sqlite:///{project.path('3.experiments', 'mlflow.db')}"))
-
-
-def second_version(project: Project) -> Registry:
-    """Registers the champion's files once more, as version 2 with the alias `challenger`."""
+def second_version(project: Project, **tags: str) -> Any:
+    """Registers the champion's files once more, as version 2, with other tags; returns the registry."""
     registry = registry_of(project)
     first = registry.client.get_model_version(MODEL, "1")
-    tags = {**first.tags, "lineage_key": "another"}
+    tags = {**first.tags, "lineage_key": "another", **tags}
     registry.create_version(first.source, first.run_id, first.source.removeprefix("models:/"), tags)
     return registry
 
@@ -57,13 +68,13 @@ def test_a_promotion_reaches_all_workers_without_a_restart(project: Project) -> 
         wait_until(lambda: versions() == {"2"}, "both workers to serve version 2", 20)
         assert {process.pid for process in descendants(server.process.pid)} == before
         metrics = server.client.get("/metrics").text
-        assert 'credit_risk_model_info{version="2"} 2.0' in metrics
-        assert 'credit_risk_model_info{version="1"} 0.0' in metrics
-        assert 'credit_risk_model_loads_total{result="loaded"} 4.0' in metrics
+        assert 'model_info{version="2"} 2.0' in metrics
+        assert 'model_info{version="1"} 0.0' in metrics
+        assert 'model_loads_total{result="loaded"} 4.0' in metrics
 
 
 @pytest.mark.parametrize("damage", ["edited", "truncated", "missing", "other digest", "other scores"])
-def test_a_bad_champion_is_refused_and_the_last_good_one_stays(project: Project, damage: str) -> None:
+def test_a_bad_champion_is_rejected_and_the_last_good_one_stays(project: Project, damage: str) -> None:
     with running(project, *SERVE) as server:
         wait_until_ready(server)
         registry = second_version(project)
@@ -83,28 +94,40 @@ def test_a_bad_champion_is_refused_and_the_last_good_one_stays(project: Project,
                 content["scores"][0] += 1e-5
                 reference_rows.write_text(json.dumps(content))
         registry.set_alias(CHAMPION, "2")
-        wait_until(lambda: "from the cache:" in server.client.get("/readyz").text, "the refusal in /readyz")
+        wait_until(lambda: "from the cache:" in server.client.get("/readyz").text, "the rejection in /readyz")
         assert server.client.get("/readyz").json()["detail"].startswith("serving version 1 from the cache: ")
         assert server.client.post("/predict", json=EXAMPLE).json()["model_version"] == "1"
-        assert 'credit_risk_champion_checks_total{result="failed"}' in server.client.get("/metrics").text
-        registry.set_alias(CHAMPION, "1")  # going back is followed at once
-        wait_until(lambda: server.client.get("/readyz").json() == {"detail": "serving version 1"}, "the way back", 20)
+        assert 'registry_checks_total{result="failed"}' in server.client.get("/metrics").text
+        registry.set_alias(CHAMPION, "1")
+        wait_until(lambda: server.client.get("/readyz").json() == {"detail": "serving version 1"}, "recovery", 20)
 
 
-def test_a_refused_champion_leaves_the_cache_as_it_was(project: Project, cache: Path) -> None:
+def test_a_rejected_champion_leaves_the_cache_unchanged(project: Project, cache: Path) -> None:
     before = files_of(cache)
     registry = second_version(project)
     onnx = onnx_of(project)
     onnx.write_bytes(onnx.read_bytes()[:-1])
     registry.set_alias(CHAMPION, "2")
-    refused = fetch(project, cache)
-    assert refused.returncode == 1
-    assert refused.stderr.count("\n") == 1
-    assert refused.stderr.startswith("keeper: version 2 is refused: ")
+    rejected = fetch(project, cache)
+    assert rejected.returncode == 1
+    assert rejected.stderr.count("\n") == 1
+    assert rejected.stderr.startswith("model sync: version 2 is rejected: ")
     assert files_of(cache) == before
 
 
-def test_damaged_cache_is_not_served_and_is_repaired(finished: Project, cache: Path) -> None:
+def test_a_champion_of_another_problem_is_not_installed(project: Project, cache: Path) -> None:
+    before = files_of(cache)
+    lineage = json.loads(registry_of(project).version("1").tags["lineage"])
+    lineage["identity"] = {"target": ["another"], "fields": ["of", "another", "problem"]}
+    second_version(project, lineage=json.dumps(lineage)).set_alias(CHAMPION, "2")
+    rejected = fetch(project, cache)
+    assert rejected.returncode == 1
+    assert rejected.stderr.count("\n") == 1
+    assert "another problem" in rejected.stderr
+    assert files_of(cache) == before
+
+
+def test_a_damaged_cache_is_not_served_and_is_repaired(finished: Project, cache: Path) -> None:
     (model,) = cache.rglob("model.onnx")
     content = model.read_bytes()
     model.write_bytes(content[:-1] + bytes([content[-1] ^ 1]))
@@ -112,27 +135,27 @@ def test_damaged_cache_is_not_served_and_is_repaired(finished: Project, cache: P
         answer = server.client.get("/readyz")
         assert answer.status_code == 503
         assert "damaged" in answer.json()["detail"] or "can't be loaded" in answer.json()["detail"]
-        assert look(finished, cache) == "version 1 is in the cache (installed)"
+        assert sync(finished, cache) == "version 1 is in the cache (installed)"
         wait_until_ready(server)
     assert model.read_bytes() == content
 
 
-@pytest.mark.parametrize("name", ["about.json", "reference_rows.json"])
+@pytest.mark.parametrize("name", ["model_info.json", "reference_rows.json"])
 @pytest.mark.parametrize("content", ["", "{}", "[]", '{"applications": []}'])
-def test_damaged_facts_stop_no_worker_and_are_repaired(finished: Project, cache: Path, name: str, content: str) -> None:
+def test_damaged_json_stops_no_worker_and_is_repaired(finished: Project, cache: Path, name: str, content: str) -> None:
     (path,) = cache.rglob(name)
-    whole = path.read_text()
+    undamaged = path.read_text()
     path.write_text(content)
     with running(finished, *LONE, MODEL_CACHE=str(cache)) as server:
         assert server.client.get("/readyz").status_code == 503
-        assert look(finished, cache) == "version 1 is in the cache (installed)"
+        assert sync(finished, cache) == "version 1 is in the cache (installed)"
         wait_until_ready(server)
-    assert json.loads(path.read_text()) == json.loads(whole)
+    assert json.loads(path.read_text()) == json.loads(undamaged)
 
 
 @pytest.mark.parametrize("pointer", ["", "{}", '{"folder": "../.."}', '{"folder": "gone"}', "[]"])
-def test_a_damaged_pointer_is_not_followed(finished: Project, cache: Path, pointer: str) -> None:
-    (cache / "champion.json").write_text(pointer)
+def test_a_damaged_pointer_stops_no_worker(finished: Project, cache: Path, pointer: str) -> None:
+    (cache / "active.json").write_text(pointer)
     with running(finished, *LONE, MODEL_CACHE=str(cache)) as server:
         assert server.client.get("/readyz").status_code == 503
         assert server.client.get("/livez").status_code == 200
@@ -143,7 +166,7 @@ def test_with_the_registry_down_the_last_good_model_is_served_and_readyz_says_so
 ) -> None:
     with running(finished, *SERVE, MODEL_CACHE=str(cache), **DOWN) as server:
         assert server.client.post("/predict", json=EXAMPLE).status_code == 200
-        wait_until(lambda: "is down" in server.client.get("/readyz").text, "the keeper's word")
+        wait_until(lambda: "is down" in server.client.get("/readyz").text, "the problem in /readyz")
         detail = server.client.get("/readyz").json()["detail"]
         assert detail.startswith("serving version 1 from the cache: the MLflow server at http://127.0.0.1:9")
 
@@ -154,50 +177,70 @@ def test_main_serves_the_last_good_model_with_the_registry_down(finished: Projec
         assert "serving version 1 from the cache" in server.log.read_text()
 
 
-def test_without_a_keeper_readyz_says_so(finished: Project, cache: Path) -> None:
+def test_without_model_sync_readyz_says_so(finished: Project, cache: Path) -> None:
     with running(finished, *LONE, MODEL_CACHE=str(cache)) as server:
-        assert server.client.get("/readyz").json()["detail"].endswith("no keeper has reported yet")
-        model_cache.report(cache, "")
+        assert server.client.get("/readyz").json()["detail"].endswith("model sync has not reported yet")
+        model_cache.write_sync_status(cache, "")
         assert server.client.get("/readyz").json()["detail"] == "serving version 1"
-        (cache / "keeper.json").write_text('{"problem": "", "time": 0}')
-        assert "the keeper has been silent for" in server.client.get("/readyz").json()["detail"]
+        (cache / "sync.json").write_text('{"problem": "", "time": 0}')
+        assert "model sync has not reported for" in server.client.get("/readyz").json()["detail"]
 
 
-def test_a_killed_keeper_is_started_again(finished: Project) -> None:
+def test_a_killed_model_sync_is_started_again(finished: Project) -> None:
     with running(finished, *SERVE) as server:
-        keeper = wait_for_script(server.process.pid, "model_sync.py")
-        keeper.kill()
-        again = wait_until(lambda: another(server, keeper), "another keeper", 30)
+        first = wait_for_script(server.process.pid, "model_sync.py")
+        first.kill()
+        second = wait_until(lambda: another(server, first), "another model sync", 30)
         wait_until_ready(server)
-    wait_until(lambda: not again.is_running(), "the keeper to end with its server", 10)
+    wait_until(lambda: not second.is_running(), "model sync to end with its server", 10)
 
 
-def another(server: Server, keeper: psutil.Process) -> psutil.Process | None:
+def another(server: Server, process: psutil.Process) -> psutil.Process | None:
     found = wait_for_script(server.process.pid, "model_sync.py")
-    return found if found.pid != keeper.pid else None
+    return found if found.pid != process.pid else None
 
 
-def test_a_keeper_does_not_outlive_a_killed_server(finished: Project) -> None:
+def test_model_sync_does_not_outlive_a_killed_server(finished: Project) -> None:
     command = finished.command(*SERVE, "--port", str(free_port()))
     server = psutil.Popen(command, cwd=finished.root, env=finished.environment)
-    keeper = wait_for_script(server.pid, "model_sync.py")
+    process = wait_for_script(server.pid, "model_sync.py")
     server.kill()
     server.wait()
-    wait_until(lambda: not keeper.is_running(), "the keeper to end", 20)
+    wait_until(lambda: not process.is_running(), "model sync to end", 20)
 
 
-def test_the_cache_keeps_the_newest_versions(cache: Path, tmp_path: Path) -> None:
+def test_the_cache_keeps_two_versions_and_everything_that_is_not_its_own(cache: Path, tmp_path: Path) -> None:
+    foreign = [cache / name for name in ("photos", "1", "12-thesis", ".ssh", "mail-0123456789ab", "3-0123456789ab.bak")]
+    for folder in foreign:
+        (folder / "2024").mkdir(parents=True)
+        (folder / "2024" / "file").write_text("mine")
+    (cache / "7-0123456789ab").write_text("a file, not a folder")
     served = model_cache.load(cache)
     (model,) = cache.rglob("model.onnx")
     files = {model_cache.ONNX: tmp_path / "m", model_cache.REFERENCE_ROWS: tmp_path / "g"}
     shutil.copy(model, files[model_cache.ONNX])
     shutil.copy(model.with_name("reference_rows.json"), files[model_cache.REFERENCE_ROWS])
     for version in range(2, 7):
-        model_cache.install(cache, files, served.about | {"version": str(version)})
+        model_cache.install(cache, files, served.info | {"version": str(version)})
         assert model_cache.load(cache).version == str(version)
-    assert sorted(path.name.split("-")[0] for path in cache.iterdir() if path.is_dir()) == ["4", "5", "6"]
+    assert [path.parent.parent.name for path in sorted(cache.rglob("2024/file"))] == sorted(it.name for it in foreign)
+    assert (cache / "7-0123456789ab").is_file()
+    assert sorted(path.parent.name.split("-")[0] for path in cache.rglob("model.onnx")) == ["5", "6"]
+
+
+def test_a_load_that_failed_for_a_moment_is_tried_again(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(active_model, "RETRY_SECONDS", 0)
+    holder = active_model.ActiveModel(cache)
+    (model,) = cache.rglob("model.onnx")
+    moved = model.rename(model.with_suffix(".moved"))
+    holder.refresh()
+    with pytest.raises(Problem):
+        holder.get()
+    moved.rename(model)
+    holder.refresh()  # the pointer has not moved
+    assert holder.get().version == "1"
 
 
 @pytest.fixture(autouse=True)
-def _own_uri(inside: Callable[[Project], None], finished: Project) -> None:
+def _environment(inside: Callable[[Project], None], finished: Project) -> None:
     inside(finished)

@@ -1,4 +1,4 @@
-"""The API against its own OpenAPI document: thousands of generated requests, valid and not."""
+"""The API against its own OpenAPI document: thousands of generated requests, valid and invalid."""
 
 import re
 import subprocess
@@ -14,7 +14,7 @@ HOOKS = Path(__file__).with_name("openapi_hooks.py")
 
 
 @pytest.mark.slow
-def test_no_request_gets_an_answer_that_is_not_documented(finished: Project, cache: Path, tmp_path: Path) -> None:
+def test_every_response_is_documented(finished: Project, cache: Path, tmp_path: Path) -> None:
     environment = {"APP_ENV": "production", "API_KEYS_SHA256": KEYS, "MODEL_CACHE": str(cache)}
     environment["MAX_QUEUE_SECONDS"] = "10"  # tests share the machine
     with running(finished, *LONE, **environment) as server:

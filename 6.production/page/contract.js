@@ -1,10 +1,10 @@
-// What follows from a field's declaration alone, for the form and for files.
+// Conversions that follow from a field's declaration, for the form and for files.
 
 const NUMBER = /^[+-]?(\d+\.?\d*|\.\d+)(e[+-]?\d+)?$/i;
 
 /**
- * The JSON value of a text. A text that is no number where one is wanted is sent as it is: the API says what is wrong
- * with it. An empty one is null, or left out when the field is required, so that the API calls it missing.
+ * The JSON value of a text. A text that is not a number where one is required is sent unchanged, and the API says what
+ * is wrong with it. An empty one is null, or left out when the field is required, so that the API reports it as missing.
  */
 export function toValue(field, text) {
   const trimmed = text.trim();
@@ -13,8 +13,8 @@ export function toValue(field, text) {
   return field.kind === "number" && NUMBER.test(trimmed) && Number.isFinite(value) ? value : trimmed;
 }
 
-/** The text that stands for a value in a form or a file. */
+/** The text of a value in a form or a file. */
 export const toText = (value) => String(value ?? "");
 
-/** A rule as people say it. */
-export const said = (rule) => rule.replace(/ or null$/, " or empty");
+/** A rule of the API, in the words of a form. */
+export const ruleText = (rule) => rule.replace(/ or null$/, " or empty");

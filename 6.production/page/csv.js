@@ -1,9 +1,9 @@
-// CSV as RFC 4180 says, and as spreadsheets write it: any line end, a byte order mark, commas, semicolons or tabs.
+// CSV (RFC 4180) as spreadsheets write it: any line end, a byte order mark, commas, semicolons or tabs.
 
-/** Why a file cannot be used: one sentence. */
+/** Why a file cannot be used, as the end of a sentence. */
 export class CsvError extends Error {}
 
-/** The text of a file, and whether its programme needs a byte order mark to read UTF-8. */
+/** The text of a file, and whether its download needs a byte order mark to be read as UTF-8. */
 export function decode(buffer) {
   const bytes = new Uint8Array(buffer);
   if (bytes.includes(0)) throw new CsvError("is not a text file; save the table as CSV (UTF-8) and choose that one");
@@ -14,14 +14,14 @@ export function decode(buffer) {
   }
 }
 
-/** What separates the values: whichever stands most often in the first line, outside quotes. */
-export function separatorOf(text) {
+/** The separator of the values: the most frequent one in the first line, outside quotes. */
+export function detectSeparator(text) {
   const [header] = text.slice(0, 100_000).replace(/^[\r\n]+/, "").replaceAll(/"[^"]*"/g, "").split(/[\r\n]/, 1);
-  const often = (separator) => header.split(separator).length;
-  return [",", ";", "\t"].reduce((best, it) => (often(it) > often(best) ? it : best));
+  const frequency = (separator) => header.split(separator).length;
+  return [",", ";", "\t"].reduce((best, it) => (frequency(it) > frequency(best) ? it : best));
 }
 
-/** The rows one after the other, as `{ number, values }`; numbers count as in a spreadsheet, empty rows are skipped. */
+/** Yields the rows as `{ number, values }`, numbered as in a spreadsheet; empty rows are skipped. */
 export function* parse(text, separator) {
   const end = new RegExp(`[${separator}\\r\\n]`, "g");
   let [values, at, number] = [[], 0, 1];
@@ -59,7 +59,7 @@ export function* parse(text, separator) {
 }
 
 /** One line of a file, with its end. */
-export function line(values, separator) {
+export function csvLine(values, separator) {
   const quoted = (value) => (/[",;\t\r\n]/.test(value) ? `"${value.replaceAll('"', '""')}"` : value);
   return `${values.map(quoted).join(separator)}\r\n`;
 }

@@ -1,4 +1,4 @@
-/** Makes an element. Texts are always set as text, never parsed, and names that begin with "on" are listeners. */
+/** Creates an element. Text is set as text, never parsed as HTML; attributes that begin with "on" are listeners. */
 export function element(tag, attributes = {}, ...children) {
   const node = document.createElement(tag);
   for (const [name, value] of Object.entries(attributes)) {
@@ -11,19 +11,19 @@ export function element(tag, attributes = {}, ...children) {
 
 export const byId = (id) => document.getElementById(id);
 
-export const number = new Intl.NumberFormat("en").format;
+export const number = new Intl.NumberFormat("en", { maximumSignificantDigits: 15 }).format;
 
-/** A share in percent, with as many digits as it takes to tell it from zero and from another one that differs. */
+/** A share in percent, with enough digits to distinguish it from zero and from another, different one. */
 export function percent(share, other) {
   const shown = (value, digits) => `${(100 * value).toFixed(digits)}%`;
-  const tells = (it) => (share === other || shown(share, it) !== shown(other, it)) && (!share || parseFloat(shown(share, it)));
-  return shown(share, [1, 2, 3, 4].find(tells) ?? 4);
+  const distinguishes = (it) => (share === other || shown(share, it) !== shown(other, it)) && (!share || parseFloat(shown(share, it)));
+  return shown(share, [1, 2, 3, 4].find(distinguishes) ?? 4);
 }
 
 /** "a", "a and b", "a, b and c". */
-export const listed = (words) => new Intl.ListFormat("en-GB").format(words);
+export const list = (words) => new Intl.ListFormat("en-GB").format(words);
 
-/** Marks a field as wrong, or as right again when there is no text. */
+/** Marks a control as invalid, or as valid when there is no text. */
 export function setError(control, error, text) {
   error.textContent = text;
   const ids = (control.getAttribute("aria-describedby") ?? "").split(" ").filter((id) => id && id !== error.id);
@@ -32,9 +32,9 @@ export function setError(control, error, text) {
   else control.removeAttribute("aria-invalid");
 }
 
-/** A sentence that must not be overlooked. */
+/** A prominent message. */
 export const message = (...content) => element("div", { class: "message" }, ...content);
 
-/** Names and values, side by side. */
-export const facts = (values) => element("dl", {}, ...Object.entries(values).map(([name, value]) =>
+/** A list of names and values. */
+export const definitions = (pairs) => element("dl", {}, ...pairs.map(([name, value]) =>
   element("div", {}, element("dt", {}, name), element("dd", {}, value))));

@@ -1,90 +1,86 @@
-"""The model that this worker serves, swapped between two requests when the cache's pointer moves."""
+"""The active model: the one that this worker serves, replaced between two requests when the cache's pointer moves."""
 
 import asyncio
-import json
+import time
 from functools import cached_property
 from pathlib import Path
 
 from credit_risk.core.errors import ProjectError
-from credit_risk.features import from_application, from_columns
+from credit_risk.features import FEATURES
 from credit_risk.serving import model_cache
 from credit_risk.serving.explanations import Explainer, log_odds
 from credit_risk.serving.micro_batching import MicroBatcher
 from credit_risk.serving.model_cache import CachedModel
 from credit_risk.serving.problem_details import Problem
-from credit_risk.serving.prometheus import MODEL, MODEL_LOADS
+from credit_risk.serving.prometheus import MODEL_INFO, MODEL_LOADS
 from credit_risk.serving.structured_log import log
 
-SCHEMA_VERSION = 1  # of the answers; a change that breaks readers raises it
-POLL_SECONDS = 0.5  # one look at the file system each
+POLL_SECONDS = 0.5  # between two looks at the pointer
+RETRY_SECONDS = 5  # until a version that failed to load is tried again: the cause may have been a passing one
 
 
 class LoadedModel:
-    """A loaded model with what answers of it need."""
+    """A loaded model, with what predictions need of it."""
 
-    def __init__(self, model: CachedModel) -> None:
-        """Prepares it."""
-        self.model = model
-        self.scorer = model.scorer
-        self.together = MicroBatcher(model.scorer)
-        self.threshold = model.scorer.metadata.threshold
-        # The end of each answer, in JSON: what depends on the model alone.
-        self.tail = (
-            f',"threshold":{self.threshold!r},"model_version":{json.dumps(model.version)},'
-            f'"schema_version":{SCHEMA_VERSION}}}'
-        )
+    def __init__(self, cached: CachedModel) -> None:
+        self.cached = cached
+        self.version = cached.version
+        self.scorer = cached.scorer
+        self.threshold = cached.scorer.metadata.threshold
+        self.batcher = MicroBatcher(cached.scorer)
 
     @cached_property
-    def reasons(self) -> Explainer:
-        """Explains scores against held-out applicants that the model would approve."""
-        reference_rows, scores = self.model.reference_rows["applications"], self.model.reference_rows["scores"]
-        approved = [row for row, score in zip(reference_rows, scores, strict=True) if score < self.threshold]
-        return Explainer(lambda columns: log_odds(self.scorer.score(from_columns(columns))), approved or reference_rows)
+    def explainer(self) -> Explainer:
+        """Explains predictions against the reference rows that the model accepts, or all if it accepts none."""
+        rows, scores = self.cached.reference_rows["applications"], self.cached.reference_rows["scores"]
+        accepted = [row for row, score in zip(rows, scores, strict=True) if score < self.threshold]
+        return Explainer(lambda columns: log_odds(self.scorer.score(FEATURES.from_columns(columns))), accepted or rows)
 
 
-class Champion:
-    """Holds the served model. A request takes `get()` once, so its answer comes from one model throughout."""
+class ActiveModel:
+    """Holds the active model. A request calls `get()` once, so that its response comes from one model."""
 
     def __init__(self, cache: Path) -> None:
-        """Takes the cache's folder; loads nothing yet."""
         self._cache = cache
         self._stamp: tuple[int, int] | None = None
+        self._failed_stamp: tuple[int, int] | None = None
+        self._retry_at = 0.0
         self._model: LoadedModel | None = None
-        self._reason = "no model has been fetched yet"
+        self._problem = "no model has been fetched yet"
 
     def get(self) -> LoadedModel:
-        """The model.
+        """The active model.
 
         Raises:
-            Problem: 503, there is none; says why.
+            Problem: 503, there is none; the detail gives the reason.
         """
         if self._model is None:
-            raise Problem(503, self._reason, headers=[("retry-after", "5")])
+            raise Problem(503, self._problem, headers=[("retry-after", "5")])
         return self._model
 
     def refresh(self) -> None:
-        """Loads what the pointer names, if it has moved; what can't be loaded leaves the last good model in place."""
+        """Loads the cache's active version if the pointer has moved; if that fails, the last good model stays."""
         stamp = model_cache.pointer_stamp(self._cache)
-        if stamp == self._stamp:
+        if stamp == self._stamp or (stamp == self._failed_stamp and time.monotonic() < self._retry_at):
             return
-        self._stamp = stamp
         try:
-            model = model_cache.load(self._cache)
-            model.scorer.score(from_application(model.reference_rows["applications"][0]))  # the first run is a slow one
+            cached = model_cache.load(self._cache)
+            cached.scorer.score(FEATURES.from_row(cached.reference_rows["applications"][0]))  # the first call is slow
         except ProjectError as error:
-            self._reason = str(error)
+            if stamp != self._failed_stamp:
+                log.error("model not loaded", reason=str(error))
+            self._problem = str(error)
+            self._failed_stamp, self._retry_at = stamp, time.monotonic() + RETRY_SECONDS
             MODEL_LOADS.labels("failed").inc()
-            log.error("model not loaded", reason=self._reason)
             return
         if self._model:
-            MODEL.labels(self._model.model.version).set(0)
-        self._model = LoadedModel(model)
-        MODEL.labels(model.version).set(1)
+            MODEL_INFO.labels(self._model.version).set(0)
+        self._stamp, self._model = stamp, LoadedModel(cached)
+        MODEL_INFO.labels(cached.version).set(1)
         MODEL_LOADS.labels("loaded").inc()
-        log.info("model loaded", version=model.version)
+        log.info("model loaded", version=cached.version)
 
-    async def watch(self) -> None:
-        """Refreshes for ever; loads beside the event loop, which goes on answering meanwhile."""
-        while True:
-            await asyncio.sleep(POLL_SECONDS)
-            await asyncio.to_thread(self.refresh)
+    async def poll(self) -> None:
+        """Waits POLL_SECONDS and refreshes, in a thread: the event loop goes on answering requests."""
+        await asyncio.sleep(POLL_SECONDS)
+        await asyncio.to_thread(self.refresh)

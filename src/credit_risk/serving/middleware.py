@@ -1,7 +1,7 @@
-"""What every request passes: admission, identity, key, limits, metrics and log, in one layer of plain ASGI.
+"""ASGI middleware that every request passes: overload protection, API keys, request ids, metrics and log.
 
-One layer and not five, because each of them costs more than the prediction itself. POST /predict is answered right here
-from bytes to bytes; what has a query (`?explain=true`), and everything else, goes on to FastAPI.
+One layer and not five, because each of them would cost more than the prediction itself. It also answers POST /predict
+without a query, the fast path; all other requests go on to FastAPI.
 """
 
 import asyncio
@@ -18,22 +18,20 @@ from typing import Any
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from credit_risk.core.settings import Settings
-from credit_risk.serving import predictions
-from credit_risk.serving.active_model import Champion
-from credit_risk.serving.problem_details import FAULT, MEDIA_TYPE, Problem
-from credit_risk.serving.prometheus import IN_FLIGHT, REQUEST_SECONDS, flush_all
-from credit_risk.serving.request_body import JSON, check_media_type, read_body, too_slow
+from credit_risk.serving import predictions, prometheus
+from credit_risk.serving.active_model import ActiveModel
+from credit_risk.serving.problem_details import INTERNAL_ERROR, MEDIA_TYPE, Problem
+from credit_risk.serving.request_body import JSON, BodyReader, check_media_type
 from credit_risk.serving.structured_log import log
 
 PREDICT = "/predict"
 HEALTH = frozenset({"/livez", "/readyz", "/metrics"})  # always answered, also under overload
 OPEN = HEALTH | {"/", "/contract", "/docs", "/openapi.json"}  # need no key
-PAGE = "/page/"  # … nor do the page's files
-_REQUEST_ID = re.compile(rb"[A-Za-z0-9._:-]{1,64}").fullmatch
-_TICK_SECONDS = 0.05  # of the house-keeping
-_TOO_SLOW = "too slow"  # marks our own cancelling
+PAGE = "/page/"  # nor do the files of the page
+TICK_SECONDS = 0.05  # between two runs of maintenance
 SHOWN_PATH = 200  # characters of a path that the log repeats
-_JSON_HEADER = (b"content-type", b"application/json")
+_REQUEST_ID = re.compile(rb"[A-Za-z0-9._:-]{1,64}").fullmatch
+_JSON_HEADER = (b"content-type", JSON.encode())
 _PROBLEM_HEADER = (b"content-type", MEDIA_TYPE.encode())
 _CLOSE = (b"connection", b"close")
 
@@ -41,16 +39,17 @@ _CLOSE = (b"connection", b"close")
 class Middleware:
     """The ASGI application that the server runs; wraps the FastAPI one."""
 
-    def __init__(self, app: ASGIApp, champion: Champion, settings: Settings, endpoints: Iterable[str]) -> None:
-        """Puts itself in front of an application.
+    def __init__(self, app: ASGIApp, active_model: ActiveModel, settings: Settings, endpoints: Iterable[str]) -> None:
+        """Wraps an application.
 
         Args:
-            app: the ASGI application for all but POST /predict.
-            champion: holds the served model.
-            settings: keys and limits.
-            endpoints: paths that metrics may name; all others are counted together, or a scanner fills the memory.
+            app: the ASGI application for all requests but the fast path.
+            active_model: makes the predictions.
+            settings: API keys and limits.
+            endpoints: paths that get their own metrics; all others are counted as "other", because a scanner that tries
+                thousands of paths must not fill the memory.
         """
-        self._app, self._champion, self._settings = app, champion, settings
+        self._app, self._active_model, self._settings = app, active_model, settings
         self._endpoints = frozenset(endpoints)
         self._keys = [bytes.fromhex(digest) for digest in settings.api_keys_sha256]
         self._in_flight = 0
@@ -58,8 +57,8 @@ class Middleware:
         self.draining = False
         self._prefix = secrets.token_hex(6).encode()
         self._count = itertools.count()
-        self._reading: dict[asyncio.Task[None] | None, float] = {}  # since when a request's body is awaited
-        self._note: dict[tuple[str, int], Callable[[float], None]] = {}  # by endpoint and status
+        self.bodies = BodyReader(settings.request_timeout_seconds)
+        self._observe: dict[tuple[str, int], Callable[[float], None]] = {}  # by endpoint and status
         self._log_all = settings.log_requests == "all"
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -72,68 +71,57 @@ class Middleware:
         request_id = headers.get(b"x-request-id", b"")
         if not request_id or not _REQUEST_ID(request_id):
             request_id = b"%s-%x" % (self._prefix, next(self._count))
-        answer = _Answer(send, request_id, self)
+        response = _Response(send, request_id, self)
         self._in_flight += 1
         try:
             self._admit(path, headers)
             if path == PREDICT and scope["method"] == "POST" and not scope["query_string"]:
-                await self._predict(headers, receive, answer, start)
+                await response.send_complete(200, await self.predict(headers, receive), _JSON_HEADER)
             else:
                 scope["state"] = {**scope.get("state", {}), "request_id": request_id.decode()}
-                await self._app(scope, receive, answer.send)
+                await self._app(scope, receive, response.send)
         except Problem as problem:
-            await answer.problem(problem)
-        except Exception:  # noqa: BLE001 (whatever it is, the client learns nothing of it, and the log everything)
+            await response.send_problem(problem)
+        except Exception:  # noqa: BLE001 (the log gets all of it, the client a generic 500)
             log.exception("request failed", request_id=request_id.decode(), path=path[:SHOWN_PATH])
-            await answer.problem(FAULT)
+            await response.send_problem(INTERNAL_ERROR)
         finally:
             self._in_flight -= 1
-            status, seconds = answer.status, perf_counter() - start
+            status, seconds = response.status, perf_counter() - start
             try:
-                self._note[path, status](seconds)
+                self._observe[path, status](seconds)
             except KeyError:
-                self._first_of_its_kind(path, status)(seconds)
+                self._first_observe(path, status)(seconds)
             if status >= 400 or self._log_all:  # noqa: PLR2004 (errors begin there)
-                self._log(scope, request_id, answer, seconds)
+                self._log(scope, request_id, response, seconds)
 
-    async def _predict(self, headers: dict[bytes, bytes], receive: Receive, answer: "_Answer", start: float) -> None:
-        """The short way: from the bytes of one application to the bytes of its answer."""
+    async def predict(self, headers: dict[bytes, bytes], receive: Receive, *, explain: bool = False) -> bytes:
+        """The response of POST /predict; also called by FastAPI's route, which parses the query.
+
+        Raises:
+            Problem: the request is rejected, or there is no model.
+        """
         check_media_type(headers, JSON)
-        task = asyncio.current_task()
-        self._reading[task] = start
-        try:
-            body = await read_body(receive, headers, self._settings.max_body_bytes)
-        except asyncio.CancelledError as cancelled:
-            if task is None or cancelled.args != (_TOO_SLOW,):
-                raise
-            task.uncancel()
-            raise too_slow(self._settings.request_timeout_seconds) from None
-        finally:
-            self._reading.pop(task, None)
-        await answer.whole(200, await predictions.one(body, self._champion.get()), _JSON_HEADER)
+        body = await self.bodies.read(receive, headers, self._settings.max_body_bytes)
+        return await predictions.predict_one(body, self._active_model.get(), explain=explain)
 
     async def run_maintenance(self) -> None:
-        """Many times a second, for ever: the load, the slow, and the metrics.
+        """Runs every 50 ms: measures how late the event loop is, cancels overdue uploads, flushes the metrics.
 
-        Measures how late the event loop is, which is what a request that arrives now would have to wait; ends requests
-        whose bodies do not come; and counts what the metrics have noted.
+        The event loop's delay is what a request that arrives now would have to wait.
         """
-        while True:
-            start = perf_counter()
-            await asyncio.sleep(_TICK_SECONDS)
-            now = perf_counter()
-            self._late = now - start - _TICK_SECONDS > self._settings.max_queue_seconds
-            for task, since in list(self._reading.items()):
-                if task and now - since > self._settings.request_timeout_seconds:
-                    task.cancel(_TOO_SLOW)
-            IN_FLIGHT.set(self._in_flight)
-            flush_all()
+        start = perf_counter()
+        await asyncio.sleep(TICK_SECONDS)
+        self._late = perf_counter() - start - TICK_SECONDS > self._settings.max_queue_seconds
+        self.bodies.cancel_overdue()
+        prometheus.IN_FLIGHT.set(self._in_flight)
+        prometheus.flush()
 
     def drain_on_sigterm(self) -> None:
-        """Makes SIGTERM wait for drain_seconds.
+        """Makes SIGTERM take effect after drain_seconds.
 
-        So long the worker says that it is not ready, closes each connection after its answer, and goes on serving;
-        then the server's own handler stops it, and requests in flight are finished.
+        Until then the worker goes on serving, answers /readyz with 503, and closes each connection after its response.
+        Then the server's own handler stops it, after the requests in flight.
         """
         loop, stop = asyncio.get_running_loop(), signal.getsignal(signal.SIGTERM)
         if not callable(stop):
@@ -148,7 +136,7 @@ class Middleware:
         signal.signal(signal.SIGTERM, drain)
 
     def _admit(self, path: str, headers: dict[bytes, bytes]) -> None:
-        """Refuses what would overload the worker or has no key, before any of its body is read."""
+        """Rejects a request that would overload the worker or has no valid key, before its body is read."""
         if path in HEALTH:
             return
         if self._late or self._in_flight > self._settings.max_in_flight:
@@ -157,60 +145,57 @@ class Middleware:
             )
         if self._keys and path not in OPEN and not path.startswith(PAGE):
             digest = hashlib.sha256(headers.get(b"x-api-key", b"")).digest()
-            # All are compared, each in constant time, so that the time tells nothing.
+            # All keys are compared, each in constant time, so that the time reveals nothing.
             if not sum(hmac.compare_digest(digest, key) for key in self._keys):
                 raise Problem(401, "X-API-Key is missing or unknown", headers=[("www-authenticate", "X-API-Key")])
 
-    def _first_of_its_kind(self, path: str, status: int) -> Callable[[float], None]:
+    def _first_observe(self, path: str, status: int) -> Callable[[float], None]:
         endpoint = path if path in self._endpoints else "other"
-        note: Callable[[float], None] = REQUEST_SECONDS.labels(endpoint, str(status)).note
+        observe = prometheus.REQUEST_SECONDS.values(endpoint, str(status)).append
         if endpoint == path:
-            self._note[path, status] = note
-        return note
+            self._observe[path, status] = observe
+        return observe
 
-    def _log(self, scope: Scope, request_id: bytes, answer: "_Answer", seconds: float) -> None:
+    def _log(self, scope: Scope, request_id: bytes, response: "_Response", seconds: float) -> None:
         log.info(
             "request",
             request_id=request_id.decode(),
             method=scope["method"],
             path=scope["path"][:SHOWN_PATH],
-            status=answer.status,
+            status=response.status,
             milliseconds=round(seconds * 1000, 3),
-            detail=answer.detail,
+            detail=response.detail,
         )
 
 
-class _Answer:
-    """Sends one answer: adds the request's id, and remembers the status."""
+class _Response:
+    """Sends one response: adds the request's id, and remembers the status."""
 
-    __slots__ = ("_gateway", "_request_id", "_send", "_started", "detail", "status")
+    __slots__ = ("_middleware", "_request_id", "_send", "_started", "detail", "status")
 
-    def __init__(self, send: Send, request_id: bytes, gateway: Middleware) -> None:
-        self._send, self._request_id, self._gateway = send, request_id, gateway
+    def __init__(self, send: Send, request_id: bytes, middleware: Middleware) -> None:
+        self._send, self._request_id, self._middleware = send, request_id, middleware
         self._started = False
-        self.status = 499  # until there is one: the client has gone
+        self.status = 499  # if none is sent: the client has disconnected
         self.detail: str | None = None
 
     async def send(self, message: Message) -> None:
-        """Passes a message of the wrapped application on."""
+        """Passes on a message of the wrapped application."""
         if message["type"] == "http.response.start":
             self._started, self.status = True, message["status"]
             message["headers"] = [*message["headers"], (b"x-request-id", self._request_id)]
-            if self._gateway.draining:
+            if self._middleware.draining:
                 message["headers"].append(_CLOSE)
         await self._send(message)
 
-    async def whole(self, status: int, body: bytes, *headers: tuple[bytes, bytes]) -> None:
-        """Sends an answer that is complete."""
-        self._started, self.status = True, status
-        named = [*headers, (b"content-length", b"%d" % len(body)), (b"x-request-id", self._request_id)]
-        if self._gateway.draining:
-            named.append(_CLOSE)
-        await self._send({"type": "http.response.start", "status": status, "headers": named})
+    async def send_complete(self, status: int, body: bytes, *headers: tuple[bytes, bytes]) -> None:
+        """Sends a response whose body is complete."""
+        length = (b"content-length", b"%d" % len(body))
+        await self.send({"type": "http.response.start", "status": status, "headers": [*headers, length]})
         await self._send({"type": "http.response.body", "body": body})
 
-    async def problem(self, problem: Problem) -> None:
-        """Sends a problem document, if nothing has been sent yet; else the connection just ends."""
+    async def send_problem(self, problem: Problem) -> None:
+        """Sends a problem document; if a response has been started, the connection just ends."""
         self.detail = problem.detail
         if self._started:
             self.status = problem.status
@@ -218,4 +203,4 @@ class _Answer:
         headers = [(name.encode(), value.encode()) for name, value in problem.headers]
         if problem.status in {401, 408, 413, 503}:
             headers.append(_CLOSE)  # the rest of the body is not wanted
-        await self.whole(problem.status, problem.body(self._request_id.decode()), _PROBLEM_HEADER, *headers)
+        await self.send_complete(problem.status, problem.body(self._request_id.decode()), _PROBLEM_HEADER, *headers)

@@ -1,10 +1,11 @@
-"""The cache from which the API serves: one folder a version, and a pointer to the one that is served.
+"""The model cache, from which the API serves: a folder for each version, and a pointer to the active one.
 
-`6.production/model_sync.py` writes it, the API only reads it, so the API needs neither MLflow nor a registry to start.
-A version's folder appears whole or not at all and never changes (its name holds the model's digest), and the pointer
-moves only to a version that has been checked.
+`6.production/model_sync.py` writes it and the API only reads it, so the API needs neither MLflow nor a registry to
+start. A version's folder is renamed into place when it is complete and never changes (its name contains the model's
+digest). The pointer moves only to a version that has been checked.
 """
 
+import re
 import shutil
 import time
 from dataclasses import dataclass, field
@@ -16,24 +17,25 @@ from credit_risk.core.errors import ProjectError
 from credit_risk.core.files import read_json, sha256, write_json
 from credit_risk.formats.onnx_scorer import Scorer
 
-ONNX, REFERENCE_ROWS, ABOUT = "model.onnx", "reference_rows.json", "about.json"
-_POINTER, _KEEPER = "champion.json", "keeper.json"
-_KEPT = 3  # versions: the served one, and two to go back to
+ONNX, REFERENCE_ROWS, MODEL_INFO = "model.onnx", "reference_rows.json", "model_info.json"
+_POINTER, _SYNC_STATUS = "active.json", "sync.json"
+_DIGEST_LENGTH = 12  # characters of the model's digest in a folder's name
+_FOLDER = re.compile(rf"[0-9]+-[0-9a-f]{{{_DIGEST_LENGTH}}}")
 
 
 @dataclass(frozen=True, slots=True)
 class CachedModel:
-    """A loaded model: its version, its scorer, what GET /model says of it, and its reference rows."""
+    """A loaded model: its version, its scorer, the answer of GET /model, and its reference rows."""
 
     version: str
     scorer: Scorer
-    about: dict[str, Any]
+    info: dict[str, Any]
     reference_rows: dict[str, Any]
     loaded_since: str = field(default_factory=lambda: datetime.now(UTC).isoformat(timespec="seconds"))
 
 
 def pointer_stamp(cache: Path) -> tuple[int, int] | None:
-    """Changes whenever the pointer is written; None while there is none. Costs one look at the file system."""
+    """A value that changes whenever the pointer is written; None if there is none. Costs one system call."""
     try:
         status = (cache / _POINTER).stat()
     except OSError:
@@ -42,85 +44,92 @@ def pointer_stamp(cache: Path) -> tuple[int, int] | None:
 
 
 def load(cache: Path) -> CachedModel:
-    """Loads the version that the pointer names.
+    """Loads the active version.
 
     Raises:
-        ProjectError: there is none yet, or its files are damaged.
+        ProjectError: there is none yet, or its files can't be read or are damaged.
     """
-    folder, about, reference_rows = _read(cache)
+    folder, info, reference_rows = _read(cache)
     scorer = Scorer.load(folder / ONNX)
-    if scorer.digest != about["onnx_sha256"]:
-        raise ProjectError(
-            f"the cached model of version {about['version']} is damaged; delete {cache.name} and fetch again"
-        )
-    return CachedModel(about["version"], scorer, about, reference_rows)
+    if scorer.digest != info["onnx_sha256"]:
+        raise ProjectError(f"the cached model of version {info['version']} is damaged; delete {cache.name}")
+    return CachedModel(info["version"], scorer, info, reference_rows)
 
 
 def is_current(cache: Path, version: str, digest: str) -> bool:
-    """Whether the pointer names just this version, and its files are undamaged."""
+    """Whether this version is the active one and its files are undamaged."""
     try:
-        folder, about, _ = _read(cache)
-        return bool(about["version"] == version) and sha256(folder / ONNX) == digest
+        folder, info, _ = _read(cache)
+        return bool(info["version"] == version) and sha256(folder / ONNX) == digest
     except (ProjectError, OSError):
         return False
 
 
 def _read(cache: Path) -> tuple[Path, dict[str, Any], dict[str, Any]]:
-    """The folder that the pointer names, and its JSON files, with what others rely on in them."""
+    """The active version's folder and its JSON files, with the keys that are used."""
     try:
         folder = cache / read_json(cache / _POINTER)["folder"]
-        about, reference_rows = read_json(folder / ABOUT), read_json(folder / REFERENCE_ROWS)
-        usable = (
-            about["version"] and about["onnx_sha256"] and reference_rows["applications"][0] and reference_rows["scores"]
-        )
+        info, reference_rows = read_json(folder / MODEL_INFO), read_json(folder / REFERENCE_ROWS)
+        if all((info["version"], info["onnx_sha256"], reference_rows["applications"][0], reference_rows["scores"])):
+            return folder, info, reference_rows
     except FileNotFoundError as error:
         raise ProjectError("no model has been fetched yet") from error
-    except (OSError, ValueError, LookupError, TypeError):
-        usable = False
-    if not usable:
-        raise ProjectError(f"the model cache is damaged; delete {cache.name} and fetch again")
-    return folder, about, reference_rows
+    except OSError as error:
+        raise ProjectError(f"the model cache can't be read: {error.strerror}") from error
+    except (ValueError, LookupError, TypeError):
+        pass
+    raise ProjectError(f"the model cache is damaged; delete {cache.name}, and model sync fetches the model again")
 
 
-def install(cache: Path, files: dict[str, Path], about: dict[str, Any]) -> None:
-    """Copies a checked version into the cache, points to it, and removes all but the newest versions.
+def install(cache: Path, files: dict[str, Path], info: dict[str, Any]) -> None:
+    """Copies a checked version into the cache, makes it the active one, and deletes older versions.
+
+    The version that was active before is kept: a worker may be loading it.
 
     Args:
         cache: the cache's folder.
         files: the version's files by their name in the cache.
-        about: has `version` and `onnx_sha256`, and what else GET /model is to say.
+        info: the answer of GET /model; has `version` and `onnx_sha256`.
     """
-    folder = cache / f"{about['version']}-{about['onnx_sha256'][:12]}"
-    temporary = cache / f".{folder.name}.part"
+    name = f"{info['version']}-{info['onnx_sha256'][:_DIGEST_LENGTH]}"
+    folder, temporary = cache / name, cache / f".{name}.part"
     shutil.rmtree(temporary, ignore_errors=True)
     temporary.mkdir(parents=True)
-    for name, path in files.items():
-        shutil.copy(path, temporary / name)
-    write_json(temporary / ABOUT, about)
-    shutil.rmtree(folder, ignore_errors=True)  # damaged, or it would not be installed again
+    for target, path in files.items():
+        shutil.copy(path, temporary / target)
+    write_json(temporary / MODEL_INFO, info)
+    shutil.rmtree(folder, ignore_errors=True)  # it is damaged, or it would not be installed again
     temporary.rename(folder)
-    write_json(cache / _POINTER, {"folder": folder.name})
-    folders = sorted((path for path in cache.iterdir() if path.is_dir()), key=lambda path: path.stat().st_mtime)
-    for old in folders[:-_KEPT]:
-        shutil.rmtree(old, ignore_errors=True)
+    kept = {name, _active_folder(cache)}
+    write_json(cache / _POINTER, {"folder": name})
+    for path in cache.iterdir():
+        if path.name not in kept and _FOLDER.fullmatch(path.name) and path.is_dir():
+            shutil.rmtree(path, ignore_errors=True)
 
 
-def report(cache: Path, problem: str) -> None:
-    """Leaves word of the keeper's last look at the registry: what was wrong, or nothing."""
+def _active_folder(cache: Path) -> str | None:
+    try:
+        return str(read_json(cache / _POINTER)["folder"])
+    except (OSError, ValueError, LookupError, TypeError):
+        return None
+
+
+def write_sync_status(cache: Path, problem: str) -> None:
+    """Records the result of model sync's last check of the registry: what was wrong, or an empty string."""
     cache.mkdir(parents=True, exist_ok=True)
-    write_json(cache / _KEEPER, {"problem": problem, "time": time.time()})
+    write_json(cache / _SYNC_STATUS, {"problem": problem, "time": time.time()})
 
 
-def sync_problem(cache: Path, patience: float) -> str:
-    """What keeps the keeper from following the champion, or nothing.
+def sync_problem(cache: Path, max_age: float) -> str:
+    """Why the cache may not be up to date with the registry; empty if it is.
 
     Args:
         cache: the cache's folder.
-        patience: seconds of silence after which the keeper counts as gone.
+        max_age: seconds after which a status counts as too old.
     """
     try:
-        said = read_json(cache / _KEEPER)
-        problem, silent = str(said["problem"]), time.time() - float(said["time"])
+        status = read_json(cache / _SYNC_STATUS)
+        problem, age = str(status["problem"]), time.time() - float(status["time"])
     except (OSError, ValueError, KeyError, TypeError):
-        return "no keeper has reported yet"
-    return problem or (f"the keeper has been silent for {silent:.0f} s" if silent > patience else "")
+        return "model sync has not reported yet"
+    return problem or (f"model sync has not reported for {age:.0f} s" if age > max_age else "")

@@ -1,175 +1,205 @@
-"""From the bytes of a request to the bytes of its answer."""
+"""Predictions: from the body of a request to the body of its response.
+
+The dataclasses below are the API's response schemas. Pydantic writes them as JSON, and OpenAPI documents them.
+"""
 
 import asyncio
-import json
 from collections.abc import AsyncIterator
-from typing import Any, Literal
+from dataclasses import dataclass
+from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field, TypeAdapter
 
-from credit_risk.features import from_application, from_applications, row_of
+from credit_risk.contract import CONTRACT
+from credit_risk.features import FEATURES
 from credit_risk.serving.active_model import LoadedModel
-from credit_risk.serving.explanations import MAX_REASONS
-from credit_risk.serving.problem_details import FieldProblem, Problem, invalid
-from credit_risk.serving.prometheus import SCORES
+from credit_risk.serving.explanations import Contribution
+from credit_risk.serving.problem_details import FieldProblem, Problem, invalid_row
+from credit_risk.serving.prometheus import PROBABILITIES
 from credit_risk.serving.request_body import GROUP
-from credit_risk.serving.request_model import InvalidError, NotJsonError, TooManyError, parse, parse_many
+from credit_risk.serving.request_model import (
+    InvalidRowError,
+    NotJsonError,
+    TooManyRowsError,
+    parse_batch,
+    parse_row,
+)
+
+SCHEMA_VERSION: Literal[1] = 1  # of the responses; raised by a change that breaks clients
+MAX_REASONS = 4  # as many as US lenders name for a decline (12 CFR 1002.9, official interpretation)
+_PROBLEM = CONTRACT.problem
+_ACCEPT, _DECLINE = _PROBLEM.accept, _PROBLEM.decline
+
+Probability = Annotated[float, Field(ge=0, le=1, description=f"Probability of {_PROBLEM.event}")]
+Decision = Annotated[
+    str,
+    Field(
+        description=f"{_DECLINE} when the probability is at or above the threshold",
+        json_schema_extra={"enum": [_ACCEPT, _DECLINE]},
+    ),
+]
+Threshold = Annotated[float, Field(description="The decision threshold, stored with the model")]
+ModelVersion = Annotated[str, Field(description="Version of the model in the registry")]
+SchemaVersion = Annotated[Literal[1], Field(description="Version of this response's schema")]
 
 
-class Decision(BaseModel):
-    """What the model says of one application."""
+@dataclass(slots=True)
+class Result:
+    """The prediction for one row of a batch."""
 
-    probability_of_default: float = Field(description="Probability that the loan is charged off", ge=0, le=1)
-    decision: Literal["approve", "refuse"] = Field(description="refuse when the probability is at least the threshold")
-
-
-class _ByModel(BaseModel):
-    model_config = ConfigDict(protected_namespaces=())
-
-    schema_version: Literal[1] = Field(description="Version of this answer's schema")
-    model_version: str = Field(description="Version of the model in the registry")
-    threshold: float = Field(description="The cheapest threshold on the training loans, stored with the model")
+    probability: Probability
+    decision: Decision
 
 
-class Prediction(_ByModel, Decision):
-    """The answer to one application."""
-
-
-class FieldContribution(BaseModel):
-    """What a field adds to the risk of this applicant; fields that a rule ties together count as one."""
-
-    fields: list[str]
-    log_odds: float = Field(description="Added to the log-odds of default; negative: it lowers the risk")
-
-
-class Explanation(BaseModel):
-    """Where the risk comes from, against held-out applicants whom the model would approve."""
-
-    reasons: list[str] = Field(description="The fields that raise the risk most, at most four groups of them")
-    reference_log_odds: float = Field(description="Mean log-odds of default of the applicants compared with")
-    contributions: list[FieldContribution] = Field(
-        description="All fields, the largest first; with the reference they add up to this applicant's log-odds"
-    )
-
-
-class ExplainedPrediction(Prediction):
-    """The answer to one application, with its explanation if one was asked for."""
-
-    explanation: Explanation | None = None
-
-
-class Errors(BaseModel):
-    """What stands in the place of a row that breaks the contract."""
+@dataclass(slots=True)
+class RejectedRow:
+    """Takes the place of a row that breaks the contract."""
 
     errors: list[FieldProblem]
 
 
-class Predictions(_ByModel):
-    """The answer to a list of applications, in their order."""
+@dataclass(slots=True)
+class Prediction(Result):
+    """The prediction for one row."""
 
-    results: list[Decision | Errors]
-
-
-async def one(body: bytes, champion: LoadedModel) -> bytes:
-    """The answer to one application, in JSON.
-
-    Raises:
-        Problem: 400, the body is no JSON; 422, it breaks the contract.
-    """
-    application = _parsed(body)
-    probability = await champion.together.score(row_of(application.__dict__))
-    return (_decision(probability, champion.threshold)[:-1] + champion.tail).encode()
+    threshold: Threshold
+    model_version: ModelVersion
+    schema_version: SchemaVersion
 
 
-def explained(body: bytes, champion: LoadedModel) -> ExplainedPrediction:
-    """The answer to one application, with its explanation.
+@dataclass(slots=True)
+class Explanation:
+    """Where the risk comes from, compared with held-out rows that the model accepts."""
 
-    Raises:
-        Problem: as for `one`.
-    """
-    application = vars(_parsed(body))
-    probability = champion.scorer.score(from_application(application)).item()
-    contributions = champion.reasons.explain(application)
-    raising = [contribution for contribution in contributions if contribution.log_odds > 0][:MAX_REASONS]
-    explanation = Explanation(
-        reasons=[name for contribution in raising for name in contribution.fields],
-        reference_log_odds=champion.reasons.reference,
-        contributions=[FieldContribution(fields=list(it.fields), log_odds=it.log_odds) for it in contributions],
-    )
-    answer = json.loads(_decision(probability, champion.threshold)[:-1] + champion.tail)
-    return ExplainedPrediction(**answer, explanation=explanation)
+    reasons: Annotated[list[str], Field(description=f"Fields that raise the risk most, {MAX_REASONS} groups at most")]
+    reference_log_odds: Annotated[float, Field(description="Mean log-odds of the rows compared with")]
+    contributions: Annotated[
+        list[Contribution],
+        Field(description="All fields, the largest first; plus the reference they give the log-odds"),
+    ]
 
 
-def _parsed(body: bytes) -> Any:
-    try:
-        return parse(body)
-    except InvalidError as error:
-        raise invalid(error.problems) from None
-    except NotJsonError as error:
-        raise Problem(400, str(error)) from None
+@dataclass(slots=True)
+class ExplainedPrediction(Prediction):
+    """The prediction for one row, with its explanation."""
+
+    explanation: Explanation
 
 
-def _decision(probability: float, threshold: float) -> str:
-    SCORES.note(probability)
-    word = "refuse" if probability >= threshold else "approve"
-    return f'{{"probability_of_default":{probability!r},"decision":"{word}"}}'
+@dataclass(slots=True)
+class BatchPrediction:
+    """The predictions for a list of rows, in their order."""
+
+    results: list[Result | RejectedRow]
+    threshold: Threshold
+    model_version: ModelVersion
+    schema_version: SchemaVersion
 
 
-async def many(body: bytes, champion: LoadedModel, limit: int) -> bytes:
-    """The answer to a JSON list of applications, in JSON; a row that breaks the contract gets errors in its place.
+_prediction_json = TypeAdapter(Prediction).serializer.to_json
+_explained_json = TypeAdapter(ExplainedPrediction).serializer.to_json
+_batch_json = TypeAdapter(BatchPrediction).serializer.to_json
+_rejected_json = TypeAdapter(RejectedRow).serializer.to_json
+_probabilities = PROBABILITIES.values()
+
+
+async def predict_one(body: bytes, model: LoadedModel, *, explain: bool = False) -> bytes:
+    """The response to one row, with its explanation if `explain`.
 
     Raises:
-        Problem: 400, the body is no list of JSON; 413, it has more rows than the limit.
+        Problem: 400, the body is not JSON; 422, it breaks the contract.
     """
     try:
-        rows = parse_many(body, limit)
-    except TooManyError:
-        raise Problem(413, f"a batch must not have more than {limit:,} applications; send NDJSON") from None
+        row = vars(parse_row(body))
+    except InvalidRowError as error:
+        raise invalid_row(error.problems) from None
     except NotJsonError as error:
         raise Problem(400, str(error)) from None
-    results: list[str] = []
+    probability = await model.batcher.score(FEATURES.row_values(row))
+    _probabilities.append(probability)
+    values = (probability, _decision(probability, model), model.threshold, model.version, SCHEMA_VERSION)
+    if explain:
+        return _explained_json(ExplainedPrediction(*values, _explanation(row, model)))
+    return _prediction_json(Prediction(*values))
+
+
+def _decision(probability: float, model: LoadedModel) -> str:
+    return _DECLINE if probability >= model.threshold else _ACCEPT
+
+
+def _explanation(row: dict[str, Any], model: LoadedModel) -> Explanation:
+    contributions = model.explainer.explain(row)
+    raising = [contribution for contribution in contributions if contribution.log_odds > 0]
+    reasons = [name for contribution in raising[:MAX_REASONS] for name in contribution.fields]
+    return Explanation(reasons, model.explainer.reference, contributions)
+
+
+async def predict_batch(body: bytes, model: LoadedModel, limit: int) -> bytes:
+    """The response to a JSON list of rows; a row that breaks the contract gets its errors instead of a prediction.
+
+    Raises:
+        Problem: 400, the body is not a JSON list; 413, it has more rows than the limit.
+    """
+    try:
+        rows = parse_batch(body, limit)
+    except TooManyRowsError:
+        raise Problem(413, f"a batch must not have more than {limit:,} {_PROBLEM.rows}; send NDJSON") from None
+    except NotJsonError as error:
+        raise Problem(400, str(error)) from None
+    results: list[Result | RejectedRow] = []
     for start in range(0, len(rows), GROUP):
-        results += _score(rows[start : start + GROUP], champion)
+        results += _results(rows[start : start + GROUP], model)
         await asyncio.sleep(0)
-    return f'{{"results":[{",".join(results)}]{champion.tail}'.encode()
+    return _batch_json(BatchPrediction(results, model.threshold, model.version, SCHEMA_VERSION))
 
 
-async def stream(lines: AsyncIterator[list[bytes]], champion: LoadedModel) -> AsyncIterator[bytes]:
-    """The answers to applications that come a line each, a line each, in their order.
+async def predict_stream(lines: AsyncIterator[list[bytes]], model: LoadedModel) -> AsyncIterator[bytes]:
+    """The responses to rows that arrive one per line: a line each, in their order.
 
     Args:
         lines: groups of lines, as they arrive.
-        champion: answers all of them.
+        model: used for all of them.
     """
-    tail = champion.tail
+    shared = (model.threshold, model.version, SCHEMA_VERSION)
     try:
         async for group in lines:
-            results = _score([_parse_line(line) for line in group], champion)
-            yield "".join(f"{result[:-1]}{tail}\n" for result in results).encode()
+            results = _results([_parse_line(line) for line in group], model)
+            yield b"".join(
+                (
+                    _rejected_json(result)
+                    if isinstance(result, RejectedRow)
+                    else _prediction_json(Prediction(result.probability, result.decision, *shared))
+                )
+                + b"\n"
+                for result in results
+            )
             await asyncio.sleep(0)
-    except Problem as problem:  # the answer has begun: all that is left is to say so in its last line
-        yield json.dumps({"errors": [_whole_row(problem.detail)]}).encode() + b"\n"
+    except Problem as problem:  # the response has begun, so its last line has to carry the error
+        yield _rejected_json(RejectedRow([_row_problem(problem.detail)])) + b"\n"
 
 
 def _parse_line(line: bytes) -> Any:
     try:
-        return parse(line)
-    except InvalidError as error:
+        return parse_row(line)
+    except InvalidRowError as error:
         return error.problems
     except NotJsonError as error:
-        return [_whole_row(str(error).removeprefix("the body "))]
+        return [_row_problem(str(error).removeprefix("the body "))]
 
 
-def _whole_row(rule: str) -> dict[str, str]:
-    return {"field": "", "value_type": "string", "rule": rule}
+def _row_problem(rule: str) -> FieldProblem:
+    return FieldProblem("", "string", rule)
 
 
-def _score(rows: list[Any], champion: LoadedModel) -> list[str]:
-    """The JSON of each row's result: of its application's decision, or of its errors."""
-    applications = [row for row in rows if not isinstance(row, list)]
-    probabilities = champion.scorer.score_many(from_applications(applications)).tolist() if applications else []
-    decisions = [_decision(probability, champion.threshold) for probability in probabilities]
-    if len(decisions) == len(rows):
-        return decisions
-    decided = iter(decisions)
-    return [json.dumps({"errors": row}) if isinstance(row, list) else next(decided) for row in rows]
+def _results(rows: list[Any], model: LoadedModel) -> list[Result | RejectedRow]:
+    """The result of each row: a parsed one, or the list of its problems."""
+    valid = [row for row in rows if not isinstance(row, list)]
+    probabilities = model.scorer.score_many(FEATURES.from_rows(valid)).tolist() if valid else []
+    _probabilities.extend(probabilities)
+    remaining = iter(probabilities)
+    return [
+        RejectedRow(row)
+        if isinstance(row, list)
+        else Result(probability := next(remaining), _decision(probability, model))
+        for row in rows
+    ]

@@ -1,82 +1,112 @@
-"""Metrics for Prometheus, correct with several workers.
+"""Prometheus metrics, correct with several workers.
 
-With PROMETHEUS_MULTIPROC_DIR set (serve.py sets it), every process writes its values to files there and each worker
-answers /metrics with the sum of all, a killed worker's counts included.
+With PROMETHEUS_MULTIPROC_DIR set (serve.py sets it), every process writes its values to files in that folder, and each
+worker answers /metrics with the sum over all processes, those that have ended included.
 """
 
 import os
 import re
+from collections import defaultdict
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 import psutil
-from prometheus_client import REGISTRY, CollectorRegistry, Counter, Gauge, Histogram, generate_latest
+from prometheus_client import REGISTRY, CollectorRegistry, Counter, Gauge, Metric, generate_latest
 from prometheus_client.multiprocess import MultiProcessCollector, mark_process_dead
+from prometheus_client.registry import Collector
 
 DIRECTORY = "PROMETHEUS_MULTIPROC_DIR"
 
 
-class BufferedHistogram(Histogram):
-    """A histogram whose values are noted down at once and counted together: a fiftieth of the cost."""
+class BufferedHistogram:
+    """A histogram whose values are appended to a list and counted together when `flush` is called.
 
-    def _metric_init(self) -> None:
-        super()._metric_init()
-        self._noted: list[float] = []
-        self.note = self._noted.append
-        _BUFFERED.append(self)
+    Appending costs 0.05 µs, `prometheus_client.Histogram.observe` 2.5 µs. The counts are kept in one Counter for each
+    part of a histogram; `_Histograms` merges them when metrics are rendered.
+    """
 
-    def count(self) -> None:
-        """Counts what has been noted."""
-        if not self._noted:
-            return
-        values = np.array(self._noted)
-        self._noted.clear()
-        places = np.searchsorted(self._upper_bounds, values)  # the first bound that is not below the value
-        self._sum.inc(float(values.sum()))
-        for bucket, more in zip(self._buckets, np.bincount(places, minlength=len(self._buckets)).tolist(), strict=True):
-            if more:
-                bucket.inc(more)
+    def __init__(self, name: str, documentation: str, bounds: tuple[float, ...], labels: tuple[str, ...] = ()) -> None:
+        self._bounds = {float(bound): str(float(bound)) for bound in bounds} | {float("inf"): "+Inf"}
+        self._buckets = Counter(f"{name}_bucket", documentation, [*labels, "le"])
+        self._sum, self._count = (Counter(f"{name}_{part}", documentation, labels) for part in ("sum", "count"))
+        self._values: defaultdict[tuple[str, ...], list[float]] = defaultdict(list)
+
+    def values(self, *labels: str) -> list[float]:
+        """The list to which observed values are appended."""
+        return self._values[labels]
+
+    def flush(self) -> None:
+        """Counts the values observed since the last call."""
+        for labels, observed in self._values.items():
+            if not observed:
+                continue
+            values = np.array(observed)
+            observed.clear()
+            for bound, name in self._bounds.items():  # buckets are cumulative
+                self._buckets.labels(*labels, name).inc(int((values <= bound).sum()))
+            for counter, amount in ((self._sum, float(values.sum())), (self._count, len(values))):
+                (counter.labels(*labels) if labels else counter).inc(amount)
 
 
-_BUFFERED: list[BufferedHistogram] = []
+class _Histograms(Collector):
+    """Shows the counters of `BufferedHistogram`s as histograms, and all other metrics as they are."""
+
+    def __init__(self, source: Collector) -> None:
+        self._source = source
+
+    def collect(self) -> Iterator[Metric]:
+        histograms: dict[str, Metric] = {}
+        for metric in self._source.collect():
+            name, _, part = metric.name.rpartition("_")
+            if metric.type != "counter" or part not in {"bucket", "sum", "count"}:
+                yield metric
+                continue
+            histogram = histograms.setdefault(name, Metric(name, metric.documentation, "histogram"))
+            totals = (sample for sample in metric.samples if sample.name == f"{metric.name}_total")
+            histogram.samples += [sample._replace(name=metric.name) for sample in totals]
+        yield from histograms.values()
 
 
-def flush_all() -> None:
-    """Counts what the histograms of this process have noted; called often, so that /metrics is hardly behind."""
-    for histogram in _BUFFERED:
-        histogram.count()
-
-
-# Its _count is the number of requests. Buckets are in seconds: one prediction takes a fraction of a millisecond.
 REQUEST_SECONDS = BufferedHistogram(
     "http_request_duration_seconds",
-    "Time from a request's arrival at the worker to its answer; the count is the number of requests",
-    ["endpoint", "status"],
-    buckets=(0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 10),
+    "Time from a request's arrival at the worker to its response",
+    (0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 10),
+    ("endpoint", "status"),
+)
+PROBABILITIES = BufferedHistogram(
+    "prediction_probability",
+    "Predicted probabilities; a shift means that the requests or the model have changed",
+    (0.01, 0.02, 0.05, 0.1, 0.15, 0.2, 0.3, 0.4, 0.5, 0.7, 1),
 )
 IN_FLIGHT = Gauge("http_requests_in_flight", "Requests that are being answered", multiprocess_mode="livesum")
-SCORES = BufferedHistogram(
-    "credit_risk_probability_of_default",
-    "Probabilities that were answered; a shift shows that other applicants come or another model answers",
-    buckets=(0.01, 0.02, 0.05, 0.1, 0.15, 0.2, 0.3, 0.4, 0.5, 0.7, 1),
-)
-MODEL = Gauge(
-    "credit_risk_model_info", "Workers that serve a version of the model", ["version"], multiprocess_mode="livesum"
-)
-MODEL_LOADS = Counter("credit_risk_model_loads", "Times a worker has loaded a model, by result", ["result"])
-CHAMPION_CHECKS = Counter("credit_risk_champion_checks", "Times the keeper has asked for the champion", ["result"])
+MODEL_INFO = Gauge("model_info", "Workers that serve a model version", ["version"], multiprocess_mode="livesum")
+MODEL_LOADS = Counter("model_loads", "Loads of a model by a worker, by result", ["result"])
+REGISTRY_CHECKS = Counter("registry_checks", "Checks of the registry by model sync, by result", ["result"])
+
+
+def flush() -> None:
+    """Counts the values that this process has observed. Called often, so that /metrics is up to date."""
+    REQUEST_SECONDS.flush()
+    PROBABILITIES.flush()
 
 
 def render() -> bytes:
     """All metrics in Prometheus's text format."""
-    flush_all()
+    flush()
     folder = os.environ.get(DIRECTORY)
-    if not folder:
-        return generate_latest(REGISTRY)
-    for path in Path(folder).glob("gauge_live*.db"):
+    source: Collector = REGISTRY
+    if folder:
+        _drop_dead_gauges(Path(folder))
+        source = MultiProcessCollector(CollectorRegistry(), folder)  # type: ignore[no-untyped-call]
+    registry = CollectorRegistry()
+    registry.register(_Histograms(source))
+    return generate_latest(registry)
+
+
+def _drop_dead_gauges(folder: Path) -> None:
+    """Removes the gauges of workers that were killed: their requests are no longer in flight."""
+    for path in folder.glob("gauge_live*.db"):
         pid = int(re.findall(r"\d+", path.stem)[-1])
         if not psutil.pid_exists(pid):
-            mark_process_dead(pid, folder)  # type: ignore[no-untyped-call]  # what a killed worker had in flight is in flight no more
-    registry = CollectorRegistry()
-    MultiProcessCollector(registry, folder)  # type: ignore[no-untyped-call]
-    return generate_latest(registry)
+            mark_process_dead(pid, str(folder))  # type: ignore[no-untyped-call]

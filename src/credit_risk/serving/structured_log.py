@@ -1,4 +1,4 @@
-"""The log: one JSON object a line on standard error, for our own lines and for the server's."""
+"""The log of the API and of uvicorn: one JSON object a line on standard error."""
 
 import logging
 import logging.config
@@ -6,12 +6,13 @@ from typing import Any
 
 import structlog
 
+LOGGER = __name__.partition(".")[0]  # the package
 _SHARED: list[Any] = [
     structlog.stdlib.add_log_level,
     structlog.processors.TimeStamper(fmt="iso", utc=True),
     structlog.processors.dict_tracebacks,
 ]
-# For logging.config, as uvicorn takes it: its lines come out as ours do.
+# Also passed to uvicorn, so that its lines have the same form.
 LOG_CONFIG: dict[str, Any] = {
     "version": 1,
     "disable_existing_loggers": False,
@@ -29,7 +30,7 @@ LOG_CONFIG: dict[str, Any] = {
     "loggers": {
         "uvicorn": {"handlers": ["stderr"], "level": "INFO", "propagate": False},
         "uvicorn.access": {"level": "WARNING"},
-        "credit_risk": {"handlers": ["stderr"], "level": "INFO", "propagate": False},
+        LOGGER: {"handlers": ["stderr"], "level": "INFO", "propagate": False},
     },
 }
 structlog.configure(
@@ -39,4 +40,4 @@ structlog.configure(
     cache_logger_on_first_use=True,
 )
 logging.config.dictConfig(LOG_CONFIG)
-log: structlog.stdlib.BoundLogger = structlog.stdlib.get_logger("credit_risk")
+log: structlog.stdlib.BoundLogger = structlog.stdlib.get_logger(LOGGER)
