@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from contextlib import suppress
 from typing import IO
 
-from credit_risk.core.entry_point import PIPELINE_PID
+from credit_risk.core.entry_point import prepare_children
 from credit_risk.core.paths import root
 
 _GRACE_SECONDS = 5
@@ -18,7 +18,7 @@ def lines(command: list[str], log: IO[str]) -> Iterator[str]:
 
     Standard error comes with standard output, and everything is also written to `log`. When the reader stops early (an
     error, Ctrl-C), the command and all that it started are ended. If this process is killed, its scripts notice and
-    stop by themselves (`script.stop_with_parent`).
+    stop by themselves (`entry_point.stop_with_pipeline`).
 
     Args:
         command: program and arguments.
@@ -27,11 +27,10 @@ def lines(command: list[str], log: IO[str]) -> Iterator[str]:
     Raises:
         subprocess.CalledProcessError: it has failed; after all its lines.
     """
-    environment = os.environ | {PIPELINE_PID: str(os.getpid()), "PYTHONUNBUFFERED": "1"}
+    prepare_children()
     child = subprocess.Popen(
         command,
         cwd=root(),
-        env=environment,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         stdin=subprocess.DEVNULL,

@@ -1,16 +1,18 @@
-"""How every script of the rooms runs: one sentence for an expected error, and no life after its parent's death."""
+"""Entry point of the scripts: prints an expected error as one line and exits when the pipeline run has died."""
 
+import io
 import os
 import sys
 import threading
 import time
 from collections.abc import Callable
+from pathlib import Path
 
 import psutil
 
 from credit_risk.core.errors import ProjectError
 
-PIPELINE_PID = "PIPELINE_PID"  # process id that main.py hands down: when it is gone, its stages stop too
+PIPELINE_PID = "PIPELINE_PID"  # environment variable: process id of the run that this process belongs to
 _POLL_SECONDS = 0.2
 
 
@@ -18,10 +20,13 @@ def run(name: str, main: Callable[[], None]) -> None:
     """Runs `main`; an expected error becomes `name: sentence` on standard error and exit code 1.
 
     Args:
-        name: what people call the script, as `stage 2`.
+        name: what messages call the script, such as `stage 2`.
         main: the script's work.
     """
-    stop_with_parent()
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="replace")  # a terminal that can't show a character must not stop the script
+    stop_with_pipeline()
     try:
         main()
     except ProjectError as error:
@@ -32,32 +37,41 @@ def run(name: str, main: Callable[[], None]) -> None:
         sys.exit(130)
 
 
-def stop_with_parent() -> None:
-    """Ends this process soon after its parent, or the run it belongs to (PIPELINE_PID), has died.
+def prepare_children() -> None:
+    """Sets the environment of the scripts that this process is about to start."""
+    os.environ[PIPELINE_PID] = str(os.getpid())
+    os.environ["PATH"] = f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', os.defpath)}"
+    os.environ["PYTHONUNBUFFERED"] = "1"  # so that their output is shown when they print it
+    os.environ.pop("PYTHONDONTWRITEBYTECODE", None)  # with it, importing MLflow takes three times as long
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # waiting threads that spin slow down a busy machine
 
-    Without it, killing DVC or main.py would leave a stage behind that goes on writing. Nothing is cleaned up on the
-    way out, as with a kill: files are renamed into place when they are complete.
+
+def stop_with_pipeline() -> None:
+    """Ends this process soon after the run that it belongs to has died: main.py (PIPELINE_PID) or DVC.
+
+    Without it, killing main.py or DVC would leave a stage running that goes on writing. A process that belongs to no
+    run is not watched. Nothing is cleaned up, as with a kill: files are renamed into place when they are complete.
     """
-    watched = _ancestors()
+    watched = _run_processes()
 
     def watch() -> None:
         while all(map(_alive, watched)):
             time.sleep(_POLL_SECONDS)
         os._exit(1)
 
-    threading.Thread(target=watch, name="stop-with-parent", daemon=True).start()
+    if watched:
+        threading.Thread(target=watch, name="stop-with-pipeline", daemon=True).start()
 
 
-def _ancestors() -> list[psutil.Process]:
-    """The processes without which this one has no purpose; ends it if one of them is gone already."""
-    pids = {os.getppid(), int(os.environ.get(PIPELINE_PID, os.getppid()))}
-    pids.discard(0)  # the first process of a container has no parent
+def _run_processes() -> list[psutil.Process]:
+    """The processes of the run; ends this process if one of them has ended already."""
     try:
-        found = [psutil.Process(pid) for pid in pids]
+        found = [psutil.Process(int(pid))] if (pid := os.environ.get(PIPELINE_PID)) else []
         if "DVC_STAGE" in os.environ:
             # DVC runs `sh -c 'python script.py'`. Some shells become the script; others stay, and outlive a killed DVC.
-            shells = [process for process in found if process.cmdline()[-2:-1] == ["-c"]]
-            found += [parent for shell in shells if (parent := shell.parent())]
+            parent = psutil.Process(os.getppid())
+            shell = parent.cmdline()[-2:-1] == ["-c"]
+            found += [parent, *filter(None, [parent.parent() if shell else None])]
     except psutil.NoSuchProcess:
         os._exit(1)
     return found
@@ -66,5 +80,7 @@ def _ancestors() -> list[psutil.Process]:
 def _alive(process: psutil.Process) -> bool:
     try:
         return process.is_running() and process.status() != psutil.STATUS_ZOMBIE
-    except psutil.NoSuchProcess:  # it ended between the two questions
+    except psutil.NoSuchProcess:
         return False
+    except (psutil.Error, OSError):  # too many open files, for example: look again
+        return True

@@ -1,4 +1,4 @@
-"""The training environment as one hash: which exact packages a model was made with."""
+"""The training environment: the exact packages that a model was made with, as one hash."""
 
 import hashlib
 import os
@@ -8,20 +8,27 @@ import subprocess
 from credit_risk.core.errors import ProjectError
 from credit_risk.core.paths import root
 
+LOCK = "requirements-pipeline.lock"  # the committed export, for installing without uv.lock
 _TRAINING = ["--no-default-groups", "--group", "pipeline"]  # a new test tool must not retrain the model
 _EXPORT = ["export", "--frozen", *_TRAINING, "--no-emit-project", "--no-header", "--no-annotate", "--quiet"]
 
 
 def environment_sha256() -> str:
-    """SHA-256 of the exact versions and hashes of the training packages, as `uv export` lists them: no addresses in it.
+    """SHA-256 of the exact versions and hashes of the training packages, as `uv export` lists them.
+
+    Without uv.lock (packages installed from the committed export), it is the hash of that export: the same bytes.
 
     Raises:
-        ProjectError: uv or its lock is missing.
+        ProjectError: uv, or the export, is missing or fails.
     """
+    if not (root() / "uv.lock").exists():
+        if not (root() / LOCK).exists():
+            raise ProjectError(f"uv.lock and {LOCK} are missing; make the first with `uv lock`")
+        return hashlib.sha256((root() / LOCK).read_bytes()).hexdigest()
     uv = os.environ.get("UV") or shutil.which("uv")
     if uv is None:
         raise ProjectError("uv is not on the PATH; install it with `pip install uv`, and run with `uv run`")
     result = subprocess.run([uv, *_EXPORT], cwd=root(), capture_output=True, check=False)
     if result.returncode:
-        raise ProjectError(f"the environment can't be listed: {result.stderr.decode().strip().splitlines()[-1]}")
+        raise ProjectError(f"the packages can't be listed: {result.stderr.decode().strip().splitlines()[-1]}")
     return hashlib.sha256(result.stdout).hexdigest()

@@ -1,4 +1,4 @@
-"""Writing files so that a killed run leaves nothing half-written, and naming them by content."""
+"""Writes files by renaming, so that a killed run leaves none half-written; reads JSON; hashes files."""
 
 import hashlib
 import json
@@ -10,7 +10,7 @@ from typing import Any
 
 @contextmanager
 def replacing(path: Path) -> Iterator[Path]:
-    """Gives a temporary name beside `path`; renames it to `path` on success and removes it on failure."""
+    """Yields a temporary path in the same folder; renames it to `path` on success and removes it on failure."""
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.part")
     try:

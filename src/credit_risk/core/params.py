@@ -1,4 +1,4 @@
-"""Loading one section of params.yaml into its model. Each section's model stands in the script that uses it."""
+"""Loads params.yaml. Each section belongs to one script, which defines the section's model."""
 
 from pathlib import Path
 from typing import Any, TypeVar
@@ -11,7 +11,7 @@ from credit_risk.core.paths import relative, root
 
 
 class Params(BaseModel):
-    """Base of every section: frozen, and a misspelt key fails by name."""
+    """Base class of every section: frozen, and unknown keys are errors."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -20,35 +20,43 @@ Section = TypeVar("Section", bound=Params)
 
 
 def path() -> Path:
-    """Where params.yaml is."""
+    """The path of params.yaml."""
     return root() / "4.dvc_pipeline" / "params.yaml"
 
 
 def load(section: str, model: type[Section]) -> Section:
-    """Loads and checks one section of params.yaml.
+    """Loads and validates one section of params.yaml.
 
     Raises:
         ProjectError: the file or section is missing, or a key is unknown, missing or out of range; names it.
     """
-    where = relative(path())
-    content = read(path())
-    if section not in content:
-        raise ProjectError(f"section '{section}' is missing from {where}; add it")
     try:
-        return model.model_validate(content[section] or {})
+        return model.model_validate(raw(section))
     except ValidationError as error:
-        # A misspelt key also leaves the right one missing: say the misspelling first.
+        # A misspelt key also leaves the right one missing: report the misspelling first.
         details = sorted(error.errors(include_url=False), key=lambda detail: detail["type"] != "extra_forbidden")
         problems = []
         for detail in details:
             hint = detail["msg"].removeprefix("Value error, ")
             hint = "unknown key, check its spelling" if detail["type"] == "extra_forbidden" else hint
             problems.append(f"{'.'.join([section, *map(str, detail['loc'])])}: {hint}")
-        raise ProjectError(f"{where}: {'; '.join(problems)}") from error
+        raise ProjectError(f"{relative(path())}: {'; '.join(problems)}") from error
+
+
+def raw(section: str) -> Any:
+    """One section of params.yaml, not validated.
+
+    Raises:
+        ProjectError: the file or section is missing.
+    """
+    sections = read(path())
+    if section not in sections:
+        raise ProjectError(f"section '{section}' is missing from {relative(path())}; add it")
+    return sections[section] or {}
 
 
 def read(file: Path) -> dict[str, Any]:
-    """All sections, unchecked.
+    """All sections of a params file, not validated.
 
     Raises:
         ProjectError: the file is missing or is not YAML with sections.

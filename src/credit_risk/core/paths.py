@@ -1,4 +1,4 @@
-"""Where the rooms are. Every path of the project resolves against the repository root."""
+"""Paths of the project. All of them resolve against the repository root."""
 
 import os
 from pathlib import Path
@@ -15,6 +15,6 @@ def data(*parts: str) -> Path:
     return root().joinpath("1.data", *parts)
 
 
-def relative(path: Path) -> str:
-    """The path as people write it: from the repository root, with forward slashes."""
+def relative(path: str | Path) -> str:
+    """A path relative to the repository root, with forward slashes, as messages show it."""
     return Path(os.path.relpath(path, root())).as_posix()

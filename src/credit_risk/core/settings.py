@@ -1,4 +1,4 @@
-"""Addresses, secrets and limits from environment variables, with defaults for a laptop; standard names stay so."""
+"""Settings from environment variables: addresses, secrets and limits, with defaults for a laptop."""
 
 import hashlib
 import re
@@ -7,12 +7,12 @@ from typing import Annotated, Any, Literal, Self
 from urllib.parse import unquote, urlsplit
 
 from pydantic import Field, SecretStr, ValidationError, field_validator, model_validator
-from pydantic_settings import BaseSettings, NoDecode
+from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from credit_risk.core.errors import ProjectError
 from credit_risk.core.paths import root
 
-# What people write into a template's secrets and then forget there.
+# Secrets of examples and templates.
 PLACEHOLDERS = {
     *("admin", "change-me", "changeme", "changethis", "dummy", "example", "key", "minio", "minioadmin"),
     *("mlflow", "password", "placeholder", "postgres", "secret", "test"),
@@ -24,38 +24,52 @@ Words = Annotated[tuple[str, ...], NoDecode]  # comma-separated in the environme
 
 
 class Settings(BaseSettings):
-    """The environment. AWS_* and MLFLOW_TRACKING_USERNAME are read by boto3 and MLflow themselves.
+    """The environment variables that this project reads; an empty one counts as unset.
 
-    So are the password and the secret key; they stand here to be looked at.
+    boto3 and MLflow read AWS_* and MLFLOW_TRACKING_* themselves. Their secrets are listed here to be checked.
     """
 
+    model_config = SettingsConfigDict(env_ignore_empty=True)
+
     app_env: Literal["development", "production"] = Field(
-        "development", description="production demands API keys and refuses placeholder secrets"
+        "development", description="production requires API keys and rejects placeholder secrets"
     )
     mlflow_tracking_uri: str = Field(
         default_factory=lambda: f"sqlite:///{root() / '3.experiments' / 'mlflow.db'}",
-        description="Where runs and model versions are: a SQLite file on a laptop, an MLflow server elsewhere",
+        description="Store of runs and model versions: a SQLite file on a laptop, an MLflow server elsewhere",
     )
-    mlflow_tracking_password: SecretStr | None = Field(None, description="Of MLFLOW_TRACKING_USERNAME, for the server")
-    aws_secret_access_key: SecretStr | None = Field(None, description="Of AWS_ACCESS_KEY_ID, for S3; with a role, none")
-    mlflow_http_request_timeout: int = Field(10, description="Seconds until a silent MLflow server counts as down")
-    mlflow_http_request_max_retries: int = Field(2, description="How often a request to it is tried again")
+    mlflow_tracking_password: SecretStr | None = Field(None, description="Password of MLFLOW_TRACKING_USERNAME")
+    aws_secret_access_key: SecretStr | None = Field(
+        None, description="Secret of AWS_ACCESS_KEY_ID for S3; not needed with a role"
+    )
+    mlflow_http_request_timeout: int = Field(
+        10, description="Seconds until an MLflow server that does not answer counts as down"
+    )
+    mlflow_http_request_max_retries: int = Field(2, description="Retries of a request to the MLflow server")
     model_cache: Path = Field(
         default_factory=lambda: root() / "6.production" / "cache",
-        description="Folder in which the API keeps the champion it last served",
+        description="Folder of the served model",
     )
-    model_sync_seconds: float = Field(2, gt=0, description="How often the keeper asks the registry for the champion")
-    api_keys_sha256: Words = Field((), description="SHA-256 of each accepted API key, in hexadecimal, by commas")
-    cors_origins: Words = Field((), description="Origins whose pages may call the API, by commas; none by default")
-    max_body_bytes: int = Field(16_384, gt=0, description="Largest body of one application, or line of a stream")
+    model_sync_seconds: float = Field(
+        2, gt=0, description="Seconds between two syncs of the served model with the registry"
+    )
+    api_keys_sha256: Words = Field((), description="SHA-256 of each accepted API key, in hexadecimal, comma-separated")
+    cors_origins: Words = Field((), description="Origins whose pages may call the API, comma-separated")
+    max_body_bytes: int = Field(
+        16_384, gt=0, description="Largest body of a single request, and longest line of a stream"
+    )
     max_batch_bytes: int = Field(16_777_216, gt=0, description="Largest body of a JSON batch")
-    max_batch_rows: int = Field(10_000, gt=0, description="Most applications in a JSON batch")
-    max_stream_rows: int = Field(1_000_000, gt=0, description="Most applications in an NDJSON stream")
-    request_timeout_seconds: float = Field(10, gt=0, description="How long a body may take to arrive")
-    max_in_flight: int = Field(256, gt=0, description="Requests a worker takes at once; more get 503")
-    max_queue_seconds: float = Field(1, gt=0, description="Longest wait for the worker's turn; beyond it, 503")
-    drain_seconds: float = Field(1, ge=0, description="How long to go on serving after SIGTERM, no longer ready")
-    log_requests: Literal["errors", "all"] = Field("errors", description="Which requests the log has a line for")
+    max_batch_rows: int = Field(10_000, gt=0, description="Most rows in a JSON batch")
+    max_stream_rows: int = Field(1_000_000, gt=0, description="Most rows in an NDJSON stream")
+    request_timeout_seconds: float = Field(10, gt=0, description="Seconds until a request body must have arrived")
+    max_in_flight: int = Field(256, gt=0, description="Requests that a worker handles at once; further ones get 503")
+    max_queue_seconds: float = Field(
+        1, gt=0, description="Longest delay of the worker's event loop; beyond it, requests get 503"
+    )
+    drain_seconds: float = Field(
+        1, ge=0, description="Seconds of serving after SIGTERM while /readyz reports not ready"
+    )
+    log_requests: Literal["errors", "all"] = Field("errors", description="Which requests are logged")
 
     @field_validator("api_keys_sha256", "cors_origins", mode="before")
     @classmethod
@@ -72,8 +86,8 @@ class Settings(BaseSettings):
         return digests
 
     @model_validator(mode="after")
-    def refuse_placeholders(self) -> Self:
-        """Nobody may go into production with the password or the key of an example.
+    def reject_placeholders(self) -> Self:
+        """Rejects placeholder secrets in production.
 
         Raises:
             ProjectError: a password or key is a placeholder.
@@ -89,13 +103,13 @@ class Settings(BaseSettings):
         }
         for name, secret in held.items():
             if secret and _is_placeholder(secret.get_secret_value()):
-                raise ProjectError(f"{name} holds a placeholder; APP_ENV=production wants a secret of your own")
+                raise ProjectError(f"{name} holds a placeholder; APP_ENV=production needs a secret of your own")
         return self
 
 
 def _is_placeholder(secret: str) -> bool:
-    letters = re.sub(r"[^a-z]", "", secret.lower())  # change_me and Password123! are no better
-    # AWS's documentation ends its example keys so.
+    letters = re.sub(r"[^a-z]", "", secret.lower())  # so that change_me and Password123! count too
+    # The example keys in AWS's documentation end like this.
     return letters in PLACEHOLDERS or letters.startswith("your") or letters.endswith(("example", "examplekey"))
 
 
@@ -103,7 +117,7 @@ def settings() -> Settings:
     """The environment's settings.
 
     Raises:
-        ProjectError: names what is wrong with them, without their values.
+        ProjectError: a variable is invalid; names it, without its value.
     """
     try:
         return Settings()
@@ -111,14 +125,14 @@ def settings() -> Settings:
         first = error.errors(include_input=False, include_url=False, include_context=False)[0]
         name = ".".join(str(part) for part in first["loc"]).upper()
         reason = first["msg"].removeprefix("Value error, ")
-        raise ProjectError(f"settings: {name + ' ' if name else ''}{reason}") from None
+        raise ProjectError(f"environment: {name + ' ' if name else ''}{reason}") from None
 
 
 def serving_settings() -> Settings:
     """The settings of a server.
 
     Raises:
-        ProjectError: as `settings`, or it is in production and would answer everybody.
+        ProjectError: a variable is invalid, or production has no API keys.
     """
     current = settings()
     if current.app_env == "production" and not current.api_keys_sha256:
