@@ -45,7 +45,7 @@ def python(folder: Path, code: str, **environment: str) -> "subprocess.Completed
 
 def test_a_missing_package_names_the_command(tmp_path: Path) -> None:
     (tmp_path / "pyproject.toml").write_text('[dependency-groups]\nexperiments = ["no-such.Package>=3"]\n')
-    result = python(tmp_path, "import credit_risk.core.errors\nimport no_such.thing")
+    result = python(tmp_path, "import credit_risk.core.entry_point\nimport no_such.thing")
     assert result.returncode == 1
     assert result.stderr.splitlines() == [
         "error: no_such is not installed; use `uv run --group experiments 3.experiments/2.tune.py`"
@@ -54,12 +54,12 @@ def test_a_missing_package_names_the_command(tmp_path: Path) -> None:
 
 def test_a_missing_package_of_no_group_keeps_its_traceback(tmp_path: Path) -> None:
     (tmp_path / "pyproject.toml").write_text('[dependency-groups]\nexperiments = ["optuna"]\n')
-    result = python(tmp_path, "import credit_risk.core.errors\nimport no_such")
+    result = python(tmp_path, "import credit_risk.core.entry_point\nimport no_such")
     assert "Traceback" in result.stderr
 
 
 def test_an_expected_error_during_imports_is_one_sentence(tmp_path: Path) -> None:
-    code = "from credit_risk.core.errors import ProjectError\nraise ProjectError('the contract is wrong')"
+    code = "import credit_risk.core.entry_point as e\nraise e.ProjectError('the contract is wrong')"
     result = python(tmp_path, code)
     assert (result.returncode, result.stderr) == (1, "error: the contract is wrong\n")
 

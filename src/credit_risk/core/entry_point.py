@@ -1,16 +1,23 @@
-"""Entry point of the scripts: prints an expected error as one line and exits when the pipeline run has died."""
+"""Entry point of the scripts: prints an expected error as one line and exits when the pipeline run has died.
+
+Importing it installs the exception hook that shows expected errors which occur during later imports: a mistake in the
+contract, or a package that is not installed.
+"""
 
 import io
 import os
 import sys
 import threading
 import time
+import tomllib
 from collections.abc import Callable
 from pathlib import Path
+from types import TracebackType
 
 import psutil
 
 from credit_risk.core.errors import ProjectError
+from credit_risk.core.paths import relative, root
 
 PIPELINE_PID = "PIPELINE_PID"  # environment variable: process id of the run that this process belongs to
 _POLL_SECONDS = 0.2
@@ -84,3 +91,32 @@ def _alive(process: psutil.Process) -> bool:
         return False
     except (psutil.Error, OSError):  # too many open files, for example: look again
         return True
+
+
+def _show(kind: type[BaseException], error: BaseException, traceback: TracebackType | None) -> None:
+    """The exception hook."""
+    sentence = str(error) if isinstance(error, ProjectError) else _missing_package(error)
+    if sentence is None:
+        sys.__excepthook__(kind, error, traceback)
+    else:
+        print(f"error: {sentence}", file=sys.stderr)
+
+
+def _missing_package(error: BaseException) -> str | None:
+    """What to do about a missing package that is in a dependency group of pyproject.toml."""
+    pyproject = root() / "pyproject.toml"
+    if not isinstance(error, ModuleNotFoundError) or not error.name or not pyproject.exists():
+        return None
+    module = error.name.partition(".")[0]
+    for group, requirements in tomllib.loads(pyproject.read_text(encoding="utf-8"))["dependency-groups"].items():
+        if any(isinstance(one, str) and _letters(one).startswith(_letters(module)) for one in requirements):
+            return f"{module} is not installed; use `uv run --group {group} {relative(sys.argv[0])}`"
+    return None
+
+
+def _letters(name: str) -> str:
+    """A name without punctuation: the distribution `ruamel.yaml` has the module `ruamel`, `cfn-lint` has `cfnlint`."""
+    return "".join(filter(str.isalnum, name.lower()))
+
+
+sys.excepthook = _show
