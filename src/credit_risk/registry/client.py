@@ -112,6 +112,11 @@ class Registry:
             except MlflowException as error:
                 if error.error_code in ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE"):
                     return None
+                # An MLflow server with users denies access to a model that does not exist.
+                if error.error_code == "PERMISSION_DENIED" and not self.client.search_registered_models(
+                    f"name = '{MODEL}'"
+                ):
+                    return None
                 raise
 
     def version(self, number: str) -> Version:
