@@ -1,121 +1,127 @@
-"""The whole journey in one command: pipeline, gates, promotion; then serve.
+"""The whole workflow in one command: pipeline, registration, gates, promotion; then serving.
 
-uv run main.py             runs what has changed, gates the model and promotes it if it passes
-uv run main.py --refresh   the same, and looks first whether remote sources have changed
-uv run main.py --no-promote    gates the model and leaves the champion as it is, for an approval to come
-uv run main.py report      says where the report on the latest model is, and how it stands against the champion
-uv run main.py serve       serves the champion over HTTP
-uv run main.py history     lists promotions, refusals and rollbacks
-uv run main.py rollback    makes the previous champion the champion again
-uv run main.py doctor      checks registry, artifact store and data remote, and says how to mend them
-uv run main.py reproduce   makes a version anew from its lineage, and says whether it is the same
+uv run main.py                runs what has changed, gates the model and promotes it if it passes
+uv run main.py --refresh      the same, and first checks whether remote sources have changed
+uv run main.py --no-promote   gates the model without promoting it, for a later approval
+uv run main.py report         prints where the report is, and the gate's result on the latest model
+uv run main.py serve          serves the champion over HTTP
+uv run main.py history        lists promotions, rejections and rollbacks
+uv run main.py rollback       makes the previous champion the champion again
+uv run main.py doctor         checks registry, artifact store and data remote, and says how to fix them
+uv run main.py rebuild N      rebuilds version N from its lineage and compares it with the registered version
+uv run main.py rename NAME    renames the project: package, imports, pyproject and contract
 """
 
 import argparse
+import json
 import os
-import re
 import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any, Self
 
+import psutil
+import yaml
 from rich.console import Console
 from rich.markup import escape
 from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 from rich.table import Column, Table
 
-from credit_risk.core import child_process, params
+from credit_risk.contract import CONTRACT
+from credit_risk.core import params
+from credit_risk.core.entry_point import PIPELINE_PID
 from credit_risk.core.errors import ProjectError
-from credit_risk.core.files import read_json
+from credit_risk.core.files import read_json, replacing
 from credit_risk.core.paths import data, relative, root
-from credit_risk.core.settings import Settings
-from credit_risk.serving import model_cache
+from credit_risk.core.settings import settings
 
-# MLflow takes seconds to import, so what needs it is imported where it is used.
+# DVC and MLflow take seconds to import, so they are imported where they are used.
 if TYPE_CHECKING:
-    from credit_risk.registry.client import Version
+    from dvc.repo import Repo
+
+    from credit_risk.registry.gating import Outcome
 
 PIPELINE = "4.dvc_pipeline/dvc.yaml"
-REGISTER = "4.dvc_pipeline/7.register_model.py"
-GATES = ("5.testing/loading.py", "5.testing/performance.py")
-LOG = "4.dvc_pipeline/last_run.log"  # everything that the children print
-RUNNING = re.compile(r"^> python (?P<script>\S+)\.py$")  # how `dvc repro` announces a stage
-CHATTER = re.compile(
-    r"^(Running stage|Stage '|Updating|Generating|To track|To enable|Use `dvc|Data and pipe|[ \t│┃┏┡└])"
-)
-SENTENCE = re.compile(r"^(stage \d|[a-z]+ gate|ERROR): ")  # an expected error, in one sentence
-NEXT = """next:
+LOG = "4.dvc_pipeline/last_run.log"  # all output of stages and gates
+END_SECONDS = 5  # for children to end after SIGTERM
+NEXT_COMMANDS = """next:
   uv run main.py serve                  serve the champion on http://127.0.0.1:8000 (a page; docs at /docs), then
   curl -s localhost:8000/predict -H 'content-type: application/json' -d @6.production/example.json
-  uv run main.py history                promotions, refusals and rollbacks
+  uv run main.py history                promotions, rejections and rollbacks
   uv run mlflow ui --backend-store-uri sqlite:///3.experiments/mlflow.db     runs and versions in a browser"""
-console = Console(highlight=False)
+console = Console(file=os.fdopen(os.dup(1), "w", encoding="utf-8"), highlight=False)  # stays when output is redirected
 
 
 def main() -> None:
     """Parses the command line and runs the command."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--refresh", action="store_true", help="look first whether remote sources have changed")
-    parser.add_argument("--no-promote", action="store_true", help="gate the model, and leave the champion as it is")
+    parser.add_argument("--refresh", action="store_true", help="first check whether remote sources have changed")
+    parser.add_argument("--no-promote", action="store_true", help="gate the model without promoting it")
     commands = parser.add_subparsers(dest="command", metavar="command")
     serving = commands.add_parser("serve", help="serve the champion over HTTP")
     serving.add_argument("--host", default="127.0.0.1", help="address to listen on (default: %(default)s)")
     serving.add_argument("--port", type=int, default=8000, help="port to listen on (default: %(default)s)")
-    serving.add_argument("--workers", type=int, default=1, help="processes that answer (default: %(default)s)")
-    commands.add_parser("report", help="where the report on the latest model is, and its verdict")
-    commands.add_parser("history", help="list promotions, refusals and rollbacks")
+    serving.add_argument("--workers", type=int, default=1, help="number of worker processes (default: %(default)s)")
+    commands.add_parser("report", help="print where the report is, and the gate's result")
+    commands.add_parser("history", help="list promotions, rejections and rollbacks")
     rolling = commands.add_parser("rollback", help="make the previous champion the champion again")
-    rolling.add_argument("--why", default="by hand", help="reason, for the history")
+    rolling.add_argument("--why", default="no reason given", help="reason, for the history")
     commands.add_parser("doctor", help="check registry, artifact store and data remote")
     renaming = commands.add_parser("rename", help="rename the project: package, imports, pyproject and contract")
     renaming.add_argument("name", metavar="NAME", help="lower-case words joined by hyphens")
-    again = commands.add_parser("reproduce", help="make a version anew from its lineage, and compare")
-    again.add_argument("version", metavar="VERSION", help="number of the version")
+    rebuilding = commands.add_parser("rebuild", help="rebuild a version from its lineage, and compare")
+    rebuilding.add_argument("version", metavar="N", help="number of the version")
     arguments = parser.parse_args()
+    run: dict[str | None, Callable[[], int]] = {
+        None: lambda: run_all(refresh=arguments.refresh, promote=not arguments.no_promote),
+        "serve": lambda: serve(arguments.host, arguments.port, arguments.workers),
+        "report": show_report,
+        "history": show_history,
+        "rollback": lambda: rollback(arguments.why),
+        "doctor": doctor,
+        "rebuild": lambda: rebuild(arguments.version),
+        "rename": lambda: rename(arguments.name),
+    }
     try:
-        match arguments.command:
-            case "serve":
-                serve(arguments.host, arguments.port, arguments.workers)
-            case "report":
-                show_report()
-            case "history":
-                show_history()
-            case "rollback":
-                rollback(arguments.why)
-            case "doctor":
-                sys.exit(doctor())
-            case "rename":
-                rename(arguments.name)
-            case "reproduce":
-                sys.exit(reproduce(arguments.version))
-            case _:
-                sys.exit(journey(arguments.refresh, promoting=not arguments.no_promote))
+        sys.exit(run[arguments.command]())
     except ProjectError as error:
         Console(stderr=True, highlight=False).print(f"[bold red]error:[/] {escape(str(error))}", soft_wrap=True)
         sys.exit(1)
     except KeyboardInterrupt:
-        console.print("interrupted; the next run goes on from here")
+        console.print("interrupted; run again to resume")
         sys.exit(130)
 
 
-def journey(refresh: bool, *, promoting: bool) -> int:
-    """Pipeline, registration, gates and summary; returns the exit code."""
+def run_all(*, refresh: bool, promote: bool) -> int:
+    """Runs pipeline, registration and gates, and prints the summary; returns the exit code."""
     start = time.monotonic()
-    # Opening MLflow's store takes seconds, and the first stages don't need it.
+    os.environ[PIPELINE_PID] = str(os.getpid())  # stages end when this process does
+    os.environ["PATH"] = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"  # DVC runs `python`
     threading.Thread(target=open_registry_early, daemon=True).start()
-    with (root() / LOG).open("w", encoding="utf-8") as log, Steps() as steps:
-        if refresh and sources_changed():
-            repro(["--force", "--single-item", f"{PIPELINE}:get_data"], steps, log)
-        repro([PIPELINE], steps, log)
-        outcome = register_and_gate(steps, log, promoting=promoting)
-    return summary(outcome, bool(steps.done), time.monotonic() - start)
+    write_example()
+    forced = refresh and sources_changed()
+    with (root() / LOG).open("w", encoding="utf-8") as log, redirected_output(log), Steps(log) as steps:
+        from dvc.repo import Repo
+
+        from credit_risk.registry.client import Registry
+        from credit_risk.registry.gating import register_and_gate
+
+        with Repo(str(root())) as repo:
+            for number, stage in enumerate(yaml.safe_load((root() / PIPELINE).read_text(encoding="utf-8"))["stages"]):
+                steps.run_stage(repo, stage, force=forced and number == 0)
+        outcome = register_and_gate(Registry(), steps.run_script, promote=promote)
+    if not steps.finished:
+        console.print("nothing has changed since the last run")
+    return print_summary(outcome, promote=promote, seconds=time.monotonic() - start)
 
 
 def open_registry_early() -> None:
-    """Opens the registry ahead of its use; what is wrong with it is told when it is used."""
+    """Opens the registry while the first stages run, which takes seconds; errors are reported when it is used."""
     from credit_risk.registry.client import Registry
 
     try:
@@ -124,15 +130,25 @@ def open_registry_early() -> None:
         return
 
 
+def write_example() -> None:
+    """Writes the example request of the contract, which the readme and the summary use."""
+    path = root() / "6.production" / "example.json"
+    text = json.dumps(CONTRACT.example, indent=2) + "\n"
+    if not path.exists() or path.read_text(encoding="utf-8") != text:
+        with replacing(path) as temporary:
+            temporary.write_text(text, encoding="utf-8")
+
+
 def sources_changed() -> bool:
-    """Whether a source that DVC does not watch differs from what stage 1 has read; says which."""
+    """Whether a source that DVC does not track differs from what stage 1 has read; prints which."""
     from credit_risk.data.sources import changed, expand
 
     manifest = data("1.raw", "manifest.json")
     if not manifest.exists():
         return False  # stage 1 runs anyway
     known = {entry["source"]: entry for entry in read_json(manifest)}
-    sources = {source.name: source for source in expand(params.read(params.path())["data"]["sources"])}
+    patterns = params.read(params.path()).get("data", {}).get("sources", [])
+    sources = {source.name: source for source in expand(patterns)}
     names = [name for name, source in sources.items() if name not in known or changed(source, known[name])]
     names += [name for name in known if name not in sources]
     for name in names:
@@ -140,14 +156,28 @@ def sources_changed() -> bool:
     return bool(names)
 
 
-class Steps:
-    """What is running and for how long, as a live line; each finished step stays as a line of its own."""
+@contextmanager
+def redirected_output(log: IO[str]) -> Iterator[None]:
+    """Sends the output of this process and of its children to a file, except what `console` prints."""
+    saved = [(descriptor, os.dup(descriptor)) for descriptor in (1, 2)]
+    for descriptor, _ in saved:
+        os.dup2(log.fileno(), descriptor)
+    try:
+        yield
+    finally:
+        sys.stdout.flush()
+        for descriptor, copy in saved:
+            os.dup2(copy, descriptor)
+            os.close(copy)
 
-    def __init__(self) -> None:
-        self.done: list[str] = []
-        self.sentence = ""  # the last that a step said, or its error
-        self._name = ""
-        self._failed = False
+
+class Steps:
+    """Runs stages and gates, with a live line for the running one and a printed line for each finished one."""
+
+    def __init__(self, log: IO[str]) -> None:
+        """Takes the file that has the output of the steps."""
+        self.finished: list[str] = []
+        self._log = log
         self._progress = Progress(
             SpinnerColumn(), TextColumn("{task.description}"), TimeElapsedColumn(), console=console, transient=True
         )
@@ -159,246 +189,219 @@ class Steps:
         return self
 
     def __exit__(self, *_: object) -> None:
-        """Takes it away."""
+        """Removes the live line."""
         self._progress.stop()
 
-    def begin(self, name: str) -> None:
-        """Ends the running step, if any, and begins another."""
-        self.end()
-        self._name, self._started = name, time.monotonic()
-        self._progress.reset(self._task, description=name)
+    def run_stage(self, repo: "Repo", name: str, *, force: bool) -> None:
+        """Runs a stage of the pipeline if its inputs have changed.
 
-    def heard(self, line: str) -> None:
-        """Takes note of a line that the step has printed."""
-        if self._failed or not line.strip() or CHATTER.match(line):
-            return
-        if line.startswith("ERROR: failed to reproduce"):  # the stage itself has said what is wrong
-            self._failed = True
-            self.sentence = self.sentence or line
-            return
-        self.sentence = line.removeprefix("ERROR: ")
-        self._failed = SENTENCE.match(line) is not None
+        Raises:
+            ProjectError: the stage or DVC has failed.
+        """
+        from dvc.exceptions import DvcException
 
-    def end(self, result: str = "") -> None:
-        """Ends the running step."""
-        if self._name:
-            seconds = time.monotonic() - self._started
-            console.print(f"  {self._name:<18} {seconds:5.1f} s  {escape(result or self.sentence)}", soft_wrap=True)
-            self.done.append(self._name)
-        self._name = self.sentence = ""
-        self._progress.reset(self._task, description="waiting")
+        def reproduce() -> bool:
+            # Not in the main thread, in which DVC would ignore Ctrl-C.
+            with ThreadPoolExecutor(1) as pool:
+                try:
+                    return bool(
+                        pool.submit(repo.reproduce, f"{PIPELINE}:{name}", single_item=True, force=force).result()
+                    )
+                except KeyboardInterrupt:
+                    end_children()
+                    raise
 
+        try:
+            self._run(name, reproduce)
+        except DvcException as error:
+            sentence = self._last_line() or f"stage {name}: {error.__cause__ or error}"
+            raise ProjectError(f"{sentence} (all output: {LOG})") from error
 
-@dataclass(frozen=True, slots=True)
-class Outcome:
-    """How it ended: what became of the challenger, and the champion that stands."""
+    def run_script(self, path: str, *arguments: str) -> bool:
+        """Runs a script; returns False if it is a gate that rejects the version.
 
-    challenger: "Version"
-    champion: "Version | None"
-    verdict: str
-
-
-def repro(arguments: list[str], steps: Steps, log: IO[str]) -> None:
-    """Runs `dvc repro`, showing each stage that it runs.
-
-    Raises:
-        ProjectError: a stage has failed, with its own sentence, or DVC has, with its.
-    """
-    try:
-        for line in child_process.lines([sys.executable, "-m", "dvc", "repro", *arguments], log):
-            if match := RUNNING.match(line):
-                steps.begin(match["script"])
-            else:
-                steps.heard(line)
-    except subprocess.CalledProcessError as error:
-        raise ProjectError(f"{steps.sentence or 'dvc repro failed'} (all output: {LOG})") from error
-    steps.end()
-
-
-def run_script(path: str, steps: Steps, log: IO[str], *arguments: str) -> bool:
-    """Runs a script of a room; returns False if it is a gate that has refused.
-
-    Raises:
-        ProjectError: it has failed, with its own sentence.
-    """
-    steps.begin(path.rpartition("/")[2].removesuffix(".py"))
-    try:
-        for line in child_process.lines([sys.executable, path, *arguments], log):
-            steps.heard(line)
-    except subprocess.CalledProcessError as error:
+        Raises:
+            ProjectError: the script has failed.
+        """
         from credit_risk.registry.gate_results import EXIT_REJECTED
 
-        if error.returncode != EXIT_REJECTED:
-            raise ProjectError(f"{steps.sentence or path + ' failed'} (all output: {LOG})") from error
-        steps.end("refused")
-        return False
-    steps.end()
-    return True
+        codes: list[int] = []
+
+        def run() -> bool:
+            command = [sys.executable, path, *arguments]
+            codes.append(subprocess.run(command, cwd=root(), stdin=subprocess.DEVNULL, check=False).returncode)
+            return codes[0] in {0, EXIT_REJECTED}
+
+        if not self._run(Path(path).stem, run):
+            raise ProjectError(f"{self._last_line() or path + ' failed'} (all output: {LOG})")
+        return codes[0] == 0
+
+    def _run(self, name: str, work: Callable[[], bool]) -> bool:
+        """Does the work of a step; prints its time and its last line of output if it was done."""
+        start = time.monotonic()
+        self._begin = os.fstat(self._log.fileno()).st_size
+        self._progress.reset(self._task, description=name)
+        done = work()
+        if done:
+            self.finished.append(name)
+            seconds = time.monotonic() - start
+            console.print(f"  {name:<18} {seconds:5.1f} s  {escape(self._last_line())}", soft_wrap=True)
+        return done
+
+    def _last_line(self) -> str:
+        """The last line that the current step has printed."""
+        sys.stdout.flush()
+        output = (root() / LOG).read_bytes()[self._begin :].decode(errors="replace")
+        return (output.strip().splitlines() or [""])[-1].strip()
 
 
-def register_and_gate(steps: Steps, log: IO[str], *, promoting: bool) -> Outcome:
-    """Sees to it that the current registry has this model as its challenger, and that it has been gated."""
-    from credit_risk.registry.client import CHALLENGER, CHAMPION, LINEAGE_KEY, Registry
-    from credit_risk.registry.gate_results import last_rejection
-
-    registry = Registry()
-    key = read_json(data("7.registered", "model.json"))[LINEAGE_KEY]
-    challenger, champion = registry.version_of(CHALLENGER), registry.version_of(CHAMPION)
-    if challenger is None or challenger.tags.get(LINEAGE_KEY) != key:
-        # DVC does not see the environment: another registry, or an older model of which DVC has kept the files.
-        run_script(REGISTER, steps, log)
-        challenger = registry.version_of(CHALLENGER)
-    if challenger is None:
-        raise ProjectError(f"{registry.address} lost the challenger that was just registered; run again")
-    if champion and champion.number == challenger.number:
-        return Outcome(challenger, champion, "is the champion already")
-    if refusal := last_rejection(challenger, champion.number if champion else None):
-        return Outcome(challenger, champion, f"was refused already: {refusal}")
-    loading, performance = GATES
-    options = [] if promoting else ["--no-promote"]
-    if run_script(loading, steps, log) and run_script(performance, steps, log, *options):
-        if not promoting:
-            return Outcome(challenger, champion, "passed all gates and may be promoted")
-        return Outcome(challenger, registry.version_of(CHAMPION), "passed all gates and was promoted")
-    refused = registry.version(challenger.number)
-    refusal = last_rejection(refused, champion.number if champion else None)
-    return Outcome(challenger, registry.version_of(CHAMPION), f"refused: {refusal}")
+def end_children() -> None:
+    """Ends all processes that this one has started."""
+    children = psutil.Process().children(recursive=True)
+    for child in children:
+        child.terminate()
+    _, alive = psutil.wait_procs(children, END_SECONDS)
+    for child in alive:
+        child.kill()
 
 
-def summary(outcome: Outcome, ran: bool, seconds: float) -> int:
-    """Prints the closing table and the next commands; returns the exit code: 0 when a champion stands."""
-    if not ran:
-        console.print("nothing has changed since the last run")
-    test, late = (read_json(data("6.reports", "metrics.json"))[side] for side in ("test", "out_of_time"))
+def print_summary(outcome: "Outcome", *, promote: bool, seconds: float) -> int:
+    """Prints the metrics, what became of the model, and the next commands; returns the exit code.
+
+    It is 0 when there is a champion to serve, or the model has passed and was not to be promoted.
+    """
+    problem = CONTRACT.problem
+    metrics = read_json(data("6.reports", "metrics.json"))
     rows: dict[str, Callable[[Any], str]] = {
-        "ROC AUC": lambda m: f"{m['roc_auc']:.3f} ({m['roc_auc_low']:.3f} to {m['roc_auc_high']:.3f})",
-        "… of logistic regression": lambda m: f"{m['logistic_baseline']['roc_auc']:.3f}",
+        "ROC AUC": lambda m: f"{m['roc_auc']:.3f}" + interval(m, "roc_auc"),
+        "ROC AUC of logistic regression": lambda m: f"{m['logistic_baseline']['roc_auc']:.3f}",
         "calibration error": lambda m: f"{m['ece']:.3f}",
-        "default rate": lambda m: f"{m['positive_rate']:.3f}",
-        "accuracy (always “paid”)": lambda m: f"{m['accuracy']:.3f} ({m['majority_accuracy']:.3f})",
+        f"{problem.event} rate": lambda m: f"{m['positive_rate']:.3f}",
+        "accuracy (of the majority class)": lambda m: f"{m['accuracy']:.3f} ({m['majority_accuracy']:.3f})",
     }
-    champion = outcome.champion
-    table = Table("loans held out", "in time (test)", "out of time")
-    for name, shown in rows.items():
-        table.add_row(name, shown(test), shown(late))
+    table = Table(f"held-out {problem.rows}", *(name.replace("_", " ") for name in CONTRACT.holdouts))
+    for name, show in rows.items():
+        table.add_row(name, *(show(metrics[holdout]) for holdout in CONTRACT.holdouts))
     console.print(table)
-    console.print(f"version {outcome.challenger.number} (challenger) {escape(outcome.verdict)}", soft_wrap=True)
-    if champion is None:
-        console.print(f"[bold red]no champion stands:[/] nothing can be served; the gates' tables are in {LOG}")
-        return 1
-    console.print(f"version {champion.number} is the champion; took {seconds:.0f} s\n{NEXT}", soft_wrap=True)
+    console.print(f"version {outcome.challenger.number} (challenger) {escape(outcome.result)}", soft_wrap=True)
+    if outcome.champion is None:
+        console.print(f"[bold red]there is no champion to serve[/]; results of the gates: {LOG}", soft_wrap=True)
+        return 0 if outcome.passed and not promote else 1
+    console.print(f"version {outcome.champion.number} is the champion; took {seconds:.0f} s\n{NEXT_COMMANDS}", soft_wrap=True)
     return 0
 
 
-def serve(host: str, port: int, workers: int) -> None:
-    """Becomes the API's server, which follows the champion from now on; needs one, or one that it served before."""
-    fetched = subprocess.run(
+def interval(metrics: dict[str, Any], name: str) -> str:
+    """The 95 % interval of a metric in brackets; empty where there are too few rows for one."""
+    low, high = metrics.get(f"{name}_low"), metrics.get(f"{name}_high")
+    return "" if low is None or high is None else f" ({low:.3f} to {high:.3f})"
+
+
+def serve(host: str, port: int, workers: int) -> int:
+    """Becomes the API server; needs a champion in the registry, or one in the local cache."""
+    from credit_risk.serving import model_cache
+
+    synced = subprocess.run(
         [sys.executable, "6.production/model_sync.py", "--once"],
         cwd=root(),
         capture_output=True,
         text=True,
         check=False,
     )
-    if fetched.returncode:
-        sentence = (fetched.stderr.strip().splitlines() or ["the champion can't be fetched"])[-1]
+    if synced.returncode:
+        sentence = (synced.stderr.strip().splitlines() or ["the champion can't be downloaded"])[-1]
         try:
-            cached = model_cache.load(Settings().model_cache)
+            cached = model_cache.load(settings().model_cache)
         except ProjectError:
             raise ProjectError(sentence) from None
-        console.print(
-            f"[bold red]warning:[/] {escape(sentence)}; serving version {cached.version} from the cache", soft_wrap=True
-        )
+        warning = f"[bold red]warning:[/] {escape(sentence)}; serving version {cached.version} from the cache"
+        console.print(warning, soft_wrap=True)
     listen = ["--host", host, "--port", str(port), "--workers", str(workers)]
     os.chdir(root())
     os.execv(sys.executable, [sys.executable, "6.production/serve.py", *listen])
 
 
-def show_report() -> None:
-    """Prints where report and comparison are, and what the performance gate has found on the challenger."""
+def show_report() -> int:
+    """Prints where report and comparison are, and the performance gate's result on the challenger."""
     from credit_risk.registry.client import CHALLENGER, Registry
-    from credit_risk.registry.gate_results import read_gate_result
+    from credit_risk.registry.gate_results import as_table, read_gate_result
 
     report = data("6.reports", "report.html")
     if not report.exists():
         raise ProjectError(f"{relative(report)} is missing; run the pipeline first: `uv run main.py`")
-    console.print(f"evidence:   {report.as_uri()}", soft_wrap=True)
+    console.print(f"report:     {report.as_uri()}", soft_wrap=True)
     registry = Registry()
     challenger = registry.version_of(CHALLENGER)
-    verdict = read_gate_result(challenger, "performance") if challenger else None
-    if challenger is None or verdict is None:
-        console.print("the performance gate has not seen this model yet; run `uv run main.py`")
-        return
+    result = read_gate_result(challenger, "performance") if challenger else None
+    if challenger is None or result is None:
+        console.print("the latest model has not been gated yet; run `uv run main.py`")
+        return 0
     if page := registry.download_file(challenger, "performance.html", root() / "5.testing" / "reports"):
         console.print(f"comparison: {page.as_uri()}", soft_wrap=True)
-    against = f"version {verdict['against']}" if verdict["against"] else "no champion"
-    title = (
-        f"version {challenger.number} (challenger) against {against}: {'passed' if verdict['passed'] else 'refused'}"
-    )
-    table = Table("check", "measured", "required", "passed", title=title, title_justify="left")
-    for one in verdict["checks"]:
-        table.add_row(
-            one["name"], escape(one["measured"]), escape(one["required"]), "yes" if one["passed"] else "[bold red]no[/]"
-        )
-    console.print(table)
+    console.print(as_table(result))
+    return 0
 
 
-def show_history() -> None:
-    """Prints promotions, refusals and rollbacks, oldest first."""
+def show_history() -> int:
+    """Prints promotions, rejections and rollbacks, oldest first."""
     from credit_risk.registry.client import Registry
     from credit_risk.registry.promotion import history
 
-    other = "instead of (rolled back, lost: to)"
-    table = Table(Column("time (UTC)", no_wrap=True), Column("what", no_wrap=True), "version", other, "why", "who")
+    columns = [Column(name, no_wrap=True) for name in ("time (UTC)", "event", "version", "champion afterwards")]
+    table = Table(*columns, "reason", "by")
     for event in history(Registry()):
-        time, instead = event.time[:19].replace("T", " "), event.other or "none"
-        table.add_row(time, event.kind, event.version, instead, escape(event.why), escape(event.actor))
-    console.print(table if table.row_count else "nothing has been promoted or refused yet")
+        time = event.time[:19].replace("T", " ")
+        champion = event.champion or "none"
+        table.add_row(time, event.kind, event.version, champion, escape(event.reason), escape(event.actor))
+    console.print(table if table.row_count else "nothing has been promoted or rejected yet")
+    return 0
 
 
-def rollback(why: str) -> None:
+def rollback(reason: str) -> int:
     """Makes the previous champion the champion again."""
     from credit_risk.registry import promotion
     from credit_risk.registry.client import Registry
 
-    old, new = promotion.rollback(Registry(), why)
-    console.print(f"champion is version {new} again, instead of {old}; running servers follow within seconds")
+    old, new = promotion.rollback(Registry(), reason)
+    console.print(f"version {new} is the champion again, instead of {old}; running servers load it within seconds")
+    return 0
 
 
 def doctor() -> int:
-    """Prints what works and what does not, with the remedy; returns the exit code: 0 when all is well."""
+    """Prints what works and what does not, with the remedy; returns the exit code: 0 if everything works."""
     from credit_risk.registry.client import Registry
-    from credit_risk.registry.preflight import data_remote, preflight_checks
+    from credit_risk.registry.preflight import check_data_remote, preflight_checks
 
-    fine = True
-    for check in [*preflight_checks(Registry()), *data_remote()]:
-        fine = fine and not check.problem
-        word = "[bold red]failed[/]" if check.problem else "ok    "
-        console.print(f"{word}  {check.name:<16} {escape(check.problem or check.found)}", soft_wrap=True)
-    return 0 if fine else 1
+    failed = False
+    for check in [*preflight_checks(Registry()), *check_data_remote()]:
+        failed = failed or bool(check.problem)
+        status = "[bold red]failed[/]" if check.problem else "ok    "
+        console.print(f"{status}  {check.name:<16} {escape(check.problem or check.found)}", soft_wrap=True)
+    return 1 if failed else 0
 
 
-def rename(name: str) -> None:
+def rebuild(number: str) -> int:
+    """Rebuilds a version and prints the differences; returns the exit code: 0 if there are none."""
+    from credit_risk.registry.client import Registry
+    from credit_risk.registry.rebuild import rebuild as rebuild_version
+
+    registry = Registry()
+    with (root() / LOG).open("w", encoding="utf-8") as log, console.status(f"rebuilding version {number}"):
+        differences = rebuild_version(registry, registry.version(number), log)
+    for difference in differences:
+        console.print(f"differs: {escape(difference)}", soft_wrap=True)
+    result = "differ from" if differences else "match"
+    console.print(f"rebuilt version {number}: metrics, scores and ONNX digest {result} the registered version")
+    return 1 if differences else 0
+
+
+def rename(name: str) -> int:
     """Renames the project."""
-    from credit_risk.contract import CONTRACT
     from credit_risk.core.rename import rename as rename_project
 
     changed = rename_project(CONTRACT.problem, name)
     console.print(f"renamed in {changed} files; check with `git diff`, run `uv run main.py`, then commit")
-
-
-def reproduce(number: str) -> int:
-    """Makes a version anew and prints what differs; returns the exit code: 0 when nothing does."""
-    from credit_risk.registry.client import Registry
-    from credit_risk.registry.rebuild import rebuild
-
-    registry = Registry()
-    with (root() / LOG).open("w", encoding="utf-8") as log, console.status(f"making version {number} anew"):
-        differences = rebuild(registry, registry.version(number), log)
-    for difference in differences:
-        console.print(f"differs: {escape(difference)}", soft_wrap=True)
-    verdict = "differs from" if differences else "is equal to"
-    console.print(f"made anew, version {number} {verdict} the registered one in metrics, scores and ONNX digest")
-    return 1 if differences else 0
+    return 0
 
 
 if __name__ == "__main__":

@@ -1,8 +1,8 @@
-"""Gate 1: can the registered model be loaded, and is it the model it says it is?
+"""Gate 1: can the registered model be loaded, and is it the model that was registered?
 
-Loads the version from the registry in a fresh process, as a server would, without unpickling anything, and holds its
-two forms against each other on every held-out loan. If this gate fails, nothing further runs.
-Exit code: 0 passed, 3 refused, 1 error.
+Downloads the version from the registry in a fresh process, as a server does, loads it without unpickling, and compares
+its two formats, scikit-learn and ONNX, on every held-out row. If this gate fails, nothing further runs.
+Exit code: 0 passed, 3 rejected, 1 error.
 
 Usage: uv run 5.testing/loading.py [--version N]      default: the challenger
 """
@@ -11,8 +11,6 @@ import argparse
 import sys
 from collections.abc import Iterator
 from functools import cached_property
-from pathlib import Path
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -21,16 +19,18 @@ import pandas as pd
 from mlflow.models import Model
 from sklearn.pipeline import Pipeline
 
-from credit_risk.contract import FIELDS, Choice
+from credit_risk.contract import CONTRACT
 from credit_risk.core.entry_point import run
 from credit_risk.core.files import sha256
+from credit_risk.core.schema import Choice
 from credit_risk.data.splits import read_holdout
-from credit_risk.features import FEATURE_NAMES, from_application, from_columns
+from credit_risk.features import FEATURES
 from credit_risk.formats import skops_model
-from credit_risk.formats.onnx_scorer import Scorer
+from credit_risk.formats.onnx_scorer import OnnxScorer
 from credit_risk.formats.reference_rows import TOLERANCE, max_score_difference
-from credit_risk.model import default_probability
-from credit_risk.registry.client import CHAMPION, ONNX_PATH, ONNX_SHA256, REFERENCE_ROWS_PATH, Registry
+from credit_risk.model import positive_probability
+from credit_risk.registry import lineage
+from credit_risk.registry.client import CHAMPION, ONNX_PATH, ONNX_SHA256, REFERENCE_ROWS_PATH, Registry, Version
 from credit_risk.registry.gate_results import (
     EXIT_REJECTED,
     Check,
@@ -41,12 +41,12 @@ from credit_risk.registry.gate_results import (
     publish,
     version_to_gate,
 )
-from credit_risk.registry.promotion import record
+from credit_risk.registry.promotion import record_rejection
 from credit_risk.registry.signature import contract_signature
 
-Floats = npt.NDArray[np.float32]
-EDGE_LOANS = 200  # that are tried with each field at each of its edges
-SPLIT_LOANS = 8  # that are moved onto each split: not every loan comes by it
+Floats = npt.NDArray[np.floating]
+EDGE_ROWS = 200  # rows that are tried with each field at each of its limits
+SPLIT_ROWS = 8  # rows that are moved onto each split of a tree: not every row reaches it
 
 
 def main() -> None:
@@ -57,156 +57,160 @@ def main() -> None:
     registry = Registry()
     version = version_to_gate(registry, arguments.version)
     champion = registry.version_of(CHAMPION)
-    against = champion.number if champion else None
-    candidate = Candidate(registry.download(version.number), version.tags.get(ONNX_SHA256, ""))
-    verdict = GateResult("loading", version.number, against, gate_key(against), candidate.checks())
-    publish(registry, verdict)
-    if not verdict.passed:
-        record(registry, "refused", version.number, against, f"loading: {', '.join(verdict.failures)}")
+    number = champion.number if champion else None
+    checks = DownloadedVersion(registry, version).checks()
+    result = GateResult("loading", version.number, None, gate_key(number), checks)
+    publish(registry, result)
+    print(result.summary)
+    if not result.passed:
+        record_rejection(registry, version.number, number, f"loading: {', '.join(result.failures)}")
         sys.exit(EXIT_REJECTED)
 
 
-class Candidate:
+class DownloadedVersion:
     """A downloaded version; each of its parts is loaded once, when the first check needs it."""
 
-    def __init__(self, folder: Path, digest: str) -> None:
-        """Takes the folder of the version's files, and the SHA-256 of its ONNX form as the registry has it."""
-        self.folder = folder
-        self.digest = digest
-        self.sides = [read_holdout("test"), read_holdout("out_of_time")]
-        self.applications = pd.concat([side.applications for side in self.sides], ignore_index=True)
+    def __init__(self, registry: Registry, version: Version) -> None:
+        """Downloads the version and reads the held-out rows."""
+        self.version = version
+        self.folder = registry.download(version.number)
+        self.holdouts = [read_holdout(name) for name in CONTRACT.holdouts]
+        self.rows = pd.concat([holdout.rows for holdout in self.holdouts], ignore_index=True)
 
     @cached_property
     def pipeline(self) -> Pipeline:
-        """The scikit-learn form, from applicant fields."""
+        """The scikit-learn pipeline, from fields."""
         return skops_model.load(self.folder)
 
     @cached_property
-    def scorer(self) -> Scorer:
-        """The serving form, from features."""
-        return Scorer.load(self.folder / ONNX_PATH)
+    def scorer(self) -> OnnxScorer:
+        """The ONNX model, from features."""
+        return OnnxScorer.load(self.folder / ONNX_PATH)
 
     @cached_property
-    def scores(self) -> npt.NDArray[np.float64]:
-        """The scikit-learn form's probability of default of every held-out loan."""
-        return default_probability(self.pipeline, self.applications)
+    def scores(self) -> Floats:
+        """Probability of the positive class of every held-out row, by the scikit-learn pipeline."""
+        return positive_probability(self.pipeline, self.rows)
 
     def checks(self) -> tuple[Check, ...]:
         """All checks, each on its own: one that fails does not hide the others."""
         return (
+            check("lineage", "registered by this project for this problem", self.lineage),
             check("format", "skops, nothing pickled", self.format),
             check("loads", "only trusted types", self.loads),
             check("signature", "the contract's", self.signature),
-            check("digest", "the ONNX form is the one registered", self.onnx_digest),
-            check("valid_scores", "a probability for every loan", self.valid_scores),
-            check("agreement", f"both forms within {TOLERANCE:.0e}", self.agreement),
-            check("edges", f"also at the edges, within {TOLERANCE:.0e}", self.edges),
+            check("digest", "the ONNX model is the registered one", self.onnx_digest),
+            check("valid_scores", f"a probability for every {CONTRACT.problem.row}", self.valid_scores),
+            check("agreement", f"both formats within {TOLERANCE:.0e}", self.agreement),
+            check("edges", f"both formats within {TOLERANCE:.0e} at limits and splits", self.edges),
             check("reference_rows", f"scores as registered, within {TOLERANCE:.0e}", self.reference_rows),
         )
 
+    def lineage(self) -> Measured:
+        """The version belongs to this problem, and was registered by this layout of the project."""
+        reason = lineage.reject_reason(self.version)
+        return reason is None, reason or "yes"
+
     def format(self) -> Measured:
-        """No file in it is of a kind that runs code when it is loaded."""
+        """No file is of a kind that runs code when it is loaded."""
         pickles = sorted(p.name for p in self.folder.rglob("*") if p.suffix in {".pkl", ".pickle", ".joblib"})
         declared = Model.load(str(self.folder)).flavors["sklearn"]["serialization_format"]
         return declared == "skops" and not pickles, ", ".join([declared, *pickles])
 
     def loads(self) -> Measured:
-        """Both forms can be loaded."""
+        """Both formats can be loaded."""
         steps = [name for name, _ in self.pipeline.steps]
         return bool(steps) and bool(self.scorer), ", ".join(steps)
 
     def signature(self) -> Measured:
-        """What the version takes and gives is what the contract says."""
+        """Inputs and outputs are those of the contract."""
         signature, expected = Model.load(str(self.folder)).signature, contract_signature()
         if signature is None:
             return False, "none"
-        given, wanted = set(signature.inputs.input_names()), set(expected.inputs.input_names())
-        differences = [f"+{name}" for name in sorted(given - wanted)] + [f"-{name}" for name in sorted(wanted - given)]
+        actual, required = set(signature.inputs.input_names()), set(expected.inputs.input_names())
+        differences = [f"+{name}" for name in sorted(actual - required)] + [
+            f"-{name}" for name in sorted(required - actual)
+        ]
         same = signature.inputs == expected.inputs and signature.outputs == expected.outputs
         return same, "the contract's" if same else ", ".join(differences) or "other types"
 
     def onnx_digest(self) -> Measured:
-        """The ONNX file has the digest that the registry holds."""
+        """The ONNX file has the digest that the registry has recorded."""
         found = sha256(self.folder / ONNX_PATH)
-        return found == self.digest, found[:12]
+        return found == self.version.tags.get(ONNX_SHA256), found[:12]
 
     def valid_scores(self) -> Measured:
-        """Every held-out loan gets a number from 0 to 1."""
+        """Every held-out row gets a number from 0 to 1."""
         valid = np.isfinite(self.scores) & (self.scores >= 0) & (self.scores <= 1)
         return len(valid) > 0 and bool(valid.all()), f"{valid.sum():,} of {len(valid):,}"
 
     def agreement(self) -> Measured:
-        """The serving form gives what the scikit-learn form gives, on every held-out loan."""
-        served = np.concatenate([self.scorer.score(side.features) for side in self.sides])
-        largest = float(np.max(np.abs(served - self.scores)))
-        return largest <= TOLERANCE, f"{largest:.1e} on {len(served):,} loans"
+        """Both formats give the same score for every held-out row."""
+        served = np.concatenate([self.scorer.score(holdout.features) for holdout in self.holdouts])
+        return within_tolerance(served, self.scores)
 
     def edges(self) -> Measured:
-        """Both forms agree where they are likeliest to part: missing, extreme and unseen values, and each split."""
-        applications = edge_applications(self.applications.iloc[:EDGE_LOANS])
-        features = edge_features(self.sides[0].features, self.folder / ONNX_PATH, self.pipeline)
-        largest = max(
-            float(
-                np.max(
-                    np.abs(
-                        self.scorer.score(from_columns(dict(applications)))
-                        - default_probability(self.pipeline, applications)
-                    )
-                )
-            ),
-            float(np.max(np.abs(self.scorer.score(features) - default_probability(self.pipeline[1:], features)))),
+        """Both formats agree on missing, extreme and unseen values, and at each split of each tree."""
+        rows = edge_rows(self.rows.iloc[:EDGE_ROWS])
+        features = self.edge_features(self.holdouts[0].features)
+        return within_tolerance(
+            np.concatenate([self.scorer.score(FEATURES.from_columns(dict(rows))), self.scorer.score(features)]),
+            np.concatenate([positive_probability(self.pipeline, rows), positive_probability(self.pipeline[1:], features)]),
         )
-        return largest <= TOLERANCE, f"{largest:.1e} on {len(applications) + len(features):,} rows"
+
+    def edge_features(self, features: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
+        """Rows with one feature moved onto each split of each tree, and to the next number below and above it.
+
+        Args:
+            features: of some rows, shape (n, len(FEATURES)).
+
+        Returns:
+            Features, three rows for each split and row tried; the given features for a model without trees.
+        """
+        columns = [name.rpartition("__")[2] for name in self.pipeline[1:-1].get_feature_names_out(FEATURES.names)]
+        splits = sorted(
+            {
+                (columns[column], value)
+                for column, value in tree_splits(onnx.load(self.folder / ONNX_PATH))
+                if columns[column] in FEATURES.names
+            }
+        )
+        if not splits:
+            return features
+        moved = np.resize(features, (len(splits), SPLIT_ROWS, 3, features.shape[1]))  # other rows at each split
+        for index, (name, value) in enumerate(splits):
+            at = np.float32(value)
+            around = (np.nextafter(at, np.float32(-np.inf)), at, np.nextafter(at, np.float32(np.inf)))
+            moved[index, :, :, FEATURES.names.index(name)] = around
+        return moved.reshape(-1, features.shape[1])
 
     def reference_rows(self) -> Measured:
-        """The reference rows get the scores they had when the version was registered."""
-        largest = max_score_difference(
-            self.folder / REFERENCE_ROWS_PATH,
-            lambda rows: np.concatenate([self.scorer.score(from_application(row)) for row in rows]),
-        )
-        return largest <= TOLERANCE, f"{largest:.1e}"
+        """The reference rows get the scores that they had at registration."""
+        difference = max_score_difference(self.folder / REFERENCE_ROWS_PATH, self.scorer.score_rows)
+        return difference <= TOLERANCE, f"{difference:.1e}"
 
 
-def edge_applications(loans: pd.DataFrame) -> pd.DataFrame:
-    """Each loan with each field missing (if it may be), at its extremes, or of a word nobody has seen."""
-    frames = []
-    for field in FIELDS:
-        values: tuple[Any, ...] = ("?",) if isinstance(field, Choice) else (field.minimum, field.maximum)
-        frames += [loans.assign(**{field.name: value}) for value in values]
+def within_tolerance(served: Floats, scores: Floats) -> Measured:
+    """Whether two arrays of scores of the same rows agree."""
+    difference = float(np.max(np.abs(served - scores)))
+    return difference <= TOLERANCE, f"{difference:.1e} on {len(scores):,} rows"
+
+
+def edge_rows(rows: pd.DataFrame) -> pd.DataFrame:
+    """Each row with each field at its limits, with an unseen word, and missing if that is allowed."""
+    missing = {field.name: None if isinstance(field, Choice) else np.nan for field in CONTRACT.fields if not field.required}
+    frames = [rows.assign(**missing)]
+    for field in CONTRACT.fields:
+        values = ("?",) if isinstance(field, Choice) else (field.minimum, field.maximum)
+        frames += [rows.assign(**{field.name: value}) for value in values]
         if not field.required:
-            frames.append(loans.assign(**{field.name: None if isinstance(field, Choice) else np.nan}))
-    optional = {field.name: None if isinstance(field, Choice) else np.nan for field in FIELDS if not field.required}
-    return pd.concat([*frames, loans.assign(**optional)], ignore_index=True)
+            frames.append(rows.assign(**{field.name: missing[field.name]}))
+    return pd.concat(frames, ignore_index=True)
 
 
-def edge_features(loans: Floats, onnx_file: Path, pipeline: Pipeline) -> Floats:
-    """Loans with one feature moved onto each split of each tree, and to the next number on either side of it.
-
-    Args:
-        loans: features of some loans, shape (n, len(FEATURES)).
-        onnx_file: the serving form, whose trees are looked at; a model without trees has no splits.
-        pipeline: the scikit-learn form, which knows what columns the trees see.
-
-    Returns:
-        Features, three rows a split and loan tried; the loans themselves when there is no split.
-    """
-    seen = [name.rpartition("__")[2] for name in pipeline[1:-1].get_feature_names_out(FEATURE_NAMES)]
-    splits = sorted(
-        {(seen[column], value) for column, value in tree_splits(onnx_file) if seen[column] in FEATURE_NAMES}
-    )
-    if not splits:
-        return loans
-    rows = np.resize(loans, (len(splits), SPLIT_LOANS, 3, loans.shape[1]))  # other loans at each split
-    for index, (name, value) in enumerate(splits):
-        at = np.float32(value)
-        sides = (np.nextafter(at, np.float32(-np.inf)), at, np.nextafter(at, np.float32(np.inf)))
-        rows[index, :, :, FEATURE_NAMES.index(name)] = sides
-    return rows.reshape(-1, loans.shape[1])
-
-
-def tree_splits(onnx_file: Path) -> Iterator[tuple[int, float]]:
-    """Column and threshold of every split of every tree in an ONNX file."""
-    for node in onnx.load(onnx_file).graph.node:
+def tree_splits(model: onnx.ModelProto) -> Iterator[tuple[int, float]]:
+    """Column and threshold of every split of every tree of an ONNX model."""
+    for node in model.graph.node:
         if node.op_type in {"TreeEnsembleClassifier", "TreeEnsembleRegressor"}:
             values = {attribute.name: onnx.helper.get_attribute_value(attribute) for attribute in node.attribute}
             nodes = zip(values["nodes_featureids"], values["nodes_values"], values["nodes_modes"], strict=True)

@@ -1,38 +1,39 @@
 """Gate 2: is the registered model good enough to serve, and no worse than the champion?
 
-Measures the version anew, on the held-out loans. With `gates.mode: threshold` it must reach the thresholds; with
-`champion` (the default) it must also be no worse than the champion on the same loans. If it passes, it becomes the
-champion: the alias moves only here. Exit code: 0 passed, 3 refused, 1 error. The result, the figures of both and the
-decisions that would change are written to 5.testing/reports and logged with the version's run.
+Measures the registered version on the held-out rows. With `gates.mode: threshold` it must reach the thresholds; with
+`champion` (the default) it must also be no worse than the champion on the same rows. A version that passes becomes the
+champion: the alias moves only here. Exit code: 0 passed, 3 rejected, 1 error. The result, the metrics of both versions
+and the decisions that would change are written to 5.testing/reports and logged with the version's run.
 
-Usage: uv run 5.testing/performance.py [--version N]              gates it and, if it passes, promotes it
-       uv run 5.testing/performance.py [--version N] --no-promote gates it, and leaves the champion as it is
-       uv run 5.testing/performance.py [--version N] --against M  compares the two and promotes neither
+Usage: uv run 5.testing/performance.py [--version N]              gates it and promotes it if it passes
+       uv run 5.testing/performance.py [--version N] --no-promote gates it and does not promote it
+       uv run 5.testing/performance.py [--version N] --against M  compares two versions and promotes neither
 """
 
 import argparse
-import json
 import sys
-from functools import cached_property
-from typing import Any, Literal
+from functools import cache, cached_property
+from typing import Any, Literal, Self
 
 import numpy as np
 import numpy.typing as npt
-from pydantic import Field
+from pydantic import Field, model_validator
 
+from credit_risk.contract import CONTRACT
 from credit_risk.core import params, templates
-from credit_risk.core.arrays import Labels
+from credit_risk.core.arrays import Labels, Scores
 from credit_risk.core.entry_point import run
 from credit_risk.core.errors import ProjectError
-from credit_risk.core.paths import data, root
-from credit_risk.data.splits import Holdout, as_frame, read_holdout
+from credit_risk.core.paths import root
+from credit_risk.data.splits import Holdout, as_frame, read_holdout, read_split
 from credit_risk.evaluation.bootstrap import auc_difference
 from credit_risk.evaluation.leakage import single_feature_aucs
 from credit_risk.evaluation.metrics import measure
 from credit_risk.formats import skops_model
-from credit_risk.formats.onnx_scorer import Scorer
+from credit_risk.formats.onnx_scorer import OnnxScorer
 from credit_risk.formats.reference_rows import TOLERANCE, max_score_difference
-from credit_risk.model import TrainParams, default_probability, fit, logistic_baseline, read_split
+from credit_risk.model import TrainParams, fit, logistic_baseline, positive_probability
+from credit_risk.registry import lineage
 from credit_risk.registry.client import CHAMPION, ONNX_PATH, REFERENCE_ROWS_PATH, Registry, Version
 from credit_risk.registry.gate_results import (
     EXIT_REJECTED,
@@ -40,12 +41,15 @@ from credit_risk.registry.gate_results import (
     GateResult,
     Measured,
     check,
+    error_text,
     gate_key,
     publish,
     read_gate_result,
     version_to_gate,
 )
-from credit_risk.registry.promotion import promote, record, rolled_back
+from credit_risk.registry.promotion import promote, record_rejection, rolled_back
+
+Holdouts = dict[str, Holdout]
 
 
 class GateParams(params.Params):
@@ -53,7 +57,7 @@ class GateParams(params.Params):
 
     mode: Literal["threshold", "champion"]
     min_auc: float = Field(ge=0.5, le=1)
-    min_out_of_time_auc: float = Field(ge=0.5, le=1)
+    min_out_of_time_auc: float | None = Field(None, ge=0.5, le=1)
     max_calibration_error: float = Field(ge=0, le=1)
     calibration_bins: int = Field(ge=2)
     min_brier_skill: float = Field(ge=0, le=1)
@@ -64,234 +68,311 @@ class GateParams(params.Params):
     bootstrap_resamples: int = Field(ge=100)
     seed: int = Field(ge=0)
 
+    @model_validator(mode="after")
+    def require_out_of_time_auc(self) -> Self:
+        """A contract with a date has an out-of-time holdout, which needs a threshold."""
+        if CONTRACT.has_date and self.min_out_of_time_auc is None:
+            raise ValueError("min_out_of_time_auc is missing")
+        return self
+
 
 def main() -> None:
     """Runs the gate."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--version", metavar="N", help="version to gate (default: the challenger)")
     parser.add_argument("--against", metavar="M", help="compare with this version and promote neither")
-    parser.add_argument("--no-promote", action="store_true", help="gate it, and leave the champion as it is")
+    parser.add_argument("--no-promote", action="store_true", help="gate the version and do not promote it")
     arguments = parser.parse_args()
     section = params.load("gates", GateParams)
     registry = Registry()
     version = version_to_gate(registry, arguments.version)
     champion = registry.version_of(CHAMPION)
-    other = registry.version(arguments.against) if arguments.against else champion
-    sides = {name: read_holdout(name) for name in ("test", "out_of_time")}
-    key = gate_key(champion.number if champion else None)
-
-    contender = Contender(registry, version, sides)
-    checks = threshold_checks(contender, section)
-    contenders = [contender]
-    if other and other.number != version.number and (section.mode == "champion" or arguments.against):
-        contenders.append(standing := Contender(registry, other, sides))
-        checks += champion_checks(contender, standing, section)
+    number = champion.number if champion else None
+    other = version_to_compare(registry, version, champion, arguments.against, section.mode)
+    holdouts = {name: read_holdout(name) for name in CONTRACT.holdouts}
+    evaluated = [EvaluatedVersion(registry, each, holdouts) for each in (version, other) if each]
     gate = "comparison" if arguments.against else "performance"
-    verdict = GateResult(gate, version.number, other.number if other else None, key, checks)
+    checks = PerformanceChecks(section, *evaluated).checks()
+    result = GateResult(gate, version.number, other.number if other else None, gate_key(number), checks)
     page = root() / "5.testing" / "reports" / f"{gate}.html"
-    facts = {"verdict": verdict, **side_by_side(contenders, section.calibration_bins)}
-    templates.write(root() / "5.testing" / "comparison.html.j2", page, facts)
+    templates.write(root() / "5.testing" / "comparison.html.j2", page, page_context(result, evaluated, section))
     registry.log_file(version, page)
-    publish(registry, verdict)
-    if not arguments.against:
-        decide(registry, verdict, contender, promoting=not arguments.no_promote)
-    if not verdict.passed:
+    publish(registry, result)
+    if not result.passed:
+        if not arguments.against:
+            record_rejection(registry, version.number, number, f"performance: {', '.join(result.failures)}")
+        print(result.summary)
         sys.exit(EXIT_REJECTED)
+    if arguments.against:
+        print(result.summary)
+    elif arguments.no_promote:
+        command = f"uv run 5.testing/performance.py --version {version.number}"
+        print(f"{result.summary}; to promote version {version.number}: {command}")
+    else:
+        aucs = [f"{name.replace('_', ' ')} {evaluated[0].metrics(name)['roc_auc']:.3f}" for name in holdouts]
+        promote(registry, version.number, number, f"ROC AUC {', '.join(aucs)}")
+        print(f"{result.summary}; version {version.number} is the champion")
 
 
-def side_by_side(contenders: list["Contender"], bins: int) -> dict[str, Any]:
-    """What the page shows of one model or two; of a model that can't be measured, the problem."""
-    facts: dict[str, Any] = {"models": [one.version.number for one in contenders], "problem": "", "sides": []}
+def version_to_compare(
+    registry: Registry, version: Version, champion: Version | None, against: str | None, mode: str
+) -> Version | None:
+    """The version to compare with: `against`, else the champion; None in threshold mode or without a usable champion.
+
+    Raises:
+        ProjectError: `against` can't be used by this code.
+    """
+    other = registry.version(against) if against else champion
+    if other is None or other.number == version.number or (mode == "threshold" and not against):
+        return None
+    if reason := lineage.reject_reason(other):
+        if against:
+            raise ProjectError(reason)
+        print(f"{reason}; only the thresholds are checked")
+        return None
+    return other
+
+
+class EvaluatedVersion:
+    """A version and its scores on the held-out rows; each part is loaded or computed once, when first needed."""
+
+    def __init__(self, registry: Registry, version: Version, holdouts: Holdouts) -> None:
+        """Downloads the version."""
+        self.version = version
+        self.holdouts = holdouts
+        self.folder = registry.download(version.number)
+        self.scores = cache(self._scores)
+        self.metrics = cache(self._metrics)
+
+    @cached_property
+    def scorer(self) -> OnnxScorer:
+        """The ONNX model; the loading gate checks which features it takes."""
+        return OnnxScorer((self.folder / ONNX_PATH).read_bytes(), expected_features=None)
+
+    @property
+    def split_params(self) -> Any:
+        """Parameters of the split that the version was trained on."""
+        return lineage.of(self.version)["params"]["split"]
+
+    def score_rows(self, rows: Any) -> Scores:
+        """Probability of the positive class of rows given by field name, by the scikit-learn pipeline."""
+        return positive_probability(skops_model.load(self.folder), as_frame(rows))
+
+    def decisions(self, holdout: str) -> npt.NDArray[np.bool_]:
+        """Whether each held-out row is declined, at the version's own threshold."""
+        return self.scores(holdout) >= self.scorer.metadata.threshold
+
+    def _scores(self, holdout: str) -> Scores:
+        """Probability of the positive class of each held-out row."""
+        return positive_probability(skops_model.load(self.folder), self.holdouts[holdout].rows)
+
+    def _metrics(self, holdout: str, bins: int = 10) -> dict[str, float]:
+        """All metrics on a holdout."""
+        threshold = self.scorer.metadata.threshold
+        return measure(self.holdouts[holdout].labels, self.scores(holdout), threshold, bins)
+
+
+class PerformanceChecks:
+    """The checks of a version: against the thresholds, and against the champion if there is one."""
+
+    def __init__(
+        self, section: GateParams, evaluated: EvaluatedVersion, champion: EvaluatedVersion | None = None
+    ) -> None:
+        """Takes the parameters, and the versions to compare."""
+        self.params = section
+        self.evaluated = evaluated
+        self.champion = champion
+
+    def checks(self) -> tuple[Check, ...]:
+        """All checks, each on its own: one that fails does not hide the others."""
+        return (*self.threshold_checks(), *(self.champion_checks(self.champion) if self.champion else ()))
+
+    def threshold_checks(self) -> list[Check]:
+        """What every version must reach."""
+        section = self.params
+        checks = [
+            check("lineage", "registered by this project for this problem", self.lineage),
+            check("loading", "the loading gate has passed", self.loading),
+            check("not_rolled_back", "never, or promoted since", self.not_rolled_back),
+            self.at_least("auc", "roc_auc", "test", section.min_auc),
+        ]
+        if CONTRACT.has_date:
+            checks.append(self.at_least("out_of_time_auc", "roc_auc", "out_of_time", section.min_out_of_time_auc or 0))
+        checks += [
+            check("calibration", f"≤ {section.max_calibration_error:.3f}", self.calibration),
+            self.at_least("skill_over_majority", "brier_skill", "test", section.min_brier_skill),
+            check("skill_over_logistic", f"≥ {section.min_auc_over_logistic:+.3f}", self.skill_over_logistic),
+            check("leak", f"no single feature ≥ {section.leak_auc:.3f}", self.leak),
+        ]
+        if section.min_accuracy is not None:
+            checks.append(self.at_least("accuracy", "accuracy", "test", section.min_accuracy))
+        return checks
+
+    def champion_checks(self, champion: EvaluatedVersion) -> list[Check]:
+        """Whether the version is no worse than the champion, both on the same rows."""
+        margin = self.params.margin
+        checks = [
+            check("same_split", "split parameters of both, and now", lambda: self.same_split(champion)),
+            check(
+                "champion_scores",
+                f"as registered, within {TOLERANCE:.0e}; else use gates.mode: threshold",
+                lambda: self.reference_scores(champion),
+            ),
+            check(
+                "champion_in_time",
+                f"AUC difference, lower end > {-margin:+.4f}",
+                lambda: self.difference(champion, "test", lambda low, _: low > -margin),
+            ),
+        ]
+        if CONTRACT.has_date:
+            checks.append(
+                check(
+                    "champion_out_of_time",
+                    "AUC difference, upper end ≥ 0",
+                    lambda: self.difference(champion, "out_of_time", lambda _, high: high >= 0),
+                )
+            )
+        return checks
+
+    def at_least(self, name: str, metric: str, holdout: str, minimum: float) -> Check:
+        """A metric reaches its threshold."""
+
+        def measured() -> Measured:
+            value = self.evaluated.metrics(holdout)[metric]
+            return value >= minimum, f"{value:.3f}"
+
+        return check(name, f"≥ {minimum:.3f}", measured)
+
+    def lineage(self) -> Measured:
+        """The version belongs to this problem, and was registered by this layout of the project."""
+        reason = lineage.reject_reason(self.evaluated.version)
+        return reason is None, reason or "yes"
+
+    def loading(self) -> Measured:
+        """The loading gate has passed the version."""
+        result = read_gate_result(self.evaluated.version, "loading")
+        passed = result is not None and result["passed"]
+        return passed, "passed" if passed else "not passed"
+
+    def not_rolled_back(self) -> Measured:
+        """The version has not been rolled back."""
+        event = rolled_back(self.evaluated.version)
+        return event is None, f"on {event.time[:10]}: {event.reason}" if event else "never"
+
+    def calibration(self) -> Measured:
+        """The expected calibration error is low."""
+        error = self.evaluated.metrics("test", self.params.calibration_bins)["ece"]
+        return error <= self.params.max_calibration_error, f"{error:.3f}"
+
+    def skill_over_logistic(self) -> Measured:
+        """The model is better than logistic regression on the same features."""
+        baseline = fit(logistic_baseline(params.load("train", TrainParams)), *read_split("train"))
+        test = self.evaluated.holdouts["test"]
+        other = positive_probability(baseline, test.features)
+        difference, interval = auc_difference(
+            test.labels, self.evaluated.scores("test"), other, self.params.bootstrap_resamples, self.params.seed
+        )
+        return difference >= self.params.min_auc_over_logistic, with_interval(difference, interval, 3)
+
+    def leak(self) -> Measured:
+        """No feature predicts the outcome almost by itself."""
+        names = self.evaluated.scorer.metadata.features
+        features, labels = read_split("test", names)
+        name, auc = next(iter(single_feature_aucs(features, labels, names, self.params.seed).items()))
+        return auc < self.params.leak_auc, f"{auc:.3f} ({name})"
+
+    def same_split(self, champion: EvaluatedVersion) -> Measured:
+        """Both versions were trained on the split that they are measured on."""
+        now = params.read(params.path())["split"]
+        if self.evaluated.split_params == champion.split_params == now:
+            return True, ", ".join(f"{name} {value}" for name, value in now.items())
+        return False, f"{self.evaluated.split_params} and {champion.split_params}, now {now}"
+
+    def reference_scores(self, champion: EvaluatedVersion) -> Measured:
+        """The champion is computed as it was; with other feature code it would be measured wrongly, and lose."""
+        difference = max_score_difference(champion.folder / REFERENCE_ROWS_PATH, champion.score_rows)
+        return difference <= TOLERANCE, f"{difference:.1e}"
+
+    def difference(self, champion: EvaluatedVersion, holdout: str, passes: Any) -> Measured:
+        """The paired interval of the AUC difference to the champion fulfils a condition on its ends."""
+        difference, interval = auc_difference(
+            self.evaluated.holdouts[holdout].labels,
+            self.evaluated.scores(holdout),
+            champion.scores(holdout),
+            self.params.bootstrap_resamples,
+            self.params.seed,
+        )
+        return interval is not None and passes(*interval), with_interval(difference, interval, 4)
+
+
+def with_interval(difference: float, interval: tuple[float, float] | None, digits: int) -> str:
+    """A difference with its interval, for a table."""
+    if interval is None:
+        return f"{difference:+.{digits}f} (too few rows of an outcome for an interval)"
+    return f"{difference:+.{digits}f} ({interval[0]:+.{digits}f} to {interval[1]:+.{digits}f})"
+
+
+def page_context(result: GateResult, evaluated: list[EvaluatedVersion], section: GateParams) -> dict[str, Any]:
+    """What the comparison page shows; for a model that can't be measured, the error instead of its metrics."""
+    context: dict[str, Any] = {
+        "words": CONTRACT.problem,
+        "result": result,
+        "versions": [each.version.number for each in evaluated],
+        "error": "",
+    }
     try:
-        for name in ("test", "out_of_time"):
-            labels = contenders[0].sides[name].labels
-            refused = [one.scores(name) >= one.scorer.metadata.threshold for one in contenders]
-            figures = [
-                one.figures(name, bins)
-                | {
-                    "refused": float(no.mean()),
-                    "approved_default_rate": float(labels[~no].mean()) if (~no).any() else 0.0,
-                }
-                for one, no in zip(contenders, refused, strict=True)
-            ]
-            facts["sides"].append({"name": name, "figures": figures, "decisions": changed_decisions(labels, refused)})
-    except Exception as error:  # noqa: BLE001 (whatever a damaged model raises: the checks have refused it for that)
-        facts |= {"problem": " ".join(str(error).split())[:300] or type(error).__name__}
-    return facts
+        return context | {
+            "holdouts": [holdout_context(name, evaluated, section.calibration_bins) for name in CONTRACT.holdouts]
+        }
+    except Exception as error:  # noqa: BLE001 (a damaged model may raise anything; its checks have failed)
+        return context | {"error": error_text(error), "holdouts": []}
 
 
-def changed_decisions(labels: Labels, refused: list[npt.NDArray[np.bool_]]) -> list[dict[str, Any]]:
-    """Loans by what two models decide about them: how many, which share, and how many of these defaulted.
+def holdout_context(name: str, evaluated: list[EvaluatedVersion], bins: int) -> dict[str, Any]:
+    """Metrics of one or two versions on a holdout, and the decisions that differ."""
+    labels = evaluated[0].holdouts[name].labels
+    metrics = []
+    for each in evaluated:
+        declined = each.decisions(name)
+        metrics.append(
+            each.metrics(name, bins)
+            | {"declined": float(declined.mean()), "accepted_positive_rate": positive_rate(labels, ~declined)}
+        )
+    decisions = changed_decisions(labels, evaluated[0].decisions(name), evaluated[-1].decisions(name))
+    return {"name": name, "metrics": metrics, "decisions": decisions}
+
+
+def changed_decisions(
+    labels: Labels, new: npt.NDArray[np.bool_], old: npt.NDArray[np.bool_]
+) -> list[dict[str, Any]]:
+    """Rows grouped by the decisions of two models: how many, their share, and the positive rate among them.
 
     Args:
         labels: shape (n,).
-        refused: by the new model and by the old one, each of shape (n,); by one model alone, nothing has changed.
+        new: whether the new model declines each row, shape (n,).
+        old: the same of the old model.
     """
-    new, old = refused[0], refused[-1]
-    kinds = {
-        "both approve": ~new & ~old,
-        "both refuse": new & old,
-        "refused by the new one only": new & ~old,
-        "refused by the old one only": ~new & old,
+    accepted, declined = CONTRACT.problem.accepted, CONTRACT.problem.declined
+    groups = {
+        f"{accepted} by both": ~new & ~old,
+        f"{declined} by both": new & old,
+        f"{declined} by the new one only": new & ~old,
+        f"{declined} by the old one only": ~new & old,
     }
     return [
         {
             "decision": decision,
-            "loans": int(mine.sum()),
-            "share": float(mine.mean()),
-            "default_rate": float(labels[mine].mean()) if mine.any() else 0.0,
+            "rows": int(group.sum()),
+            "share": float(group.mean()),
+            "positive_rate": positive_rate(labels, group),
         }
-        for decision, mine in kinds.items()
+        for decision, group in groups.items()
     ]
 
 
-def decide(registry: Registry, verdict: GateResult, contender: "Contender", *, promoting: bool) -> None:
-    """Moves the alias if every check has passed; writes the refusal on the version if not."""
-    if verdict.passed and not promoting:
-        print(f"version {verdict.version} may be promoted: uv run 5.testing/performance.py --version {verdict.version}")
-    elif verdict.passed:
-        why = f"ROC AUC {contender.figures('test')['roc_auc']:.3f} in time, "
-        why += f"{contender.figures('out_of_time')['roc_auc']:.3f} out of time"
-        promote(registry, verdict.version, verdict.against, why)
-        print(f"version {verdict.version} is the champion")
-    else:
-        why = f"performance: {', '.join(verdict.failures)}"
-        record(registry, "refused", verdict.version, verdict.against, why)
-
-
-class Contender:
-    """A version and its scores on the held-out loans; each part is loaded or computed once, when first needed."""
-
-    def __init__(self, registry: Registry, version: Version, sides: dict[str, Holdout]) -> None:
-        """Downloads the version."""
-        self.version = version
-        self.sides = sides
-        self.folder = registry.download(version.number)
-        self._scores: dict[str, npt.NDArray[np.float64]] = {}
-
-    @cached_property
-    def scorer(self) -> Scorer:
-        """The serving form; which features it wants is not checked here but by the loading gate."""
-        return Scorer((self.folder / ONNX_PATH).read_bytes(), expected_features=None)
-
-    def scores(self, side: str) -> npt.NDArray[np.float64]:
-        """Probability of default of each held-out loan, from applicant fields."""
-        if side not in self._scores:
-            pipeline = skops_model.load(self.folder)
-            self._scores[side] = default_probability(pipeline, self.sides[side].applications)
-        return self._scores[side]
-
-    def figures(self, side: str, bins: int = 10) -> dict[str, float]:
-        """All figures on the held-out loans."""
-        return measure(self.sides[side].labels, self.scores(side), self.scorer.metadata.threshold, bins)
-
-    @property
-    def split(self) -> Any:
-        """The parameters of the split it was trained on."""
-        return json.loads(self.version.tags["lineage"])["params"]["split"]
-
-
-def threshold_checks(contender: Contender, section: GateParams) -> tuple[Check, ...]:
-    """What every version must reach, whatever the champion is."""
-
-    def at_least(name: str, figure: str, side: str, least: float) -> Check:
-        def measured() -> Measured:
-            value = contender.figures(side)[figure]
-            return value >= least, f"{value:.3f}"
-
-        return check(name, f"≥ {least:.3f}", measured)
-
-    def loading() -> Measured:
-        verdict = read_gate_result(contender.version, "loading")
-        passed = verdict is not None and verdict["passed"]
-        return passed, "passed" if passed else "not passed"
-
-    def not_rolled_back() -> Measured:
-        event = rolled_back(contender.version)
-        return event is None, f"on {event.time[:10]}: {event.why}" if event else "never"
-
-    def calibration() -> Measured:
-        error = contender.figures("test", section.calibration_bins)["ece"]
-        return error <= section.max_calibration_error, f"{error:.3f}"
-
-    def skill_over_logistic() -> Measured:
-        train = params.load("train", TrainParams)
-        baseline = fit(logistic_baseline(train), *read_split(data("4.split", "rows", "train.parquet")))
-        test = contender.sides["test"]
-        difference, interval = auc_difference(
-            test.labels,
-            contender.scores("test"),
-            default_probability(baseline, test.features),
-            section.bootstrap_resamples,
-            section.seed,
-        )
-        shown = f" ({interval[0]:+.3f} to {interval[1]:+.3f})" if interval else ""
-        return difference >= section.min_auc_over_logistic, f"{difference:+.3f}{shown}"
-
-    def leak() -> Measured:
-        names = contender.scorer.metadata.features
-        features, labels = read_split(data("4.split", "rows", "test.parquet"), names)
-        name, auc = next(iter(single_feature_aucs(features, labels, names, section.seed).items()))
-        return auc < section.leak_auc, f"{auc:.3f} ({name})"
-
-    checks: tuple[Check, ...] = (
-        check("loading", "the loading gate has passed", loading),
-        check("not_rolled_back", "never, or promoted since", not_rolled_back),
-        at_least("auc", "roc_auc", "test", section.min_auc),
-        at_least("out_of_time_auc", "roc_auc", "out_of_time", section.min_out_of_time_auc),
-        check("calibration", f"≤ {section.max_calibration_error:.3f}", calibration),
-        at_least("skill_over_majority", "brier_skill", "test", section.min_brier_skill),
-        check("skill_over_logistic", f"≥ {section.min_auc_over_logistic:+.3f}", skill_over_logistic),
-        check("leak", f"no single feature ≥ {section.leak_auc:.3f}", leak),
-    )
-    if section.min_accuracy is not None:
-        checks += (at_least("accuracy", "accuracy", "test", section.min_accuracy),)
-    return checks
-
-
-def champion_checks(contender: Contender, champion: Contender, section: GateParams) -> tuple[Check, ...]:
-    """Whether the contender is no worse than the champion, both on the same loans."""
-
-    def same_split() -> Measured:
-        now = params.read(params.path())["split"]
-        if contender.split == champion.split == now:
-            return True, ", ".join(f"{name} {value}" for name, value in now.items())
-        return False, f"{contender.split} and {champion.split}, now {now}"
-
-    def champion_scores() -> Measured:
-        # A champion from other feature code would be measured wrong, and lose for it.
-        def score(rows: Any) -> npt.NDArray[np.float64]:
-            return default_probability(skops_model.load(champion.folder), as_frame(rows))
-
-        largest = max_score_difference(champion.folder / REFERENCE_ROWS_PATH, score)
-        return largest <= TOLERANCE, f"{largest:.1e}"
-
-    def difference(side: str) -> tuple[float, float, float]:
-        value, interval = auc_difference(
-            contender.sides[side].labels,
-            contender.scores(side),
-            champion.scores(side),
-            section.bootstrap_resamples,
-            section.seed,
-        )
-        if interval is None:
-            raise ProjectError("too few rows of an outcome for an interval")
-        return value, *interval
-
-    def in_time() -> Measured:
-        value, low, high = difference("test")
-        return low > -section.margin, f"{value:+.4f} ({low:+.4f} to {high:+.4f})"
-
-    def out_of_time() -> Measured:
-        value, low, high = difference("out_of_time")
-        return high >= 0, f"{value:+.4f} ({low:+.4f} to {high:+.4f})"
-
-    return (
-        check("same_split", "all three split parameters alike", same_split),
-        check("champion_scores", "as registered; else use gates.mode: threshold", champion_scores),
-        check("champion_in_time", f"AUC difference, lower end > {-section.margin:+.4f}", in_time),
-        check("champion_out_of_time", "AUC difference, upper end ≥ 0", out_of_time),
-    )
+def positive_rate(labels: Labels, group: npt.NDArray[np.bool_]) -> float:
+    """Share of positives in a group of rows; 0 for an empty one."""
+    return float(labels[group].mean()) if group.any() else 0.0
 
 
 if __name__ == "__main__":

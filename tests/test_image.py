@@ -82,7 +82,7 @@ def test_baked_in_model_is_served(container: Container) -> None:
     reference_rows = json.loads(
         podman("exec", container.name, "sh", "-c", "cat /app/model/*/reference_rows.json").stdout
     )
-    for application, score in zip(reference_rows["applications"], reference_rows["scores"], strict=True):
+    for application, score in zip(reference_rows["rows"], reference_rows["scores"], strict=True):
         answer = container.client.post("/predict", json=application)
         assert abs(answer.json()["probability"] - score) <= TOLERANCE
     podman("healthcheck", "run", container.name)

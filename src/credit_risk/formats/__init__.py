@@ -1,1 +1,1 @@
-"""The formats a model is stored in: skops, ONNX, and the reference rows that check both."""
+"""The formats a model is stored in: skops and ONNX, and the reference rows that check both."""

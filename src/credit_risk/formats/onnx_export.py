@@ -1,4 +1,4 @@
-"""The serving form: the fitted pipeline compiled to ONNX, with what a scorer needs written into the file itself."""
+"""Converts the fitted pipeline to ONNX, with feature names and decision threshold as metadata in the file."""
 
 from collections.abc import Iterator
 from copy import deepcopy
@@ -18,66 +18,66 @@ from credit_risk.formats.onnx_scorer import GRAPH_NAME, INPUT_NAME, OUTPUT_NAME,
 OPSET = 18
 
 
-def export_onnx(pipeline: Any, facts: OnnxMetadata) -> bytes:
-    """Compiles a pipeline on float32 features; the same pipeline gives the same bytes.
+def export_onnx(pipeline: Any, metadata: OnnxMetadata) -> bytes:
+    """Converts a pipeline on float32 features; the same pipeline gives the same bytes.
 
     Args:
         pipeline: fitted, classes 0 and 1.
-        facts: the feature names in the order of the columns, and the decision threshold.
+        metadata: feature names in the order of the columns, and the decision threshold.
 
     Returns:
         The ONNX model: input (n, features), output (n, 1), the probability of class 1; both in float32.
 
     Raises:
-        ValueError: it has other classes.
+        ValueError: the pipeline has other classes.
     """
     if list(pipeline.classes_) != [0, 1]:
         raise ValueError(f"the classes must be 0 and 1, not {list(pipeline.classes_)}")
     model = to_onnx(
         with_float32_splits(pipeline),
         name=GRAPH_NAME,
-        initial_types=[(INPUT_NAME, FloatTensorType([None, len(facts.features)]))],
+        initial_types=[(INPUT_NAME, FloatTensorType([None, len(metadata.features)]))],
         options={"zipmap": False},
         target_opset={"": OPSET, "ai.onnx.ml": 3},
     )
-    # The converter lists them in the order of a set, which differs from process to process.
+    # The converter lists them in the order of a set, which differs between processes.
     opsets = sorted(model.opset_import, key=lambda opset: opset.domain)
     del model.opset_import[:]
     model.opset_import.extend(opsets)
-    answer_with_probability(model.graph)
-    set_model_props(model, facts.to_props())
+    keep_probability_only(model.graph)
+    set_model_props(model, metadata.to_props())
     onnx.checker.check_model(model)
     content: bytes = model.SerializeToString(deterministic=True)
     return content
 
 
-def answer_with_probability(graph: onnx.GraphProto) -> None:
+def keep_probability_only(graph: onnx.GraphProto) -> None:
     """Makes the probability of class 1 the only output of a converted classifier, without labels and class 0."""
     _, probabilities = (output.name for output in graph.output)
     *_, last = graph.node
     attributes = {attribute.name: get_attribute_value(attribute) for attribute in last.attribute}
     if last.op_type == "TreeEnsembleClassifier" and attributes["post_transform"] == b"LOGISTIC":
-        # What such a classifier computes is the logistic function of the sum of its trees: without it, a tenth faster.
+        # The same as a sum of trees and a logistic function, which ONNX Runtime computes a tenth faster.
         del attributes["classlabels_int64s"], attributes["post_transform"]
         renamed = {name.replace("class_", "target_"): value for name, value in attributes.items()}
-        answering = [
+        outputs = [
             make_node("TreeEnsembleRegressor", last.input, ["log_odds"], domain="ai.onnx.ml", n_targets=1, **renamed),
             make_node("Sigmoid", ["log_odds"], [OUTPUT_NAME]),
         ]
         graph.node.remove(last)
     else:
-        graph.initializer.append(onnx.numpy_helper.from_array(np.array([1], np.int64), "default"))
-        answering = [make_node("Gather", [probabilities, "default"], [OUTPUT_NAME], axis=1)]
-    graph.node.extend(answering)
+        graph.initializer.append(onnx.numpy_helper.from_array(np.array([1], np.int64), "positive"))
+        outputs = [make_node("Gather", [probabilities, "positive"], [OUTPUT_NAME], axis=1)]
+    graph.node.extend(outputs)
     del graph.output[:]
     graph.output.append(make_tensor_value_info(OUTPUT_NAME, onnx.TensorProto.FLOAT, [None, 1]))
 
 
 def with_float32_splits(pipeline: Any) -> Any:
-    """A copy whose trees split at float32 numbers and decide every float32 row as before.
+    """A copy with float32 thresholds that sends every float32 row the same way through its trees.
 
-    A tree of scikit-learn goes left when x <= t, with t in float64; ONNX holds t in float32. Rounded to the nearest, t
-    may grow, and a row that lies between the two goes the other way. Rounded down, none does.
+    A tree of scikit-learn goes left when x <= t, with t in float64; ONNX stores t in float32. Rounding to the nearest
+    may raise t, and a row between the two values would go the other way. Rounding down changes no row's way.
     """
     pipeline = deepcopy(pipeline)
     for splits in _splits(pipeline[-1]):
@@ -87,12 +87,12 @@ def with_float32_splits(pipeline: Any) -> Any:
 
 
 def _splits(classifier: Any) -> Iterator[npt.NDArray[np.float64]]:
-    """The thresholds of each tree, to be changed in place."""
+    """Yields the thresholds of each tree, as arrays that can be changed in place."""
     if isinstance(classifier, CalibratedClassifierCV):
         for calibrated in classifier.calibrated_classifiers_:
             yield from _splits(calibrated.estimator)
     elif isinstance(classifier, HistGradientBoostingClassifier):
-        for trees in classifier._predictors:  # noqa: SLF001 (scikit-learn shows them nowhere else)
+        for trees in classifier._predictors:  # noqa: SLF001 (scikit-learn has no public access)
             for tree in trees:
                 yield tree.nodes["num_threshold"]
     elif isinstance(classifier, RandomForestClassifier):

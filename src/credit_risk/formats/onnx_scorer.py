@@ -1,55 +1,56 @@
-"""Scoring with the model's serving form: ONNX Runtime and NumPy, nothing else."""
+"""Scores rows with the ONNX model: ONNX Runtime and NumPy only."""
 
 import hashlib
 import json
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Self
+from typing import Any, Self
 
 import numpy as np
 import numpy.typing as npt
 import onnxruntime as ort
 
 from credit_risk.core.errors import ProjectError
-from credit_risk.features import ALIKE, FEATURE_NAMES
+from credit_risk.features import FEATURES
 
-GRAPH_NAME = "credit_risk"
-INPUT_NAME, OUTPUT_NAME = "features", "probability_of_default"
+GRAPH_NAME = "model"
+INPUT_NAME, OUTPUT_NAME = "features", "probability"
 
 
 @dataclass(frozen=True, slots=True)
 class OnnxMetadata:
-    """What the file says of itself: its features and the decision threshold."""
+    """Metadata in the ONNX file: names of the features, in the order of the columns, and the decision threshold."""
 
     features: tuple[str, ...]
     threshold: float
 
     def to_props(self) -> dict[str, str]:
-        """As ONNX metadata."""
+        """As metadata properties of ONNX."""
         return {"features": json.dumps(self.features), "threshold": repr(self.threshold)}
 
     @classmethod
     def from_props(cls, props: dict[str, str]) -> Self:
-        """From ONNX metadata.
+        """From metadata properties of ONNX.
 
         Raises:
-            KeyError, ValueError: an entry is missing or no value of its kind.
+            KeyError, ValueError: an entry is missing or malformed.
         """
         return cls(tuple(json.loads(props["features"])), float(props["threshold"]))
 
 
-class Scorer:
-    """A loaded serving form. Thread-safe; uses one thread a call and never spins."""
+class OnnxScorer:
+    """A loaded ONNX model. Thread-safe; uses one thread per call and does not spin."""
 
-    def __init__(self, content: bytes, expected_features: tuple[str, ...] | None = FEATURE_NAMES) -> None:
+    def __init__(self, content: bytes, expected_features: tuple[str, ...] | None = FEATURES.names) -> None:
         """Loads the bytes of an ONNX model.
 
         Args:
             content: the file's bytes.
-            expected_features: what it must want; None to only look at what it says of itself.
+            expected_features: names of the features that it must take; None accepts any.
 
         Raises:
-            ProjectError: they are no such model, or it wants other features than this code computes.
+            ProjectError: it can't be loaded, takes other features, or has another output.
         """
         options = ort.SessionOptions()
         options.intra_op_num_threads = options.inter_op_num_threads = 1
@@ -62,11 +63,14 @@ class Scorer:
             raise ProjectError(f"the ONNX model can't be loaded: {' '.join(str(error).split())[:200]}") from error
         if expected_features is not None and self.metadata.features != expected_features:
             raise ProjectError(
-                f"the ONNX model wants features {', '.join(self.metadata.features)}, but this code computes "
-                f"{', '.join(expected_features)}; serve it with the code it was made with, or retrain"
+                f"the ONNX model takes the features {', '.join(self.metadata.features)}, but this code computes "
+                f"{', '.join(expected_features)}; use the code it was trained with, or retrain: `uv run main.py`"
             )
-        if [output.name for output in self._session.get_outputs()] != [OUTPUT_NAME]:
-            raise ProjectError(f"the ONNX model does not answer with {OUTPUT_NAME} alone; train it anew")
+        outputs = [output.name for output in self._session.get_outputs()]
+        if outputs != [OUTPUT_NAME]:
+            raise ProjectError(
+                f"the ONNX model has the outputs {', '.join(outputs)} instead of {OUTPUT_NAME}; retrain: `uv run main.py`"
+            )
         self.digest = hashlib.sha256(content).hexdigest()
 
     @classmethod
@@ -82,7 +86,7 @@ class Scorer:
             raise ProjectError(f"the ONNX model can't be read: {error}") from error
 
     def score(self, features: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
-        """Probability of default, shape (n,), of features of shape (n, len(FEATURES)) in float32."""
+        """Probability of the positive class, shape (n,), of features of shape (n, len(FEATURES)) in float32."""
         (column,) = self._session.run([OUTPUT_NAME], {INPUT_NAME: features})
         scores: npt.NDArray[np.float32] = column[:, 0]
         return scores
@@ -90,10 +94,18 @@ class Scorer:
     def score_many(self, features: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
         """The same as `score`, a seventh faster for hundreds of rows.
 
-        Loans that are alike take the same way through most trees. When they come after each other, the processor
-        guesses that way right more often.
+        Similar rows take the same branches in most trees; scoring them in sequence improves branch prediction.
         """
-        order = np.lexsort(features[:, ALIKE].T)
+        if not FEATURES.batch_order:
+            return self.score(features)
+        order = np.lexsort(features[:, FEATURES.batch_order].T)
         scores = np.empty(len(features), np.float32)
         scores[order] = self.score(features[order])
         return scores
+
+    def score_rows(self, rows: Sequence[Mapping[str, Any]]) -> npt.NDArray[np.float32]:
+        """Probability of the positive class of rows given by field name, one at a time, as the API scores them."""
+        return np.concatenate([self.score(FEATURES.from_row(row)) for row in rows])
+
+
+Scorer = OnnxScorer  # temporary

@@ -1,7 +1,7 @@
-"""The registry's form of the model: a pipeline from applicant fields to probabilities, kept as skops.
+"""The scikit-learn model as it is registered: a pipeline from fields to probabilities, stored with skops.
 
-skops files are read without unpickling: only the types in TRUSTED are made, and the list is this project's, not the
-file's. To register another kind of model, add its types here after reading what they do.
+skops files are loaded without unpickling: only the types in TRUSTED are created, and the list is this project's, not
+the file's. To register another kind of model, read what its types do and add them here.
 """
 
 from pathlib import Path
@@ -14,23 +14,11 @@ from sklearn.base import BaseEstimator, TransformerMixin
 from sklearn.pipeline import Pipeline
 
 from credit_risk.core.errors import ProjectError
-from credit_risk.features import FEATURE_NAMES, from_columns
+from credit_risk.features import FEATURES
 
 FILE_NAME = "model.skops"
-CODE = (  # what it needs to be loaded, below the package
-    "__init__.py",
-    "contract.py",
-    "core/__init__.py",
-    "core/errors.py",
-    "core/feature_set.py",
-    "core/formulas.py",
-    "core/schema.py",
-    "features.py",
-    "formats/__init__.py",
-    "formats/skops_model.py",
-)
 TRUSTED = [
-    "credit_risk.formats.skops_model.ApplicantFeatures",
+    f"{__name__}.FeatureStep",
     "numpy.dtype",
     "sklearn._loss.link.Interval",
     "sklearn._loss.link.LogitLink",
@@ -43,38 +31,38 @@ TRUSTED = [
 ]
 
 
-class ApplicantFeatures(TransformerMixin, BaseEstimator):  # type: ignore[misc]  # scikit-learn has no types
-    """The first step: applicant fields to features. Nothing is fitted."""
+class FeatureStep(TransformerMixin, BaseEstimator):  # type: ignore[misc]  # scikit-learn has no types
+    """First step of the registered pipeline: computes the features from the fields. Nothing is fitted."""
 
-    def fit(self, applications: Any, labels: Any = None) -> Self:  # noqa: ARG002 (scikit-learn's interface)
-        """Does nothing; marks the step as fitted."""
+    def fit(self, rows: Any, labels: Any = None) -> Self:  # noqa: ARG002 (scikit-learn's interface)
+        """Marks the step as fitted."""
         self.fitted_ = True
         return self
 
-    def transform(self, applications: Any) -> npt.NDArray[np.float32]:
-        """Features, shape (n, len(FEATURES)) in float32, of a frame with the contract's columns."""
-        return from_columns(applications)
+    def transform(self, rows: Any) -> npt.NDArray[np.float32]:
+        """Features, shape (n, len(FEATURES)) in float32, of a frame with the contract's fields as columns."""
+        return FEATURES.from_columns(rows)
 
     def get_feature_names_out(self, input_features: Any = None) -> npt.NDArray[np.str_]:  # noqa: ARG002
-        """The features' names."""
-        return np.array(FEATURE_NAMES)
+        """Names of the features."""
+        return np.array(FEATURES.names)
 
 
-def registered_form(trained: Pipeline) -> Pipeline:
+def registered_pipeline(trained: Pipeline) -> Pipeline:
     """The trained pipeline with the feature step in front."""
-    return Pipeline([("applicant_features", ApplicantFeatures().fit(None)), *trained.steps])
+    return Pipeline([("features", FeatureStep().fit(None)), *trained.steps])
 
 
 def load(folder: Path) -> Pipeline:
-    """Loads the pipeline of a downloaded model version, without unpickling anything.
+    """Loads the pipeline of a downloaded version without unpickling.
 
     Raises:
-        ProjectError: it is not in skops form, is damaged, or holds types that the project does not trust.
+        ProjectError: it is not stored with skops, is damaged, or has types that the project does not trust.
     """
     path = folder / FILE_NAME
     if not path.is_file():
-        others = ", ".join(sorted(p.name for p in folder.glob("*.pkl"))) or "no model file"
-        raise ProjectError(f"the model is not in skops form ({others}); models are never unpickled from a registry")
+        found = ", ".join(sorted(p.name for p in folder.glob("*.pkl"))) or "no model file"
+        raise ProjectError(f"the model is not stored with skops ({found}), and pickled models are never loaded")
     try:
         return skops.io.load(path, trusted=TRUSTED)
     except Exception as error:  # skops and the zip reader raise many kinds on damaged files

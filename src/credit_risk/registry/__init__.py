@@ -1,1 +1,1 @@
-"""The MLflow registry: client, lineage, signature, promotion, gate results, preflight checks, rebuild."""
+"""The MLflow registry: client, lineage, signature, promotion, gates, preflight checks, rebuild."""

@@ -1,6 +1,6 @@
-"""The model registry: MLflow, wherever MLFLOW_TRACKING_URI points. Needs no more of MLflow than its client.
+"""Client of the model registry: MLflow at MLFLOW_TRACKING_URI, an embedded SQLite file by default.
 
-Aliases: `challenger` is the version to be gated, `champion` the one that serves, `previous_champion` the one before.
+Aliases: `challenger` is the version to gate, `champion` the one to serve, `previous_champion` the one to roll back to.
 """
 
 import logging
@@ -21,23 +21,23 @@ from mlflow.artifacts import download_artifacts
 from mlflow.entities.model_registry import ModelVersion
 from mlflow.exceptions import MlflowException
 
+from credit_risk.contract import CONTRACT
 from credit_risk.core.errors import ProjectError
-from credit_risk.core.paths import root
 from credit_risk.core.settings import Settings
 from credit_risk.core.settings import settings as load_settings
-from credit_risk.registry.error_messages import explain
+from credit_risk.registry import embedded_store
+from credit_risk.registry.error_messages import describe_error, is_registry_error
 
-MODEL = "CreditRiskModel"
-EXPERIMENT = "credit-risk"
+MODEL, EXPERIMENT = CONTRACT.problem.model_name, CONTRACT.problem.experiment
 CHALLENGER, CHAMPION, PREVIOUS_CHAMPION = "challenger", "champion", "previous_champion"
-LINEAGE_KEY, ONNX_SHA256 = "lineage_key", "onnx_sha256"  # tags of a version
+LINEAGE, LINEAGE_KEY, ONNX_SHA256 = "lineage", "lineage_key", "onnx_sha256"  # tags of a version
 ONNX_PATH = "extra_files/model.onnx"  # within a version's artifacts
 REFERENCE_ROWS_PATH = "extra_files/reference_rows.json"
 
 
 @dataclass(frozen=True, slots=True)
 class Version:
-    """A version of the model, as the registry had it when asked."""
+    """A registered version of the model, as it was when it was read."""
 
     number: str
     tags: dict[str, str]
@@ -48,60 +48,58 @@ class Version:
 class Registry:
     """A connection to the registry.
 
-    Every method raises ProjectError, with one sentence, when the registry does not answer or refuses.
+    Every method raises ProjectError, with one sentence, when the registry fails or rejects a request.
     """
 
     def __init__(self, settings: Settings | None = None) -> None:
         """Connects; creates the embedded database on first use."""
         settings = settings or load_settings()
         self.uri = settings.mlflow_tracking_uri
+        self.embedded = embedded_store.is_embedded(self.uri)
         os.environ["MLFLOW_HTTP_REQUEST_TIMEOUT"] = str(settings.mlflow_http_request_timeout)
         os.environ["MLFLOW_HTTP_REQUEST_MAX_RETRIES"] = str(settings.mlflow_http_request_max_retries)
-        logging.getLogger("mlflow").setLevel(logging.ERROR)  # it tells of tables and packages that nobody asked about
+        logging.getLogger("mlflow").setLevel(logging.ERROR)  # it reports each table that it creates
         os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
         os.environ.setdefault("MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT", "true")
+        if self.embedded:
+            embedded_store.prepare(self.uri)
+        else:
+            limit_s3(settings)
         with self.plain_errors():
-            if self.embedded:
-                Path(urlsplit(self.uri).path[1:]).parent.mkdir(parents=True, exist_ok=True)
-            else:
-                limit_s3(settings)
             mlflow.set_tracking_uri(self.uri)  # for MLflow's own functions, and for child processes
             self.client = MlflowClient(self.uri)
 
     @property
-    def embedded(self) -> bool:
-        """Whether it is a SQLite file on this machine."""
-        return self.uri.startswith("sqlite:")
-
-    @property
     def address(self) -> str:
         """The URI without user and password."""
+        if self.embedded:
+            return self.uri
         parts = urlsplit(self.uri)
         return f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}{parts.path}"
 
     @property
     def display_name(self) -> str:
-        """What sentences call it."""
+        """Kind and address, for messages."""
         return f"the {'registry' if self.embedded else 'MLflow server'} at {self.address}"
 
     @contextmanager
     def plain_errors(self) -> Iterator[None]:
-        """Turns what MLflow and its stores raise into one sentence."""
+        """Turns what MLflow and its stores raise into a ProjectError; other exceptions pass."""
         try:
             yield
-        except ProjectError:
+        except Exception as error:
+            if is_registry_error(error):
+                raise ProjectError(describe_error(error, self.display_name, "MLFLOW_TRACKING_URI")) from error
             raise
-        except Exception as error:  # MLflow, SQLAlchemy, requests and boto3 each raise their own kinds
-            raise ProjectError(explain(error, self.display_name, "MLFLOW_TRACKING_URI")) from error
 
     def experiment_id(self, name: str = EXPERIMENT) -> str:
-        """The experiment that holds the runs; made on first use."""
+        """The experiment that holds the runs; created on first use."""
         with self.plain_errors():
             experiment = self.client.get_experiment_by_name(name)
             if experiment:
                 return str(experiment.experiment_id)
-            # MLflow's default for SQLite is ./mlruns of whatever folder it is called from.
-            location = (root() / "3.experiments" / "artifacts").as_uri() if self.embedded else None
+            # MLflow's default for SQLite is ./mlruns in the current folder.
+            location = embedded_store.artifact_folder(self.uri).as_uri() if self.embedded else None
             return str(self.client.create_experiment(name, artifact_location=location))
 
     def version_of(self, alias: str) -> Version | None:
@@ -110,7 +108,7 @@ class Registry:
             try:
                 return _version(self.client.get_model_version_by_alias(MODEL, alias))
             except MlflowException as error:
-                if error.error_code in ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE"):
+                if error.error_code in {"RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE"}:
                     return None
                 # An MLflow server with users denies access to a model that does not exist.
                 if error.error_code == "PERMISSION_DENIED" and not self.client.search_registered_models(
@@ -123,7 +121,7 @@ class Registry:
         """A version by its number.
 
         Raises:
-            ProjectError: there is none.
+            ProjectError: there is no such version.
         """
         with self.plain_errors():
             try:
@@ -144,53 +142,50 @@ class Registry:
                 token = page.token or ""
             return sorted(found, key=lambda version: int(version.number))
 
-    def with_lineage(self, key: str) -> Version | None:
-        """The version that was made from just this lineage, or None."""
-        return next((version for version in self.versions() if version.tags.get(LINEAGE_KEY) == key), None)
-
     def create_version(self, model_uri: str, run_id: str, model_id: str, tags: dict[str, str]) -> Version:
-        """Makes a logged model a version; its tags are there from its first moment on."""
+        """Registers a logged model as a new version, which has its tags from the start."""
         with self.plain_errors():
             if not self.client.search_registered_models(f"name = '{MODEL}'"):
-                self.client.create_registered_model(MODEL, description="Probability that an SBA loan is charged off")
+                self.client.create_registered_model(MODEL, description=CONTRACT.problem.question)
             return _version(self.client.create_model_version(MODEL, model_uri, run_id, tags=tags, model_id=model_id))
 
     def set_alias(self, alias: str, number: str) -> None:
-        """Gives an alias to a version."""
+        """Moves an alias to a version."""
         with self.plain_errors():
             self.client.set_registered_model_alias(MODEL, alias, number)
 
     def delete_alias(self, alias: str) -> None:
-        """Takes an alias away."""
+        """Deletes an alias."""
         with self.plain_errors():
             self.client.delete_registered_model_alias(MODEL, alias)
 
     def tag(self, number: str, key: str, value: Any) -> None:
-        """Writes a tag on a version."""
+        """Sets a tag of a version."""
         with self.plain_errors():
             self.client.set_model_version_tag(MODEL, number, key, str(value))
 
     def log_file(self, version: Version, file: Path) -> None:
-        """Puts a file beside what the version's run has logged; one of that name is replaced."""
+        """Logs a file with the version's run; a file of the same name is replaced."""
         with self.plain_errors():
             self.client.log_artifact(version.run_id, str(file))
 
-    def download_file(self, version: Version, name: str, into: Path) -> Path | None:
-        """Downloads a file that was attached to a version into a folder; None if there is none of that name."""
+    def download_file(self, version: Version, path: str, folder: Path) -> Path | None:
+        """Downloads a file of the version's run into a folder; None if the run has no such file."""
         with self.plain_errors():
-            if name not in [found.path for found in self.client.list_artifacts(version.run_id)]:
+            parent = path.rpartition("/")[0] or None
+            if path not in [found.path for found in self.client.list_artifacts(version.run_id, parent)]:
                 return None
-            return Path(download_artifacts(run_id=version.run_id, artifact_path=name, dst_path=str(into)))
+            return Path(download_artifacts(run_id=version.run_id, artifact_path=path, dst_path=str(folder)))
 
     def download(self, number: str, path: str = "", into: Path | None = None) -> Path:
-        """Downloads a version's artifacts (or one of them), to a folder if one is given; returns where it is."""
+        """Downloads a version's artifacts, or one of them, into a folder if one is given; returns the local path."""
         with self.plain_errors():
             uri = f"models:/{MODEL}/{number}/{path}".rstrip("/")
             return Path(download_artifacts(artifact_uri=uri, dst_path=str(into) if into else None))
 
 
 def limit_s3(settings: Settings) -> None:
-    """Gives boto3, which would wait for minutes, the limits of the MLflow client; for whoever makes S3 clients here."""
+    """Gives boto3, which waits for minutes by default, the timeout and retries of the MLflow client."""
     session = botocore.session.get_session()
     attempts = {"total_max_attempts": settings.mlflow_http_request_max_retries + 1}
     seconds = settings.mlflow_http_request_timeout

@@ -1,107 +1,110 @@
-"""What is wrong with a server, in one sentence with the remedy: instead of what requests, MLflow and boto3 raise."""
+"""Turns exceptions of MLflow, its databases, requests and boto3 into one sentence with a remedy."""
 
 import errno
-import os
 import socket
 import ssl
-from collections.abc import Iterator
-from urllib.parse import urlsplit
+from collections.abc import Callable, Iterator
 
 import botocore.exceptions as aws
 import requests
 from mlflow.exceptions import MlflowException
-from mlflow.tracking.registry import UnsupportedModelRegistryStoreURIException
-from urllib3.exceptions import ProtocolError
 
-_S3_CODES = {
-    "keys are wrong; correct AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY": (
-        "InvalidAccessKeyId",
-        "SignatureDoesNotMatch",
-        "InvalidToken",
-        "InvalidClientTokenId",
-    ),
-    "keys have expired; sign in again, or fetch new ones with their AWS_SESSION_TOKEN": (
-        "ExpiredToken",
-        "ExpiredTokenException",
-        "RequestExpired",
-        "TokenRefreshRequired",
-    ),
-    "keys may not do this; give their user or role s3:GetObject, s3:PutObject and s3:ListBucket on the bucket": (
-        "AccessDenied",
-        "AllAccessDisabled",
-        "403",
-    ),
-    "bucket does not exist; create it, or correct its name": ("NoSuchBucket", "404"),
-    "bucket is in another region; correct AWS_DEFAULT_REGION": (
-        "AuthorizationHeaderMalformed",
-        "IllegalLocationConstraintException",
-        "PermanentRedirect",
-        "301",
-    ),
-    "disk is full; free some space, or raise the quota": ("XMinioStorageFull", "InsufficientCapacity", "QuotaExceeded"),
-    "clock and this machine's are more than 15 minutes apart; set this one (NTP)": ("RequestTimeTooSkewed",),
-}
-_TEXTS = {  # a gateway before a disk passes its words on
-    "disk is full; free some space, or raise the quota": ("no space left on device", "disk quota exceeded"),
-    "storage is read-only; make it writable, or use another bucket": ("read-only file system",),
-}
-_NO_TLS = (
-    "wrong version number",
-    "record layer failure",
-)  # as OpenSSL 3.0, and later ones, call an answer in plain HTTP
-_ERRNOS = {errno.ENOSPC: 0, errno.EDQUOT: 0, errno.EROFS: 1, errno.EACCES: 1, errno.EPERM: 1}
-_NETWORK: tuple[tuple[tuple[type[BaseException], ...], str], ...] = (
-    ((socket.gaierror,), "{who}: there is no host of this name; correct {setting}"),
-    (
-        (ssl.SSLError, requests.exceptions.SSLError, aws.SSLError),
-        "{who} has a TLS certificate that is not trusted; name the file of its authority in {bundle}",
-    ),
-    ((ConnectionRefusedError,), "{who} is down: nothing listens there; start it, or correct {setting}"),
-    (
-        (TimeoutError, requests.Timeout, aws.ConnectTimeoutError, aws.ReadTimeoutError),
-        "{who} does not answer in time; see whether it is frozen or behind a firewall, or correct {setting}",
-    ),
-    (
-        (requests.exceptions.InvalidURL, requests.exceptions.InvalidSchema, UnsupportedModelRegistryStoreURIException),
-        "{who} is no address; write {setting} as http://host:port",
-    ),
-    ((ConnectionError, ProtocolError, aws.ConnectionClosedError), "{who} has broken off the connection; see its log"),
-)
+# By name: a server has no SQLAlchemy.
+_LIBRARIES = {"boto3", "botocore", "mlflow", "requests", "s3transfer", "sqlalchemy", "sqlite3", "urllib3"}
+_DISK_FULL, _READ_ONLY = (errno.ENOSPC, errno.EDQUOT), (errno.EROFS, errno.EACCES, errno.EPERM)
+
+_Matches = Callable[[BaseException], bool]
 
 
-def explain(error: BaseException, who: str, setting: str) -> str:
-    """Says what an error means.
+def is_registry_error(error: BaseException) -> bool:
+    """Whether the registry or its storage has failed, and not this project's code."""
+    by_library = any(kind.__module__.partition(".")[0] in _LIBRARIES for kind in type(error).__mro__)
+    return by_library or (isinstance(error, OSError) and error.errno in {*_DISK_FULL, errno.EROFS})
+
+
+def describe_error(error: BaseException, server: str, setting: str) -> str:
+    """Describes an error in one sentence, which ends with the original message.
 
     Args:
-        error: what a client of MLflow, S3 or a disk has raised; what it was raised from tells more than itself.
-        who: the server, with its address.
+        error: what a client of MLflow or S3 has raised; its causes are searched too.
+        server: name and address of the server or store.
         setting: environment variable that holds the address.
     """
-    causes = list(_causes(error))
-    for known in (_by_network, _by_s3, _by_status, _by_disk):
-        for cause in causes:
-            if sentence := known(cause, who, setting):
-                return sentence
-    text = " ".join(str(error).split())[:300] or type(error).__name__
-    return f"{who} fails: {text}; check {setting}"
+    bundle = "AWS_CA_BUNDLE" if setting.startswith("AWS") else "MLFLOW_TRACKING_SERVER_CERT_PATH"
+    for matches, sentence in _CASES:
+        for cause in _causes(error):
+            if matches(cause):
+                return f"{sentence.format(server=server, setting=setting, bundle=bundle)} ({_text(cause)})"
+    return f"{server} fails; check {setting} and the server's log ({_text(error)})"
 
 
-def describe_status(status: int, body: str, who: str) -> str:
-    """Says what an HTTP status of an MLflow server means; nothing for those that mean many things."""
-    user = os.environ.get("MLFLOW_TRACKING_USERNAME")
-    if status == requests.codes.unauthorized:
-        variables = "MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD"
-        return f"{who} refuses user {user} or its password; correct {variables}" if user else f"{who} wants {variables}"
-    if status == requests.codes.forbidden and "Invalid Host header" in body:
-        host = urlsplit(who.rsplit(maxsplit=1)[-1]).netloc
-        return (
-            f"{who} does not allow this host name; start it with --allowed-hosts {host}, or use a name that it allows"
-        )
-    if status == requests.codes.forbidden:
-        return f"{who} does not let user {user} do this; use another user, or have its admin grant the right"
-    if status >= requests.codes.internal_server_error:
-        return f"{who} answers with HTTP {status}: its database or its artifact store fails it; see its log"
-    return ""
+def _is(*kinds: type[BaseException]) -> _Matches:
+    return lambda error: isinstance(error, kinds)
+
+
+def _says(*texts: str) -> _Matches:
+    return lambda error: any(text in str(error).lower().replace("_", " ") for text in texts)
+
+
+def _errno(*numbers: int) -> _Matches:
+    return lambda error: isinstance(error, OSError) and error.errno in numbers
+
+
+def _s3(*codes: str) -> _Matches:
+    return lambda error: isinstance(error, aws.ClientError) and error.response["Error"].get("Code") in codes
+
+
+def _status(code: int) -> _Matches:
+    def matches(error: BaseException) -> bool:
+        if isinstance(error, MlflowException):
+            return bool(error.get_http_status_code() == code)  # type: ignore[no-untyped-call]
+        response = error.response if isinstance(error, requests.HTTPError) else None
+        return response is not None and response.status_code == code
+
+    return matches
+
+
+_CASES: tuple[tuple[_Matches, str], ...] = (
+    # As OpenSSL 3.0, and later versions, report an answer in plain HTTP.
+    (_says("wrong version number", "record layer failure"), "{server} does not use TLS; write http:// in {setting}"),
+    (_is(socket.gaierror), "{server}: there is no host with this name; correct {setting}"),
+    (
+        _is(ssl.SSLError, requests.exceptions.SSLError, aws.SSLError),
+        "{server} has a TLS certificate that is not trusted; set {bundle} to the file of its certificate authority",
+    ),
+    (_is(ConnectionRefusedError), "{server} is down; start it, or correct {setting}"),
+    (
+        _is(TimeoutError, requests.Timeout, aws.ConnectTimeoutError, aws.ReadTimeoutError),
+        "{server} does not answer in time; check it and the firewall, or correct {setting}",
+    ),
+    (
+        _is(aws.NoCredentialsError, aws.PartialCredentialsError),
+        "{server}: there are no AWS keys; set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or give this machine a role",
+    ),
+    (
+        _s3("InvalidAccessKeyId", "SignatureDoesNotMatch", "InvalidToken", "InvalidClientTokenId"),
+        "{server} rejects the AWS keys; correct AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY",
+    ),
+    (_s3("ExpiredToken", "ExpiredTokenException", "RequestExpired"), "{server}: the AWS keys have expired; renew them"),
+    (
+        _s3("AccessDenied", "AllAccessDisabled", "403"),
+        "{server} denies access to the AWS keys; allow s3:GetObject, s3:PutObject and s3:ListBucket on the bucket",
+    ),
+    (_s3("NoSuchBucket", "404"), "{server} does not exist; create the bucket, or correct its name"),
+    (
+        _s3("AuthorizationHeaderMalformed", "IllegalLocationConstraintException", "PermanentRedirect", "301"),
+        "{server} is in another region; correct AWS_DEFAULT_REGION",
+    ),
+    (
+        _status(requests.codes.unauthorized),
+        "{server} rejects user or password; correct MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD",
+    ),
+    (_status(requests.codes.forbidden), "{server} denies this request; use a user with this permission"),
+    (_errno(*_DISK_FULL), "{server}: a disk is full; free some space"),
+    (_says("no space left on device", "disk quota exceeded", "disk is full"), "{server}: a disk is full; free some space"),
+    (_errno(*_READ_ONLY), "{server}: the storage is read-only; make it writable"),
+    (_says("read-only file system", "readonly database"), "{server}: the storage is read-only; make it writable"),
+)
 
 
 def _causes(error: BaseException | None) -> Iterator[BaseException]:
@@ -110,47 +113,5 @@ def _causes(error: BaseException | None) -> Iterator[BaseException]:
         error = error.__cause__ or error.__context__
 
 
-def _by_network(error: BaseException, who: str, setting: str) -> str:
-    if any(text in str(error).lower().replace("_", " ") for text in _NO_TLS):
-        return f"{who} does not speak TLS; write http:// in {setting}"
-    bundle = "AWS_CA_BUNDLE" if setting.startswith("AWS") else "MLFLOW_TRACKING_SERVER_CERT_PATH"
-    for kinds, sentence in _NETWORK:
-        if isinstance(error, kinds):
-            return sentence.format(who=who, setting=setting, bundle=bundle)
-    return ""
-
-
-def _by_s3(error: BaseException, who: str, _: str) -> str:
-    if isinstance(error, aws.NoCredentialsError | aws.PartialCredentialsError):
-        role = "give this machine a role"
-        return f"{who}: there are no AWS keys; set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or {role}"
-    if not isinstance(error, aws.ClientError):
-        return ""
-    code, text = (str(error.response["Error"].get(part, "")) for part in ("Code", "Message"))
-    for words, codes in _S3_CODES.items():
-        if code in codes:
-            return f"{who}: its {words} ({code})"
-    return _by_text(text, who)
-
-
-def _by_status(error: BaseException, who: str, _: str) -> str:
-    if isinstance(error, requests.HTTPError) and error.response is not None:
-        return describe_status(error.response.status_code, error.response.text, who)
-    if isinstance(error, requests.exceptions.RetryError):
-        return describe_status(requests.codes.internal_server_error, "", who)
-    if isinstance(error, MlflowException):
-        return describe_status(error.get_http_status_code(), str(error), who)  # type: ignore[no-untyped-call]
-    return ""
-
-
-def _by_disk(error: BaseException, who: str, _: str) -> str:
-    if isinstance(error, OSError) and error.errno in _ERRNOS:
-        return f"{who}: its {list(_TEXTS)[_ERRNOS[error.errno]]}"
-    return _by_text(str(error), who)
-
-
-def _by_text(text: str, who: str) -> str:
-    for words, texts in _TEXTS.items():
-        if any(part in text.lower() for part in texts):
-            return f"{who}: its {words}"
-    return ""
+def _text(error: BaseException) -> str:
+    return " ".join(str(error).split())[:300] or type(error).__name__

@@ -1,6 +1,6 @@
-"""What the readiness gates share: named checks, and the verdict on a version.
+"""Results of the readiness gates: named checks, printed, and stored on the version.
 
-Fail closed: a check that can't be made counts as failed.
+A check that can't be made counts as failed.
 """
 
 import hashlib
@@ -18,15 +18,18 @@ from credit_risk.core.errors import ProjectError
 from credit_risk.core.files import sha256, write_json
 from credit_risk.core.paths import root
 from credit_risk.registry.client import CHALLENGER, Registry, Version
+from credit_risk.registry.lineage import PACKAGE
 from credit_risk.registry.promotion import rolled_back
 
-EXIT_REJECTED = 3  # the gates worked, and the model may not serve; 1 is an error
-VERDICT = "gate."  # prefix of the tags that hold the verdicts: gate.loading, gate.performance
+EXIT_REJECTED = 3  # the gate worked and rejects the version; 1 is an error
+_TAG = "gate."  # prefix of the tags that hold the results: gate.loading, gate.performance
+
+Measured = tuple[bool, str]  # whether the requirement is met, and what was measured
 
 
 @dataclass(frozen=True, slots=True)
 class Check:
-    """One check: what was measured, what is required, and whether it is."""
+    """One check: what was measured, what is required, and whether it has passed."""
 
     name: str
     passed: bool
@@ -36,7 +39,7 @@ class Check:
 
 @dataclass(frozen=True, slots=True)
 class GateResult:
-    """All checks of one gate on one version, compared with version `against`."""
+    """The checks of one gate on one version; `against` is the version it was compared with, if any."""
 
     gate: str
     version: str
@@ -54,65 +57,76 @@ class GateResult:
         """Names of the failed checks."""
         return [check.name for check in self.checks if not check.passed]
 
-
-Measured = tuple[bool, str]  # whether it is as required, and what was measured
+    @property
+    def summary(self) -> str:
+        """One line: how many checks have passed, and which have failed."""
+        passed = f"{len(self.checks) - len(self.failures)} of {len(self.checks)} checks passed"
+        return f"{passed}; failed: {', '.join(self.failures)}" if self.failures else passed
 
 
 def check(name: str, required: str, measure: Callable[[], Measured]) -> Check:
-    """Makes one check; an error in it is a failure that says what went wrong."""
+    """Makes one check; an exception fails it, and its text is what was measured."""
     try:
         passed, measured = measure()
-    except Exception as error:  # noqa: BLE001 (fail closed, whatever a damaged model raises)
-        passed, measured = False, " ".join(str(error).split())[:300] or type(error).__name__
+    except Exception as error:  # noqa: BLE001 (a damaged model may raise anything)
+        passed, measured = False, error_text(error)
     return Check(name, bool(passed), measured, required)
 
 
-def gate_key(against: str | None) -> str:
-    """Names what a verdict depends on beside the version: the gates' parameters, their code, and the champion."""
+def error_text(error: Exception) -> str:
+    """An exception on one line, cut to 300 characters."""
+    return " ".join(str(error).split())[:300] or type(error).__name__
+
+
+def gate_key(champion: str | None) -> str:
+    """Hash of all that a gate's result depends on beside the version: parameters, code, and the champion's number."""
     section = params.read(params.path()).get("gates")
-    scripts = [sha256(path) for path in sorted((root() / "5.testing").glob("*.py"))]
-    return hashlib.sha256(json.dumps([section, scripts, against], sort_keys=True).encode()).hexdigest()
+    code = [*sorted((root() / "5.testing").glob("*.py")), *sorted(PACKAGE.rglob("*.py"))]
+    content = json.dumps([section, [sha256(path) for path in code], champion], sort_keys=True)
+    return hashlib.sha256(content.encode()).hexdigest()
 
 
-def publish(registry: Registry, verdict: GateResult) -> None:
-    """Prints the verdict as a table, and writes it to 5.testing/reports and on the version."""
-    content = asdict(verdict) | {"passed": verdict.passed}
-    write_json(root() / "5.testing" / "reports" / f"{verdict.gate}.json", content)
-    registry.tag(verdict.version, VERDICT + verdict.gate, json.dumps(content))
-    table = Table(title=f"{verdict.gate} gate, version {verdict.version}", title_justify="left")
-    for column in ("check", "measured", "required", ""):
+def publish(registry: Registry, result: GateResult) -> None:
+    """Prints a result as a table, and writes it to 5.testing/reports and on the version."""
+    content = asdict(result) | {"passed": result.passed}
+    write_json(root() / "5.testing" / "reports" / f"{result.gate}.json", content)
+    registry.tag(result.version, _TAG + result.gate, json.dumps(content))
+    Console().print(as_table(content))
+
+
+def as_table(result: dict[str, Any]) -> Table:
+    """A stored gate result as a table for the terminal."""
+    against = f" against version {result['against']}" if result["against"] else ""
+    table = Table(title=f"{result['gate']} gate, version {result['version']}{against}", title_justify="left")
+    for column in ("check", "measured", "required", "passed"):
         table.add_column(column, overflow="fold")
-    for done in verdict.checks:
-        table.add_row(
-            done.name, escape(done.measured), escape(done.required), "passed" if done.passed else "[bold red]FAILED[/]"
-        )
-    Console().print(table)
-    passed = sum(done.passed for done in verdict.checks)
-    print(f"{passed} of {len(verdict.checks)} checks passed")
+    for one in result["checks"]:
+        passed = "yes" if one["passed"] else "[bold red]no[/]"
+        table.add_row(one["name"], escape(one["measured"]), escape(one["required"]), passed)
+    return table
 
 
 def read_gate_result(version: Version, gate: str) -> dict[str, Any] | None:
-    """The last verdict of a gate on a version, as `publish` wrote it."""
-    text = version.tags.get(VERDICT + gate)
+    """The last result of a gate on a version, as `publish` stored it."""
+    text = version.tags.get(_TAG + gate)
     return json.loads(text) if text else None
 
 
 def last_rejection(version: Version, champion: str | None) -> str | None:
-    """Why the gates as they are now have refused a version against this champion already; None if they have not."""
+    """Why a version was rejected by the current gates against this champion, or rolled back; None if it wasn't."""
     if event := rolled_back(version):
-        return f"rolled back on {event.time[:10]} ({event.why})"
+        return f"rolled back on {event.time[:10]} ({event.reason})"
     for gate in ("performance", "loading"):
-        verdict = read_gate_result(version, gate)
-        if verdict and not verdict["passed"] and verdict["key"] == gate_key(champion):
-            failed = [
-                f"{c['name']} ({c['measured']}, required {c['required']})" for c in verdict["checks"] if not c["passed"]
-            ]
-            return f"{gate} gate: {'; '.join(failed)}"
+        result = read_gate_result(version, gate)
+        if result and not result["passed"] and result["key"] == gate_key(champion):
+            failed = [one for one in result["checks"] if not one["passed"]]
+            reasons = [f"{one['name']} ({one['measured']}, required {one['required']})" for one in failed]
+            return f"{gate} gate: {'; '.join(reasons)}"
     return None
 
 
 def version_to_gate(registry: Registry, number: str | None) -> Version:
-    """The version asked for, or the challenger.
+    """The version with this number, or the challenger.
 
     Raises:
         ProjectError: there is none.

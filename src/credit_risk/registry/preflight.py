@@ -1,4 +1,4 @@
-"""Is all there that registration needs? Asked by stage 7 before it begins, and by `uv run main.py doctor`."""
+"""Checks that registry, artifact store and data remote can be used: before stage 7, and in `uv run main.py doctor`."""
 
 import tempfile
 from collections.abc import Callable, Iterator
@@ -19,14 +19,14 @@ from mlflow.utils.rest_utils import http_request
 from credit_risk.core.errors import ProjectError
 from credit_risk.core.paths import root
 from credit_risk.registry.client import EXPERIMENT, Registry
-from credit_risk.registry.error_messages import describe_status, explain
+from credit_risk.registry.error_messages import describe_error
 
-MAX_SKEW = 300  # seconds; S3 refuses requests from 900 on
-PROBE = "preflight-probe"  # one small object, overwritten each time and deleted if that is allowed
+MAX_CLOCK_SKEW = 300  # seconds; S3 rejects requests from 900 on
+PROBE = "preflight-probe"  # a small object, overwritten each time, and deleted if that is permitted
 
 
 @dataclass(frozen=True, slots=True)
-class Check:
+class PreflightCheck:
     """One check: what was found, or what is wrong and what to do about it."""
 
     name: str
@@ -38,30 +38,34 @@ def preflight(registry: Registry) -> None:
     """Checks that the registry and its artifact store can be used.
 
     Raises:
-        ProjectError: the first thing that is wrong, with the remedy.
+        ProjectError: the first problem, with the remedy.
     """
     for check in preflight_checks(registry):
         if check.problem:
             raise ProjectError(check.problem)
 
 
-def preflight_checks(registry: Registry) -> Iterator[Check]:
-    """Makes the checks, one after the other; the first that fails is the last, for the others depend on it."""
+def preflight_checks(registry: Registry) -> Iterator[PreflightCheck]:
+    """Makes the checks in order, up to the first that fails: the later ones depend on it."""
     if registry.embedded:
-        steps: dict[str, Callable[[], str]] = {"database": lambda: _database(registry)}
+        steps: dict[str, Callable[[], str]] = {"database": lambda: _check_database(registry)}
     else:
         server = _Server(registry)
-        steps = {"tracking server": server.answers, "version": server.version, "credentials": server.credentials}
-    steps["artifact store"] = lambda: artifact_store(registry)
+        steps = {
+            "tracking server": server.check_health,
+            "version": server.check_version,
+            "credentials": server.check_credentials,
+        }
+    steps["artifact store"] = lambda: check_artifact_store(registry)
     for name, step in steps.items():
         try:
-            yield Check(name, found=step())
+            yield PreflightCheck(name, found=step())
         except ProjectError as error:
-            yield Check(name, problem=str(error))
+            yield PreflightCheck(name, problem=str(error))
             return
 
 
-def data_remote() -> Iterator[Check]:
+def check_data_remote() -> Iterator[PreflightCheck]:
     """Checks DVC's default remote, if it is on S3 and there are keys or a role for it."""
     from dvc.repo import Repo  # takes half a second
 
@@ -71,21 +75,21 @@ def data_remote() -> Iterator[Check]:
     if not url.startswith("s3:"):
         return
     if boto3.Session().get_credentials() is None:
-        yield Check("data remote", found=f"{url} is not used here: there are no AWS keys")
+        yield PreflightCheck("data remote", found=f"{url} is not used: there are no AWS keys")
         return
     try:
-        yield Check("data remote", found=bucket(url))
+        yield PreflightCheck("data remote", found=check_bucket(url))
     except ProjectError as error:
-        yield Check("data remote", problem=str(error))
+        yield PreflightCheck("data remote", problem=str(error))
 
 
-def artifact_store(registry: Registry) -> str:
-    """Puts a probe into the artifact store, reads it and deletes it, as registration will."""
+def check_artifact_store(registry: Registry) -> str:
+    """Writes a probe to the artifact store, reads it and deletes it."""
     location = registry.client.get_experiment(registry.experiment_id()).artifact_location
     if location.startswith("s3:"):
-        return bucket(location)
+        return check_bucket(location)
     if location.startswith("mlflow-artifacts:"):
-        return _Server(registry).artifacts(urlsplit(location).path)
+        return _Server(registry).check_artifacts(urlsplit(location).path)
     try:
         with tempfile.TemporaryDirectory() as folder:
             probe = Path(folder) / PROBE
@@ -94,104 +98,107 @@ def artifact_store(registry: Registry) -> str:
             repository.log_artifact(str(probe))
             repository.delete_artifacts(PROBE)
     except Exception as error:  # each artifact store raises its own kinds
-        sentence = explain(error, f"the artifact store {location}", "MLFLOW_TRACKING_URI")
-        raise ProjectError(sentence) from error
+        raise ProjectError(describe_error(error, f"the artifact store {location}", "MLFLOW_TRACKING_URI")) from error
     return f"{location} is writable"
 
 
-def bucket(url: str) -> str:
-    """Puts a probe below `s3://bucket/prefix`, reads it and deletes it; checks region and clock on the way."""
+def check_bucket(url: str) -> str:
+    """Writes a probe below `s3://bucket/prefix`, reads it and deletes it; checks region and clock too."""
     parts = urlsplit(url)
+    bucket = f"s3://{parts.netloc}"
     place = {"Bucket": parts.netloc, "Key": f"{parts.path.strip('/')}/{PROBE}".lstrip("/")}
     try:
         s3 = boto3.client("s3")
         put = s3.put_object(**place, Body=PROBE.encode())["ResponseMetadata"]["HTTPHeaders"]
-        read = s3.get_object(**place)["Body"].read()
+        content = s3.get_object(**place)["Body"].read()
         s3.delete_object(**place)
     except Exception as error:  # boto3 and its HTTP library raise many kinds
-        raise ProjectError(explain(error, f"s3://{parts.netloc}", "AWS_ENDPOINT_URL_S3")) from error
-    if read != PROBE.encode():
-        raise ProjectError(f"s3://{parts.netloc} gives other bytes than were put into it; see what answers there")
-    there, here = put.get("x-amz-bucket-region"), s3.meta.region_name
-    if there and here not in {there, "aws-global"}:
-        raise ProjectError(
-            f"s3://{parts.netloc} is in another region, {there} and not {here}; correct AWS_DEFAULT_REGION"
-        )
-    check_clock(put.get("date"), f"s3://{parts.netloc}")
+        raise ProjectError(describe_error(error, bucket, "AWS_ENDPOINT_URL_S3")) from error
+    if content != PROBE.encode():
+        raise ProjectError(f"{bucket} returns other bytes than were written; check AWS_ENDPOINT_URL_S3")
+    actual, configured = put.get("x-amz-bucket-region"), s3.meta.region_name
+    if actual and configured not in {actual, "aws-global"}:
+        raise ProjectError(f"{bucket} is in region {actual}, not {configured}; correct AWS_DEFAULT_REGION")
+    check_clock(put.get("date"), bucket)
     return f"{url} is writable"
 
 
-def check_clock(date: str | None, who: str) -> None:
-    """Compares the `Date` of an answer with this machine's clock.
+def check_clock(date: str | None, server: str) -> None:
+    """Compares the `Date` header of a response with this machine's clock.
 
     Raises:
-        ProjectError: they are so far apart that signed requests will soon be refused.
+        ProjectError: they differ so much that signed requests will soon be rejected.
     """
     ahead = (datetime.now(UTC) - parsedate_to_datetime(date)).total_seconds() if date else 0.0
-    if abs(ahead) > MAX_SKEW:
+    if abs(ahead) > MAX_CLOCK_SKEW:
         way = "ahead of" if ahead > 0 else "behind"
-        raise ProjectError(f"this machine's clock is {abs(ahead) / 60:.0f} minutes {way} {who}; set it (NTP)")
+        raise ProjectError(f"this machine's clock is {abs(ahead) / 60:.0f} minutes {way} {server}; set it (NTP)")
 
 
-def _database(registry: Registry) -> str:
+def _check_database(registry: Registry) -> str:
     registry.experiment_id()
-    return f"{registry.address} answers"
+    return f"{registry.address} can be read"
 
 
 class _Server:
-    """An MLflow server; asked once and not again, for what is down should be told at once."""
+    """An MLflow server; requests are not retried, so that a server that is down is reported at once."""
 
     def __init__(self, registry: Registry) -> None:
         self.display_name = registry.display_name
-        self.access: Any = get_default_host_creds(registry.uri)  # type: ignore[no-untyped-call]
+        self.credentials: Any = get_default_host_creds(registry.uri)  # type: ignore[no-untyped-call]
 
-    def answer(self, method: str, path: str, **how: Any) -> requests.Response:
-        asked: Any = http_request  # has no types
+    def request(self, method: str, path: str, **options: Any) -> requests.Response:
+        untyped: Any = http_request
         try:
-            answer: requests.Response = asked(self.access, path, method, max_retries=0, raise_on_status=False, **how)
+            response: requests.Response = untyped(
+                self.credentials, path, method, max_retries=0, raise_on_status=False, **options
+            )
         except Exception as error:  # requests, urllib3 and MLflow each raise their own kinds
-            raise ProjectError(explain(error, self.display_name, "MLFLOW_TRACKING_URI")) from error
-        return answer
+            raise ProjectError(describe_error(error, self.display_name, "MLFLOW_TRACKING_URI")) from error
+        return response
 
-    def checked(self, answer: requests.Response) -> requests.Response:
-        if sentence := describe_status(answer.status_code, answer.text, self.display_name):
-            raise ProjectError(sentence)
-        return answer
+    def require(self, response: requests.Response) -> requests.Response:
+        """Raises ProjectError for a rejected request or a failing server; a missing object is neither."""
+        if response.status_code != requests.codes.not_found:
+            try:
+                response.raise_for_status()
+            except requests.HTTPError as error:
+                error.args = (f"HTTP {response.status_code}: {response.text}",)
+                raise ProjectError(describe_error(error, self.display_name, "MLFLOW_TRACKING_URI")) from error
+        return response
 
-    def ask(self, method: str, path: str) -> requests.Response:
-        return self.checked(self.answer(method, path))
+    def get(self, path: str) -> requests.Response:
+        return self.require(self.request("GET", path))
 
-    def answers(self) -> str:
-        health = self.ask("GET", "/health")
+    def check_health(self) -> str:
+        health = self.get("/health")
         if health.text.strip() != "OK":
-            raise ProjectError(f"{self.display_name} is another kind of server; correct MLFLOW_TRACKING_URI")
+            raise ProjectError(f"{self.display_name} is not an MLflow server; correct MLFLOW_TRACKING_URI")
         check_clock(health.headers.get("date"), self.display_name)
         return f"{self.display_name} answers"
 
-    def version(self) -> str:
-        theirs, ours = self.ask("GET", "/version").text.strip(), mlflow.__version__
-        if theirs.split(".")[0] != ours.split(".")[0]:
+    def check_version(self) -> str:
+        server, client = self.get("/version").text.strip(), mlflow.__version__
+        if server.split(".")[0] != client.split(".")[0]:
             raise ProjectError(
-                f"{self.display_name} has MLflow {theirs}, which does not fit {ours} here; "
-                "install the same major version"
+                f"{self.display_name} has MLflow {server}, and here is {client}; install the same major version"
             )
-        return f"{theirs} there, {ours} here"
+        return f"server {server}, client {client}"
 
-    def credentials(self) -> str:
-        self.ask("GET", f"/api/2.0/mlflow/experiments/get-by-name?experiment_name={EXPERIMENT}")
-        return f"user {self.access.username or 'nobody'} is accepted"
+    def check_credentials(self) -> str:
+        self.get(f"/api/2.0/mlflow/experiments/get-by-name?experiment_name={EXPERIMENT}")
+        return f"accepted for user {self.credentials.username or '(none)'}"
 
-    def artifacts(self, path: str) -> str:
+    def check_artifacts(self, path: str) -> str:
         url = f"/api/2.0/mlflow-artifacts/artifacts{path}/{PROBE}"
-        put = self.answer("PUT", url, data=PROBE.encode())
+        put = self.request("PUT", url, data=PROBE.encode())
         if put.status_code >= requests.codes.internal_server_error:
             raise ProjectError(
-                f"{self.display_name} can't store artifacts (HTTP {put.status_code}); its log says why: check its "
-                "AWS keys, bucket, region and free space, with `uv run main.py doctor` in its environment"
+                f"{self.display_name} can't store artifacts (HTTP {put.status_code}); see its log, and check its "
+                "AWS keys, bucket, region and free space with `uv run main.py doctor` in its environment"
             )
-        self.checked(put)
-        if self.ask("GET", url).content != PROBE.encode():
-            raise ProjectError(f"{self.display_name} gives other bytes than were put into it; check its artifact store")
-        # Registration never deletes, and a role that may not is a good one: whether it works is no condition.
-        self.answer("DELETE", url)
+        self.require(put)
+        if self.get(url).content != PROBE.encode():
+            raise ProjectError(f"{self.display_name} returns other bytes than were stored; check its artifact store")
+        self.request("DELETE", url)  # need not succeed: registration never deletes, and a role may forbid it
         return f"{self.display_name} stores artifacts"

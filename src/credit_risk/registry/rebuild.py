@@ -1,9 +1,8 @@
-"""Making a registered version anew: from its commit, its data and its parameters, in its environment.
+"""Rebuilds a registered version from its commit, data and parameters, in its environment, and compares the results.
 
-The raw data come by their hash from DVC's cache or remote, so a source that has changed or gone since does no harm.
+The raw data come by their hash from DVC's cache or remote, so the sources may have changed since.
 """
 
-import json
 import os
 import shutil
 import subprocess
@@ -14,57 +13,57 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Any
 
-import numpy as np
 import yaml
-from mlflow.artifacts import download_artifacts
 
 from credit_risk.core.environment import environment_sha256
 from credit_risk.core.errors import ProjectError
 from credit_risk.core.files import read_json, sha256
 from credit_risk.core.paths import root
-from credit_risk.features import from_application
-from credit_risk.formats.onnx_scorer import Scorer
+from credit_risk.formats.onnx_scorer import OnnxScorer
 from credit_risk.formats.reference_rows import TOLERANCE, max_score_difference
+from credit_risk.registry import lineage
 from credit_risk.registry.client import ONNX_SHA256, REFERENCE_ROWS_PATH, Registry, Version
 
-_RAW, _REGISTER = "get_data", "register_model"  # the stages that are not run again
+_RAW, _REGISTER = "get_data", "register_model"  # stages that are not run
 
 
 def rebuild(registry: Registry, version: Version, log: IO[str]) -> list[str]:
-    """Makes a version anew in a temporary worktree and compares it with the registered one.
+    """Rebuilds a version in a temporary worktree and compares it with the registered one.
 
     Args:
-        registry: where it is registered; nothing is written there.
-        version: which one.
-        log: open text file for what the stages print.
+        registry: where the version is registered; nothing is written to it.
+        version: the version to rebuild.
+        log: open text file for the output of the stages.
 
     Returns:
-        What differs, a sentence each.
+        One sentence for each difference.
 
     Raises:
-        ProjectError: commit or data are not to be had, or a stage fails.
+        ProjectError: this code can't use the version, its commit or data are not available, or a stage fails.
     """
-    lineage = json.loads(version.tags.get("lineage", "{}"))
-    if not lineage.get("git_commit"):
-        raise ProjectError(f"version {version.number} has no commit in its lineage; it can't be made anew")
-    with worktree(lineage["git_commit"]) as tree:
-        fetch_raw(tree, lineage["dvc_lock"].get(_RAW, {}))
-        set_params(tree / "4.dvc_pipeline" / "params.yaml", lineage["params"])
-        run_stages(tree, log, python_of(tree, lineage["environment_sha256"]))
-        differences = list(compare(registry, version, lineage, tree))
-    if differences and lineage["git_dirty"]:
-        differences.append("when it was registered, files differed from the commit: that may be why")
+    if unusable := lineage.reject_reason(version):
+        raise ProjectError(unusable)
+    recorded = lineage.of(version)
+    if not recorded["git_commit"]:
+        raise ProjectError(f"version {version.number} has no commit in its lineage, so it can't be rebuilt")
+    with worktree(recorded["git_commit"]) as tree:
+        fetch_raw_data(tree, recorded["dvc_lock"].get(_RAW, {}))
+        set_params(tree / "4.dvc_pipeline" / "params.yaml", recorded["params"])
+        run_stages(tree, log, find_python(tree, recorded["environment_sha256"]))
+        differences = list(compare(registry, version, recorded, tree))
+    if differences and recorded["git_dirty"]:
+        differences.append("files had uncommitted changes when the version was registered, which may be the cause")
     return differences
 
 
 @contextmanager
 def worktree(commit: str) -> Iterator[Path]:
-    """A commit as a temporary checkout, which shares the DVC cache.
+    """A temporary checkout of a commit, which shares the DVC cache.
 
     Raises:
-        ProjectError: this clone does not have it.
+        ProjectError: this clone does not have the commit.
     """
-    with tempfile.TemporaryDirectory(prefix="reproduce-") as folder:
+    with tempfile.TemporaryDirectory(prefix="rebuild-") as folder:
         tree = Path(folder) / "tree"
         added = _run(["git", "worktree", "add", "--detach", str(tree), commit], root())
         if added.returncode:
@@ -75,8 +74,8 @@ def worktree(commit: str) -> Iterator[Path]:
             _run(["git", "worktree", "remove", "--force", str(tree)], root())
 
 
-def fetch_raw(tree: Path, files: dict[str, str]) -> None:
-    """Puts stage 1's outputs where they belong, by their MD5: from the cache, else from the remote.
+def fetch_raw_data(tree: Path, files: dict[str, str]) -> None:
+    """Copies the outputs of stage 1 into the worktree, by their MD5: from DVC's cache, else from the remote.
 
     Raises:
         ProjectError: neither has them.
@@ -91,28 +90,28 @@ def fetch_raw(tree: Path, files: dict[str, str]) -> None:
             if missing:
                 repo.cloud.pull(missing)
         except Exception as error:  # DVC's remotes raise many kinds
-            raise ProjectError(f"the raw data are not in the cache, and the remote fails: {error}") from error
+            raise ProjectError(f"the raw data are not in DVC's cache, and the remote fails: {error}") from error
         for path, md5 in files.items():
             if not cache.exists(md5):
-                raise ProjectError(f"{path} ({md5}) is neither in the cache nor in the remote; push it: dvc push")
+                raise ProjectError(f"{path} ({md5}) is neither in DVC's cache nor in the remote; push it: dvc push")
             target = tree / "4.dvc_pipeline" / path
             target.parent.mkdir(parents=True, exist_ok=True)
             shutil.copy(cache.oid_to_path(md5), target)
 
 
 def set_params(path: Path, recorded: dict[str, Any]) -> None:
-    """Sets the recorded parameters, in case they had not been committed yet."""
+    """Writes the recorded parameters, which may not have been committed."""
     params = yaml.safe_load(path.read_text(encoding="utf-8"))
     path.write_text(yaml.safe_dump(params | recorded, sort_keys=False), encoding="utf-8")
 
 
-def python_of(tree: Path, environment: str) -> Path:
-    """The interpreter of this project where it has the recorded packages, else one of an environment made for it.
+def find_python(tree: Path, environment: str) -> Path:
+    """This interpreter if its packages are the recorded ones, else that of an environment made for the worktree.
 
     Raises:
         ProjectError: the environment can't be made.
     """
-    shutil.copy(root() / "uv.lock", tree / "uv.lock")  # ignored by git; uv makes another if the dependencies differ
+    shutil.copy(root() / "uv.lock", tree / "uv.lock")  # not in git; uv updates it if the dependencies differ
     if environment_sha256() == environment:
         return Path(sys.executable)
     synced = _run([os.environ.get("UV") or "uv", "sync", "--quiet"], tree)
@@ -125,47 +124,45 @@ def run_stages(tree: Path, log: IO[str], python: Path) -> None:
     """Runs the stages between raw data and registration, with the code of the worktree.
 
     Raises:
-        ProjectError: one has failed.
+        ProjectError: a stage has failed.
     """
     folder = tree / "4.dvc_pipeline"
     stages = yaml.safe_load((folder / "dvc.yaml").read_text(encoding="utf-8"))["stages"]
     for name, stage in stages.items():
-        if name not in {_RAW, _REGISTER}:
-            script = stage["cmd"].removeprefix("python ")
-            done = _run([str(python), script], folder, PROJECT_ROOT=str(tree), PYTHONPATH=str(tree / "src"))
-            log.write(done.stdout)
-            if done.returncode:
-                raise ProjectError(f"{script} failed at that commit: {_last_line(done.stdout)}")
+        if name in {_RAW, _REGISTER}:
+            continue
+        script = stage["cmd"].removeprefix("python ")
+        finished = _run([str(python), script], folder, PROJECT_ROOT=str(tree), PYTHONPATH=str(tree / "src"))
+        log.write(finished.stdout)
+        if finished.returncode:
+            raise ProjectError(f"{script} failed at that commit: {_last_line(finished.stdout)}")
 
 
-def compare(registry: Registry, version: Version, lineage: dict[str, Any], tree: Path) -> Iterator[str]:
-    """What differs between the registered version and the one in the worktree."""
-    made = tree / "1.data"
-    environment = read_json(made / "5.model" / "training.json")["environment_sha256"]
-    if environment != lineage["environment_sha256"]:
-        yield "the environment: other packages than those it was made with"
-    digest, registered = sha256(made / "5.model" / "model.onnx"), version.tags.get(ONNX_SHA256, "")
+def compare(registry: Registry, version: Version, recorded: dict[str, Any], tree: Path) -> Iterator[str]:
+    """Yields the differences between the registered version and the one rebuilt in the worktree."""
+    rebuilt = tree / "1.data"
+    if read_json(rebuilt / "5.model" / "training.json")["environment_sha256"] != recorded["environment_sha256"]:
+        yield "environment: rebuilt with other packages than the registered version"
+    digest, registered = sha256(rebuilt / "5.model" / "model.onnx"), version.tags.get(ONNX_SHA256, "")
     if digest != registered:
-        yield f"the ONNX digest: {digest[:12]}, registered {registered[:12]}"
-    scorer = Scorer((made / "5.model" / "model.onnx").read_bytes(), expected_features=None)
-    largest = max_score_difference(
-        registry.download(version.number, REFERENCE_ROWS_PATH),
-        lambda rows: np.concatenate([scorer.score(from_application(row)) for row in rows]),
-    )
-    if not largest <= TOLERANCE:
-        yield f"the scores of the reference rows: by up to {largest:.1e}"
-    with registry.plain_errors():
-        metrics = read_json(Path(download_artifacts(run_id=version.run_id, artifact_path="reports/metrics.json")))
-    yield from diff_values(metrics, read_json(made / "6.reports" / "metrics.json"), "metric ")
+        yield f"ONNX digest: {digest[:12]}, registered {registered[:12]}"
+    scorer = OnnxScorer((rebuilt / "5.model" / "model.onnx").read_bytes(), expected_features=None)
+    difference = max_score_difference(registry.download(version.number, REFERENCE_ROWS_PATH), scorer.score_rows)
+    if not difference <= TOLERANCE:
+        yield f"scores of the reference rows: by up to {difference:.1e}"
+    with tempfile.TemporaryDirectory() as folder:
+        file = registry.download_file(version, "reports/metrics.json", Path(folder))
+        metrics = read_json(file) if file else {}
+    yield from diff_values(metrics, read_json(rebuilt / "6.reports" / "metrics.json"), "metric ")
 
 
-def diff_values(registered: Any, made: Any, name: str) -> Iterator[str]:
-    """Names the values that differ in two nested dictionaries."""
-    if isinstance(registered, dict) and isinstance(made, dict):
-        for key in sorted(registered.keys() | made.keys()):
-            yield from diff_values(registered.get(key), made.get(key), f"{name}{key}.")
-    elif registered != made:
-        yield f"{name.rstrip('.')}: {made}, registered {registered}"
+def diff_values(registered: Any, rebuilt: Any, name: str) -> Iterator[str]:
+    """Yields the values that differ between two nested dictionaries."""
+    if isinstance(registered, dict) and isinstance(rebuilt, dict):
+        for key in sorted(registered.keys() | rebuilt.keys()):
+            yield from diff_values(registered.get(key), rebuilt.get(key), f"{name}{key}.")
+    elif registered != rebuilt:
+        yield f"{name.rstrip('.')}: {rebuilt}, registered {registered}"
 
 
 def _last_line(text: str) -> str:

@@ -32,7 +32,7 @@ class LoadedModel:
     @cached_property
     def explainer(self) -> Explainer:
         """Explains predictions against the reference rows that the model accepts, or all if it accepts none."""
-        rows, scores = self.cached.reference_rows["applications"], self.cached.reference_rows["scores"]
+        rows, scores = self.cached.reference_rows["rows"], self.cached.reference_rows["scores"]
         accepted = [row for row, score in zip(rows, scores, strict=True) if score < self.threshold]
         return Explainer(lambda columns: log_odds(self.scorer.score(FEATURES.from_columns(columns))), accepted or rows)
 
@@ -65,7 +65,7 @@ class ActiveModel:
             return
         try:
             cached = model_cache.load(self._cache)
-            cached.scorer.score(FEATURES.from_row(cached.reference_rows["applications"][0]))  # the first call is slow
+            cached.scorer.score(FEATURES.from_row(cached.reference_rows["rows"][0]))  # the first call is slow
         except ProjectError as error:
             if stamp != self._failed_stamp:
                 log.error("model not loaded", reason=str(error))

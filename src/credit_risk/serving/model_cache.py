@@ -70,7 +70,7 @@ def _read(cache: Path) -> tuple[Path, dict[str, Any], dict[str, Any]]:
     try:
         folder = cache / read_json(cache / _POINTER)["folder"]
         info, reference_rows = read_json(folder / MODEL_INFO), read_json(folder / REFERENCE_ROWS)
-        if all((info["version"], info["onnx_sha256"], reference_rows["applications"][0], reference_rows["scores"])):
+        if all((info["version"], info["onnx_sha256"], reference_rows["rows"][0], reference_rows["scores"])):
             return folder, info, reference_rows
     except FileNotFoundError as error:
         raise ProjectError("no model has been fetched yet") from error

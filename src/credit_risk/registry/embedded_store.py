@@ -1,0 +1,71 @@
+"""The embedded registry: a SQLite file with an `artifacts` folder beside it.
+
+MLflow stores absolute addresses of artifacts. After a checkout was moved or copied they would still point to the old
+place, where a copy must never write. So the addresses are corrected whenever the registry is opened.
+"""
+
+import sqlite3
+from contextlib import closing
+from pathlib import Path
+
+from credit_risk.core.errors import ProjectError
+
+_SCHEME = "sqlite:///"
+_COLUMNS = (  # MLflow's tables and columns with addresses of artifacts
+    ("experiments", "artifact_location"),
+    ("runs", "artifact_uri"),
+    ("logged_models", "artifact_location"),
+    ("model_versions", "source"),
+    ("model_versions", "storage_location"),
+)
+
+
+def is_embedded(uri: str) -> bool:
+    """Whether a tracking URI is a SQLite file."""
+    return uri.startswith("sqlite:")
+
+
+def database_path(uri: str) -> Path:
+    """The SQLite file of a tracking URI."""
+    return Path(uri.removeprefix(_SCHEME)).absolute()
+
+
+def artifact_folder(uri: str) -> Path:
+    """Where an embedded registry keeps its artifacts."""
+    return database_path(uri).parent / "artifacts"
+
+
+def prepare(uri: str) -> None:
+    """Makes the database's folder; corrects the addresses if the database was moved or copied.
+
+    Raises:
+        ProjectError: the database can't be opened, or its artifacts were left behind.
+    """
+    database = database_path(uri)
+    try:
+        database.parent.mkdir(parents=True, exist_ok=True)
+        if database.exists():
+            _correct_addresses(database, artifact_folder(uri))
+    except (OSError, sqlite3.Error) as error:
+        raise ProjectError(f"the registry at {uri} can't be opened; check MLFLOW_TRACKING_URI ({error})") from error
+
+
+def _correct_addresses(database: Path, folder: Path) -> None:
+    here = folder.as_uri()
+    with closing(sqlite3.connect(database)) as connection, connection:
+        if not connection.execute("select 1 from sqlite_master where name = 'experiments'").fetchone():
+            return
+        query = "select distinct artifact_location from experiments where artifact_location like 'file:%/artifacts'"
+        for (stored,) in connection.execute(query).fetchall():
+            if stored == here:
+                continue
+            if not folder.is_dir() and connection.execute("select 1 from runs").fetchone():
+                raise ProjectError(
+                    f"{database} has its artifacts in {stored}, outside this project; copy that folder to {folder}, "
+                    f"or delete {database} to begin with an empty registry"
+                )
+            for table, column in _COLUMNS:
+                connection.execute(
+                    f"update {table} set {column} = ? || substr({column}, ?) where substr({column} || '/', 1, ?) = ?",  # noqa: S608 (constants of this module)
+                    (here, len(stored) + 1, len(stored) + 1, f"{stored}/"),
+                )
