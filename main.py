@@ -14,6 +14,7 @@ uv run main.py rename NAME    renames the project: package, imports, pyproject a
 
 import argparse
 import json
+import logging
 import os
 import subprocess
 import sys
@@ -111,6 +112,7 @@ def run_all(*, refresh: bool, promote: bool) -> int:
         from credit_risk.registry.client import Registry
         from credit_risk.registry.gating import register_and_gate
 
+        logging.getLogger("dvc").setLevel(logging.WARNING)  # so that a stage's last line is its own
         with Repo(str(root())) as repo:
             for number, stage in enumerate(yaml.safe_load((root() / PIPELINE).read_text(encoding="utf-8"))["stages"]):
                 steps.run_stage(repo, stage, force=forced and number == 0)
@@ -179,7 +181,12 @@ class Steps:
         self.finished: list[str] = []
         self._log = log
         self._progress = Progress(
-            SpinnerColumn(), TextColumn("{task.description}"), TimeElapsedColumn(), console=console, transient=True
+            SpinnerColumn(),
+            TextColumn("{task.description}"),
+            TimeElapsedColumn(),
+            console=console,
+            transient=True,
+            disable=not console.is_terminal,
         )
         self._task = self._progress.add_task("starting")
 
@@ -232,7 +239,7 @@ class Steps:
             codes.append(subprocess.run(command, cwd=root(), stdin=subprocess.DEVNULL, check=False).returncode)
             return codes[0] in {0, EXIT_REJECTED}
 
-        if not self._run(Path(path).stem, run):
+        if not self._run(Path(path).stem.rpartition(".")[2], run):
             raise ProjectError(f"{self._last_line() or path + ' failed'} (all output: {LOG})")
         return codes[0] == 0
 
@@ -274,12 +281,14 @@ def print_summary(outcome: "Outcome", *, promote: bool, seconds: float) -> int:
     metrics = read_json(data("6.reports", "metrics.json"))
     rows: dict[str, Callable[[Any], str]] = {
         "ROC AUC": lambda m: f"{m['roc_auc']:.3f}" + interval(m, "roc_auc"),
-        "ROC AUC of logistic regression": lambda m: f"{m['logistic_baseline']['roc_auc']:.3f}",
+        "AUC of logistic regression": lambda m: f"{m['logistic_baseline']['roc_auc']:.3f}",
         "calibration error": lambda m: f"{m['ece']:.3f}",
         f"{problem.event} rate": lambda m: f"{m['positive_rate']:.3f}",
-        "accuracy (of the majority class)": lambda m: f"{m['accuracy']:.3f} ({m['majority_accuracy']:.3f})",
+        "accuracy (majority class)": lambda m: f"{m['accuracy']:.3f} ({m['majority_accuracy']:.3f})",
     }
-    table = Table(f"held-out {problem.rows}", *(name.replace("_", " ") for name in CONTRACT.holdouts))
+    table = Table(
+        Column(f"held-out {problem.rows}", no_wrap=True), *(name.replace("_", " ") for name in CONTRACT.holdouts)
+    )
     for name, show in rows.items():
         table.add_row(name, *(show(metrics[holdout]) for holdout in CONTRACT.holdouts))
     console.print(table)
@@ -287,7 +296,9 @@ def print_summary(outcome: "Outcome", *, promote: bool, seconds: float) -> int:
     if outcome.champion is None:
         console.print(f"[bold red]there is no champion to serve[/]; results of the gates: {LOG}", soft_wrap=True)
         return 0 if outcome.passed and not promote else 1
-    console.print(f"version {outcome.champion.number} is the champion; took {seconds:.0f} s\n{NEXT_COMMANDS}", soft_wrap=True)
+    console.print(
+        f"version {outcome.champion.number} is the champion; took {seconds:.0f} s\n{NEXT_COMMANDS}", soft_wrap=True
+    )
     return 0
 
 

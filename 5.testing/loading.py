@@ -155,7 +155,9 @@ class DownloadedVersion:
         features = self.edge_features(self.holdouts[0].features)
         return within_tolerance(
             np.concatenate([self.scorer.score(FEATURES.from_columns(dict(rows))), self.scorer.score(features)]),
-            np.concatenate([positive_probability(self.pipeline, rows), positive_probability(self.pipeline[1:], features)]),
+            np.concatenate(
+                [positive_probability(self.pipeline, rows), positive_probability(self.pipeline[1:], features)]
+            ),
         )
 
     def edge_features(self, features: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
@@ -198,7 +200,9 @@ def within_tolerance(served: Floats, scores: Floats) -> Measured:
 
 def edge_rows(rows: pd.DataFrame) -> pd.DataFrame:
     """Each row with each field at its limits, with an unseen word, and missing if that is allowed."""
-    missing = {field.name: None if isinstance(field, Choice) else np.nan for field in CONTRACT.fields if not field.required}
+    missing = {
+        field.name: None if isinstance(field, Choice) else np.nan for field in CONTRACT.fields if not field.required
+    }
     frames = [rows.assign(**missing)]
     for field in CONTRACT.fields:
         values = ("?",) if isinstance(field, Choice) else (field.minimum, field.maximum)

@@ -342,9 +342,7 @@ def holdout_context(name: str, evaluated: list[EvaluatedVersion], bins: int) -> 
     return {"name": name, "metrics": metrics, "decisions": decisions}
 
 
-def changed_decisions(
-    labels: Labels, new: npt.NDArray[np.bool_], old: npt.NDArray[np.bool_]
-) -> list[dict[str, Any]]:
+def changed_decisions(labels: Labels, new: npt.NDArray[np.bool_], old: npt.NDArray[np.bool_]) -> list[dict[str, Any]]:
     """Rows grouped by the decisions of two models: how many, their share, and the positive rate among them.
 
     Args:

@@ -27,13 +27,11 @@ from typing import Any
 import joblib
 import mlflow
 import mlflow.sklearn
-import numpy as np
 
 from credit_risk.core.files import replacing, sha256
 from credit_risk.core.host import free_port
 from credit_risk.core.paths import data, root
-from credit_risk.features import from_application
-from credit_risk.formats.onnx_scorer import Scorer
+from credit_risk.formats.onnx_scorer import OnnxScorer
 from credit_risk.formats.reference_rows import TOLERANCE, max_score_difference
 from credit_risk.registry.client import CHALLENGER, ONNX_PATH, ONNX_SHA256, REFERENCE_ROWS_PATH, Registry
 from credit_risk.registry.preflight import preflight
@@ -142,10 +140,8 @@ def load_champion(registry: Registry) -> None:
     assert version
     onnx, reference_rows = (registry.download(version.number, path) for path in (ONNX_PATH, REFERENCE_ROWS_PATH))
     assert sha256(onnx) == version.tags[ONNX_SHA256]
-    scorer = Scorer.load(onnx)
-    difference = max_score_difference(
-        reference_rows, lambda rows: np.concatenate([scorer.score(from_application(row)) for row in rows])
-    )
+    scorer = OnnxScorer.load(onnx)
+    difference = max_score_difference(reference_rows, scorer.score_rows)
     assert difference <= TOLERANCE
 
 

@@ -25,10 +25,10 @@ MOMENTS: dict[str, list[tuple[Any, str, set[str]]]] = {
         (Registry, "experiment_id", {"postgres", "s3", "mlflow"}),  # before anything
         (mlflow.sklearn, "log_model", {"postgres", "s3", "mlflow"}),  # params are logged
         (Registry, "create_version", {"postgres", "mlflow"}),  # the model is logged
-        (Registry, "point", {"postgres", "mlflow"}),  # the version is made and has no alias
+        (Registry, "set_alias", {"postgres", "mlflow"}),  # the version is made and has no alias
     ],
     LOADING: [(Registry, "download", {"postgres", "s3", "mlflow"})],
-    PERFORMANCE: [(Registry, "point", {"postgres", "mlflow"})],  # all checks have passed
+    PERFORMANCE: [(Registry, "set_alias", {"postgres", "mlflow"})],  # all checks have passed
 }
 
 
@@ -99,7 +99,7 @@ def before_call(patch: pytest.MonkeyPatch, owner: Any, name: str, happen: Callab
     patch.setattr(owner, name, wrapped)
 
 
-def test_a_damaged_artifact_is_refused_by_its_digest(at_work: Project, stack: Stack) -> None:
+def test_a_damaged_artifact_is_rejected_by_its_digest(at_work: Project, stack: Stack) -> None:
     assert run_script(at_work, REGISTER) == 0
     registry = Registry()
     key, good = onnx_object(registry, "1")
@@ -108,13 +108,13 @@ def test_a_damaged_artifact_is_refused_by_its_digest(at_work: Project, stack: St
         assert bad != good
         put(key, bad)
         assert run_script(at_work, LOADING) == EXIT_REJECTED
-        assert "digest" in history(registry)[-1].why
+        assert "digest" in history(registry)[-1].reason
     assert run_script(at_work, PERFORMANCE) == EXIT_REJECTED
     assert registry.version_of(CHAMPION) is None
 
     put(key, good)
     assert [run_script(at_work, path) for path in (LOADING, PERFORMANCE)] == [0, 0]
-    put(key, altered)  # after the promotion: serving looks too
+    put(key, altered)  # after the promotion: serving checks it too
     served = at_work.run("main.py", "serve", "--port", str(free_port()), check=False, **stack.environment("service"))
     assert served.returncode == 1
     assert served.stderr.startswith("error: ")

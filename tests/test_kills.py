@@ -1,4 +1,4 @@
-"""SIGKILL of main.py, DVC or the stage, at the worst moments: nothing orphaned, nothing lost, the next run recovers."""
+"""SIGKILL of main.py or of the running script: no orphans, no loss, and the next run recovers."""
 
 import signal
 import subprocess
@@ -37,22 +37,6 @@ def trained(shared: Path, finished: Project) -> Project:
     return Project(once(shared / "trained", make))
 
 
-def is_dvc(process: psutil.Process) -> bool:
-    try:
-        return "dvc" in process.cmdline()
-    except psutil.Error:
-        return False
-
-
-def victim(who: str, main: psutil.Process, script: psutil.Process) -> psutil.Process | None:
-    """The process to kill; None where there is none (the gates do not run under DVC)."""
-    if who == "main.py":
-        return main
-    if who == "DVC":
-        return next(filter(is_dvc, descendants(main.pid)), None)
-    return script
-
-
 @pytest.mark.parametrize("moment", MOMENTS)
 def test_kills(moment: str, request: pytest.FixtureRequest, tmp_path: Path, inside: Callable[[Project], None]) -> None:
     """One after the other: each run but the first has to go on from a kill, and gets as far as the one before."""
@@ -63,9 +47,7 @@ def test_kills(moment: str, request: pytest.FixtureRequest, tmp_path: Path, insi
     change, _ = MOMENTS[moment]
     if moment not in TRAINED:
         project.set_params(change)
-    for who in ("main.py", "DVC", "script"):
-        if (moment, who) == ("between registration and gates", "DVC"):
-            continue  # it has ended by then
+    for who in ("main.py", "script"):
         run_and_kill(project, moment, who, registry)
         champion = registry.version_of(CHAMPION)
         assert champion is not None
@@ -101,9 +83,7 @@ def run_and_kill(project: Project, moment: str, who: str, registry: Registry) ->
     if moment == "registration":
         wait_until(begun, "registration to log to a run")
     everyone = [psutil.Process(process.pid), *descendants(process.pid)]
-    target = victim(who, everyone[0], script)
-    assert target is not None
-    target.send_signal(signal.SIGKILL)
+    (everyone[0] if who == "main.py" else script).send_signal(signal.SIGKILL)
     assert process.wait(60) != 0
     _, orphans = psutil.wait_procs(everyone, timeout=20)
     assert not orphans, who

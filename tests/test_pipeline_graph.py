@@ -11,9 +11,9 @@ import pytest
 import yaml
 from projects import REPOSITORY, Project, run_script
 
-from credit_risk.formats import skops_model
+from credit_risk.registry import lineage
 
-PACKAGE = skops_model.__name__.split(".")[0]
+PACKAGE = lineage.__name__.split(".")[0]
 SRC = REPOSITORY / "src"
 PIPELINE = REPOSITORY / "4.dvc_pipeline"
 STAGES: dict[str, dict[str, Any]] = yaml.safe_load((PIPELINE / "dvc.yaml").read_text())["stages"]
@@ -149,10 +149,10 @@ def test_each_section_of_params_belongs_to_a_script() -> None:
     assert sections == used | {"gates"}
 
 
-def test_the_registered_code_is_what_the_skops_model_imports() -> None:
+def test_the_packed_code_is_what_the_registered_pipeline_imports() -> None:
     module = f"{PACKAGE}/formats/skops_model.py"
     needed = all_imported(SRC / module) | {module, f"{PACKAGE}/formats/__init__.py"}
-    assert {f"{PACKAGE}/{name}" for name in skops_model.CODE} == needed
+    assert {f"{PACKAGE}/{name}" for name in lineage.MODEL_CODE} == needed
 
 
 @pytest.mark.parametrize("name", STAGE_IDS)

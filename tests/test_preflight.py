@@ -24,7 +24,7 @@ from stacks import JUICEFS, Stack, free_port, gateway
 from credit_risk.core.errors import ProjectError
 from credit_risk.core.settings import Settings
 from credit_risk.registry.client import Registry, limit_s3
-from credit_risk.registry.preflight import bucket, preflight, preflight_checks
+from credit_risk.registry.preflight import check_bucket, preflight, preflight_checks
 
 
 @pytest.fixture(autouse=True)
@@ -105,33 +105,32 @@ def tls(certificate: Path) -> ssl.SSLContext:
 
 def test_server_is_down(monkeypatch: pytest.MonkeyPatch) -> None:
     uri = f"http://127.0.0.1:{free_port()}"
-    expected = f"the MLflow server at {uri} is down: nothing listens there; start it, or correct MLFLOW_TRACKING_URI"
-    assert problem(uri, monkeypatch) == expected
+    sentence = problem(uri, monkeypatch)
+    assert sentence.startswith(f"the MLflow server at {uri} is down; start it, or correct MLFLOW_TRACKING_URI (")
+    assert "Connection refused" in sentence  # the original message
 
 
 def test_wrong_host(monkeypatch: pytest.MonkeyPatch) -> None:
-    assert "there is no host of this name; correct MLFLOW_TRACKING_URI" in problem("http://no.invalid:5", monkeypatch)
+    assert "there is no host with this name; correct MLFLOW_TRACKING_URI" in problem("http://no.invalid:5", monkeypatch)
 
 
 def test_frozen_server(monkeypatch: pytest.MonkeyPatch) -> None:
     with socket.create_server(("127.0.0.1", 0)) as silent:
         sentence = problem(f"http://127.0.0.1:{silent.getsockname()[1]}", monkeypatch)
-    assert "does not answer in time; see whether it is frozen or behind a firewall" in sentence
+    assert "does not answer in time" in sentence
 
 
 def test_another_kind_of_server(monkeypatch: pytest.MonkeyPatch) -> None:
     with listening("<html>") as uri:
-        assert "is another kind of server; correct MLFLOW_TRACKING_URI" in problem(uri, monkeypatch)
+        assert "is not an MLflow server; correct MLFLOW_TRACKING_URI" in problem(uri, monkeypatch)
 
 
 @pytest.mark.parametrize("version", ["2.22.1", "4.0.0"])
 def test_incompatible_version(version: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Two of MLflow's major versions can't be installed beside each other: a stand-in answers as those would."""
     with listening("OK", version=version) as uri:
-        assert problem(uri, monkeypatch) == (
-            f"the MLflow server at {uri} has MLflow {version}, which does not fit {mlflow.__version__} here; "
-            "install the same major version"
-        )
+        sentence = problem(uri, monkeypatch)
+        assert f"{uri} has MLflow {version}, and here is {mlflow.__version__}" in sentence
 
 
 def test_clock_of_the_server_differs(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -145,16 +144,16 @@ def test_certificate_that_is_not_trusted(
     tls: ssl.SSLContext, certificate: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with listening("OK", tls=tls) as uri:
-        expected = "is not trusted; name the file of its authority in MLFLOW_TRACKING_SERVER_CERT_PATH"
+        expected = "is not trusted; set MLFLOW_TRACKING_SERVER_CERT_PATH"
         assert expected in problem(uri, monkeypatch)
         monkeypatch.setenv("MLFLOW_TRACKING_SERVER_CERT_PATH", f"{certificate}.crt")
-        assert "does not fit" in problem(uri, monkeypatch)  # it went on to the next check
+        assert "the same major version" in problem(uri, monkeypatch)  # it went on to the next check
 
 
 def test_https_to_a_server_without_tls(monkeypatch: pytest.MonkeyPatch) -> None:
     with listening("OK") as uri:
         sentence = problem(uri.replace("http:", "https:"), monkeypatch)
-    assert "does not speak TLS; write http:// in MLFLOW_TRACKING_URI" in sentence
+    assert "does not use TLS; write http:// in MLFLOW_TRACKING_URI" in sentence
 
 
 @pytest.fixture(scope="module")
@@ -185,7 +184,7 @@ def s3(monkeypatch: pytest.MonkeyPatch) -> Callable[..., str]:
             monkeypatch.setenv(name, value) if value else monkeypatch.delenv(name, raising=False)
         limit_s3(Settings())
         try:
-            return bucket(url)
+            return check_bucket(url)
         except ProjectError as error:
             return str(error)
 
@@ -201,13 +200,13 @@ def test_s3_as_it_should_be(usual: str, s3: Callable[..., str]) -> None:
 @pytest.mark.parametrize(
     ("environment", "sentence"),
     [
-        ({"AWS_ACCESS_KEY_ID": "other"}, "its keys are wrong; correct AWS_ACCESS_KEY_ID and"),
-        ({"AWS_SECRET_ACCESS_KEY": "other"}, "its keys are wrong; correct AWS_ACCESS_KEY_ID and"),
+        ({"AWS_ACCESS_KEY_ID": "other"}, "rejects the AWS keys; correct AWS_ACCESS_KEY_ID and"),
+        ({"AWS_SECRET_ACCESS_KEY": "other"}, "rejects the AWS keys; correct AWS_ACCESS_KEY_ID and"),
         ({"AWS_ACCESS_KEY_ID": "", "AWS_SECRET_ACCESS_KEY": ""}, "there are no AWS keys; set AWS_ACCESS_KEY_ID"),
-        ({"AWS_DEFAULT_REGION": "eu-central-1"}, "in another region, us-east-1 and not eu-central-1; correct"),
+        ({"AWS_DEFAULT_REGION": "eu-central-1"}, "is in region us-east-1, not eu-central-1; correct"),
     ],
 )
-def test_s3_refuses(environment: dict[str, str], sentence: str, usual: str, s3: Callable[..., str]) -> None:
+def test_s3_rejects(environment: dict[str, str], sentence: str, usual: str, s3: Callable[..., str]) -> None:
     said = s3(usual, **environment)
     assert said.startswith("s3://models")
     assert sentence in said
@@ -220,7 +219,7 @@ def test_disk_is_full(tmp_path: Path, s3: Callable[..., str]) -> None:
     quota = ["quota", "set", f"sqlite3://{tmp_path}/meta.db", "--path", "/models", "--inodes", "2"]
     subprocess.run([JUICEFS, *quota], check=True, capture_output=True)
     with gateway(tmp_path) as address:
-        assert s3(address) == "s3://models: its disk is full; free some space, or raise the quota"
+        assert s3(address).startswith("s3://models: a disk is full; free some space (")
 
 
 def test_bucket_is_read_only(s3: Callable[..., str]) -> None:
@@ -241,21 +240,19 @@ def test_bucket_is_read_only(s3: Callable[..., str]) -> None:
     finally:
         requests.post(f"{address}/moto-api/reset-auth", data=b"inf", timeout=5)
         server.stop()
-    assert said == (
-        "s3://models: its keys may not do this; give their user or role s3:GetObject, s3:PutObject and s3:ListBucket "
-        "on the bucket (AccessDenied)"
-    )
+    assert said.startswith("s3://models denies access to the AWS keys; allow s3:GetObject, s3:PutObject")
+    assert "AccessDenied" in said  # the original message
 
 
 def test_bucket_is_missing(usual: str, s3: Callable[..., str]) -> None:
     said = s3(usual, "s3://nowhere")
-    assert said == "s3://nowhere: its bucket does not exist; create it, or correct its name (NoSuchBucket)"
+    assert said.startswith("s3://nowhere does not exist; create the bucket, or correct its name (")
 
 
 def test_s3_is_down(s3: Callable[..., str]) -> None:
     address = f"http://127.0.0.1:{free_port()}"
-    assert s3(address) == "s3://models is down: nothing listens there; start it, or correct AWS_ENDPOINT_URL_S3"
-    assert "there is no host of this name" in s3("http://no.invalid")
+    assert s3(address).startswith("s3://models is down; start it, or correct AWS_ENDPOINT_URL_S3 (")
+    assert "there is no host with this name" in s3("http://no.invalid")
 
 
 def test_s3_is_frozen(s3: Callable[..., str]) -> None:
@@ -265,20 +262,20 @@ def test_s3_is_frozen(s3: Callable[..., str]) -> None:
 
 def test_s3_has_a_certificate_that_is_not_trusted(tls: ssl.SSLContext, s3: Callable[..., str]) -> None:
     with listening("", tls=tls) as address:
-        assert "is not trusted; name the file of its authority in AWS_CA_BUNDLE" in s3(address)
+        assert "is not trusted; set AWS_CA_BUNDLE" in s3(address)
 
 
 def test_clock_differs_from_that_of_s3(usual: str, s3: Callable[..., str], monkeypatch: pytest.MonkeyPatch) -> None:
     now = botocore.auth.get_current_datetime
     monkeypatch.setattr(botocore.auth, "get_current_datetime", lambda: now() + dt.timedelta(hours=1))
-    assert "clock and this machine's are more than 15 minutes apart; set this one (NTP)" in s3(usual)
+    assert "RequestTimeTooSkewed" in s3(usual)
 
 
 @pytest.mark.parametrize(
     ("code", "sentence"),
     [
-        ("ExpiredToken", "its keys have expired; sign in again"),
-        ("RequestExpired", "its keys have expired; sign in again"),
+        ("ExpiredToken", "the AWS keys have expired; renew them"),
+        ("RequestExpired", "the AWS keys have expired; renew them"),
     ],
 )
 def test_what_aws_alone_answers(code: str, sentence: str, s3: Callable[..., str]) -> None:
@@ -306,32 +303,32 @@ class TestOnTheStack:
         uri = stack.environment()["MLFLOW_TRACKING_URI"]
         monkeypatch.setenv("MLFLOW_TRACKING_PASSWORD", "wrong")
         sentence = problem(uri, monkeypatch)
-        assert sentence.endswith(
-            "refuses user pipeline or its password; correct MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD"
-        )
+        expected = "rejects user or password; correct MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD"
+        assert expected in sentence
         monkeypatch.delenv("MLFLOW_TRACKING_USERNAME")
-        assert problem(uri, monkeypatch).endswith("wants MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD")
+        assert expected in problem(uri, monkeypatch)
 
     def test_host_is_not_allowed(self, stack: Stack, monkeypatch: pytest.MonkeyPatch) -> None:
         port = stack.state["ports"]["mlflow"]
         sentence = problem(f"http://127.1:{port}", monkeypatch)  # another name of 127.0.0.1
-        assert f"does not allow this host name; start it with --allowed-hosts 127.1:{port}, or use" in sentence
+        assert "denies this request" in sentence
+        assert "Invalid Host header" in sentence  # the original message
 
     def test_user_who_may_only_read(self, stack: Stack, monkeypatch: pytest.MonkeyPatch) -> None:
         for name, value in stack.environment("service").items():
             monkeypatch.setenv(name, value)
         sentence = problem(stack.environment()["MLFLOW_TRACKING_URI"], monkeypatch)
-        assert "does not let user service do this; use another user, or have its admin grant the right" in sentence
+        assert "denies this request; use a user with this permission" in sentence
 
     @pytest.mark.parametrize(
         ("server", "sentence"),
         [
-            ("postgres", ": its database or its artifact store fails it; see its log"),
-            ("s3", "can't store artifacts (HTTP 500); its log says why: check its AWS keys, bucket, region"),
-            ("mlflow", "is down: nothing listens there"),
+            ("postgres", "fails; check MLFLOW_TRACKING_URI and the server's log"),
+            ("s3", "can't store artifacts (HTTP 500); see its log"),
+            ("mlflow", "is down; start it"),
         ],
     )
-    def test_outage_as_the_doctor_tells_it(self, server: str, sentence: str, stack: Stack) -> None:
+    def test_outage_as_the_doctor_reports_it(self, server: str, sentence: str, stack: Stack) -> None:
         environment = stack.environment() | {"MLFLOW_HTTP_REQUEST_TIMEOUT": "15"}  # the server's own answer is heard
         stack.break_(server, "stop")
         try:

@@ -69,7 +69,7 @@ class OnnxScorer:
         outputs = [output.name for output in self._session.get_outputs()]
         if outputs != [OUTPUT_NAME]:
             raise ProjectError(
-                f"the ONNX model has the outputs {', '.join(outputs)} instead of {OUTPUT_NAME}; retrain: `uv run main.py`"
+                f"the ONNX model has the outputs {', '.join(outputs)}, not {OUTPUT_NAME}; retrain: `uv run main.py`"
             )
         self.digest = hashlib.sha256(content).hexdigest()
 

@@ -101,7 +101,10 @@ _CASES: tuple[tuple[_Matches, str], ...] = (
     ),
     (_status(requests.codes.forbidden), "{server} denies this request; use a user with this permission"),
     (_errno(*_DISK_FULL), "{server}: a disk is full; free some space"),
-    (_says("no space left on device", "disk quota exceeded", "disk is full"), "{server}: a disk is full; free some space"),
+    (
+        _says("no space left on device", "disk quota exceeded", "disk is full"),
+        "{server}: a disk is full; free some space",
+    ),
     (_errno(*_READ_ONLY), "{server}: the storage is read-only; make it writable"),
     (_says("read-only file system", "readonly database"), "{server}: the storage is read-only; make it writable"),
 )
