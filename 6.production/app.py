@@ -198,9 +198,7 @@ async def model_info() -> dict[str, Any]:
 async def examples() -> list[dict[str, Any]]:
     """Three held-out rows, from low to high risk."""
     reference = active_model.get().cached.reference_rows
-    ranked = [
-        row for _, row in sorted(zip(reference["scores"], reference["rows"], strict=True), key=lambda it: it[0])
-    ]
+    ranked = [row for _, row in sorted(zip(reference["scores"], reference["rows"], strict=True), key=lambda it: it[0])]
     chosen = (ranked[0], ranked[len(ranked) // 2], ranked[-1])
     return [{"label": label, "row": row} for label, row in zip(EXAMPLES, chosen, strict=True)]
 
