@@ -16,6 +16,7 @@ by default.
 import argparse
 import hashlib
 import io
+import json
 import os
 import re
 import signal
@@ -295,7 +296,7 @@ def bundle(image: str) -> bytes:
     aws = root() / "7.deploy" / "aws"
     files = {"appspec.yml": (aws / "appspec.yml").read_bytes(), "image.env": f"IMAGE={image}\n".encode()}
     files |= {f"hooks/{path.name}": path.read_bytes() for path in sorted((aws / "hooks").glob("*.sh"))}
-    files["example.json"] = (root() / "6.production" / "example.json").read_bytes()
+    files["example.json"] = json.dumps(CONTRACT.example).encode()
     target = io.BytesIO()
     with zipfile.ZipFile(target, "w", zipfile.ZIP_DEFLATED) as archive:
         for name, content in files.items():
@@ -337,11 +338,10 @@ def smoke_test(url: str) -> None:
     Raises:
         ProjectError: a response is wrong.
     """
-    example = (root() / "6.production" / "example.json").read_bytes()
-    headers = {"content-type": "application/json", "x-api-key": os.environ["SMOKE_API_KEY"]}
+    headers = {"x-api-key": os.environ["SMOKE_API_KEY"]}
     for _ in range(SMOKE_REQUESTS):
         try:
-            response = requests.post(f"{url}/predict", data=example, headers=headers, timeout=SMOKE_SECONDS)
+            response = requests.post(f"{url}/predict", json=CONTRACT.example, headers=headers, timeout=SMOKE_SECONDS)
             probability = response.json()["probability"] if response.ok else None
         except (requests.RequestException, KeyError, TypeError) as error:
             raise ProjectError(f"{url}/predict gives no valid response: {error!r}") from error

@@ -21,6 +21,7 @@ from clouds import ACCOUNT, PREFIX, REGION, REGISTRY, cloud
 from moto.backends import get_backend
 from projects import REPOSITORY, Project, run_script, script
 
+from credit_risk.contract import CONTRACT
 from credit_risk.core.errors import ProjectError
 
 SCRIPT, STACK = "7.deploy/release.py", f"{PREFIX}-servers"
@@ -179,7 +180,7 @@ def test_release_and_rollback(stack: Any, api: Api) -> None:
     assert one == three != two
     path, body, key = api.seen[-1]
     assert (path, key) == ("/predict", KEY)
-    assert body == json.loads((REPOSITORY / "6.production" / "example.json").read_text())
+    assert body == CONTRACT.example
     assert len(api.seen) == 3 * NAMES["SMOKE_REQUESTS"]
 
 
