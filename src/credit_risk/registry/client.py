@@ -62,7 +62,7 @@ class Registry:
         os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
         os.environ.setdefault("MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT", "true")
         if self.embedded:
-            embedded_store.prepare(self.uri)
+            self.moved_from = embedded_store.prepare(self.uri)  # old address of the artifacts, if it was corrected
         else:
             limit_s3(settings)
         with self.plain_errors():

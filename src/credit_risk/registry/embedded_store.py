@@ -7,6 +7,7 @@ place, where a copy must never write. So the addresses are corrected whenever th
 import sqlite3
 from contextlib import closing
 from pathlib import Path
+from urllib.parse import unquote
 
 from credit_risk.core.errors import ProjectError
 
@@ -27,7 +28,7 @@ def is_embedded(uri: str) -> bool:
 
 def database_path(uri: str) -> Path:
     """The SQLite file of a tracking URI."""
-    return Path(uri.removeprefix(_SCHEME)).absolute()
+    return Path(unquote(uri.removeprefix(_SCHEME))).absolute()
 
 
 def artifact_folder(uri: str) -> Path:
@@ -35,8 +36,11 @@ def artifact_folder(uri: str) -> Path:
     return database_path(uri).parent / "artifacts"
 
 
-def prepare(uri: str) -> None:
+def prepare(uri: str) -> str:
     """Makes the database's folder; corrects the addresses if the database was moved or copied.
+
+    Returns:
+        The old address of the artifacts if it was corrected, else an empty string.
 
     Raises:
         ProjectError: the database can't be opened, or its artifacts were left behind.
@@ -44,17 +48,16 @@ def prepare(uri: str) -> None:
     database = database_path(uri)
     try:
         database.parent.mkdir(parents=True, exist_ok=True)
-        if database.exists():
-            _correct_addresses(database, artifact_folder(uri))
+        return _correct_addresses(database, artifact_folder(uri)) if database.exists() else ""
     except (OSError, sqlite3.Error) as error:
         raise ProjectError(f"the registry at {uri} can't be opened; check MLFLOW_TRACKING_URI ({error})") from error
 
 
-def _correct_addresses(database: Path, folder: Path) -> None:
-    here = folder.as_uri()
+def _correct_addresses(database: Path, folder: Path) -> str:
+    here, old = folder.as_uri(), ""
     with closing(sqlite3.connect(database)) as connection, connection:
         if not connection.execute("select 1 from sqlite_master where name = 'experiments'").fetchone():
-            return
+            return old
         query = "select distinct artifact_location from experiments where artifact_location like 'file:%/artifacts'"
         for (stored,) in connection.execute(query).fetchall():
             if stored == here:
@@ -64,8 +67,10 @@ def _correct_addresses(database: Path, folder: Path) -> None:
                     f"{database} has its artifacts in {stored}, outside this project; copy that folder to {folder}, "
                     f"or delete {database} to begin with an empty registry"
                 )
+            old = stored
             for table, column in _COLUMNS:
                 connection.execute(
                     f"update {table} set {column} = ? || substr({column}, ?) where substr({column} || '/', 1, ?) = ?",  # noqa: S608 (constants of this module)
                     (here, len(stored) + 1, len(stored) + 1, f"{stored}/"),
                 )
+    return old

@@ -18,6 +18,7 @@ from mlflow.utils.rest_utils import http_request
 
 from credit_risk.core.errors import ProjectError
 from credit_risk.core.paths import root
+from credit_risk.registry import embedded_store
 from credit_risk.registry.client import EXPERIMENT, Registry
 from credit_risk.registry.error_messages import describe_error
 
@@ -137,7 +138,9 @@ def check_clock(date: str | None, server: str) -> None:
 
 def _check_database(registry: Registry) -> str:
     registry.experiment_id()
-    return f"{registry.address} can be read"
+    folder = embedded_store.artifact_folder(registry.uri)
+    corrected = f" (corrected, it pointed to {registry.moved_from})" if registry.moved_from else ""
+    return f"{registry.address} can be read, its artifacts are in {folder}{corrected}"
 
 
 class _Server:

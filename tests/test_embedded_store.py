@@ -1,0 +1,111 @@
+"""The embedded registry works wherever the checkout is, and after it was moved or copied."""
+
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import mlflow
+import pytest
+from projects import Project, run_script
+
+from credit_risk.core.errors import ProjectError
+from credit_risk.registry.client import CHALLENGER, Registry
+from credit_risk.registry.preflight import preflight_checks
+
+Enter = Callable[[Project], None]
+
+
+@pytest.fixture
+def original(tmp_path: Path, empty_registry: Path, inside: Enter) -> Project:
+    """A project whose registry has one run with a file."""
+    project = Project(tmp_path / "original")
+    project.path("3.experiments").mkdir(parents=True)
+    shutil.copy(empty_registry, project.path("3.experiments", "mlflow.db"))
+    inside(project)
+    log_run("first")
+    return project
+
+
+def log_run(text: str) -> str:
+    """Logs a file in a new run; returns the run's id."""
+    registry = Registry()
+    with mlflow.start_run(experiment_id=registry.experiment_id()) as run:
+        mlflow.log_text(text, "file.txt")
+    return str(run.info.run_id)
+
+
+def logged(project: Project) -> set[str]:
+    return {path.read_text() for path in project.path("3.experiments", "artifacts").rglob("file.txt")}
+
+
+def read_all() -> set[str]:
+    """The files of all runs, as the registry finds them."""
+    registry = Registry()
+    runs = registry.client.search_runs([registry.experiment_id()])
+    return {mlflow.artifacts.load_text(f"{run.info.artifact_uri}/file.txt") for run in runs}
+
+
+def test_a_moved_project_finds_its_artifacts(original: Project, inside: Enter) -> None:
+    moved = Project(original.root.rename(original.root.with_name("moved")))
+    inside(moved)
+    assert read_all() == {"first"}
+    log_run("second")
+    assert logged(moved) == read_all() == {"first", "second"}
+    assert not original.root.exists()
+
+
+def test_a_copy_never_writes_into_the_original(original: Project, inside: Enter) -> None:
+    copy = Project(Path(shutil.copytree(original.root, original.root.with_name("copy"))))
+    inside(copy)
+    log_run("second")
+    assert logged(copy) == read_all() == {"first", "second"}
+    assert logged(original) == {"first"}
+    inside(original)
+    assert read_all() == {"first"}
+
+
+def test_a_database_without_its_artifacts_is_an_error(original: Project, inside: Enter) -> None:
+    copy = Project(original.root.with_name("copy"))
+    copy.path("3.experiments").mkdir(parents=True)
+    shutil.copy(original.path("3.experiments", "mlflow.db"), copy.path("3.experiments", "mlflow.db"))
+    inside(copy)
+    with pytest.raises(ProjectError, match=r"has its artifacts in file:.*/original/.*copy that folder to .*/copy/"):
+        Registry()
+
+
+def test_doctor_names_a_correction(original: Project, inside: Enter) -> None:
+    copy = Project(Path(shutil.copytree(original.root, original.root.with_name("copy"))))
+    inside(copy)
+    found = {check.name: check.found for check in preflight_checks(Registry())}
+    assert str(original.root) in found["database"]
+    found = {check.name: check.found for check in preflight_checks(Registry())}
+    assert str(original.root) not in found["database"]
+    assert str(copy.root) in found["database"]
+
+
+@pytest.mark.parametrize("name", ["a b", "c [1]", "d#1", "e 100%", "f%20g", "h's (2) & ü", "what?"])
+def test_any_folder_name(tmp_path: Path, empty_registry: Path, name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    project = Project(tmp_path / name)
+    project.path("3.experiments").mkdir(parents=True)
+    shutil.copy(empty_registry, project.path("3.experiments", "mlflow.db"))
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    monkeypatch.setenv("PROJECT_ROOT", str(project.root))
+    log_run("first")
+    assert logged(project) == read_all() == {"first"}
+    files = [path for path in tmp_path.rglob("*") if path.is_file() and "mlflow.db" not in path.name]
+    assert all(path.is_relative_to(project.path("3.experiments", "artifacts")) for path in files)
+
+
+@pytest.mark.integration
+def test_a_copied_project_registers_into_itself(finished: Project, tmp_path: Path, inside: Enter) -> None:
+    copy = Project(Path(shutil.copytree(finished.root, tmp_path / "copy", symlinks=True)))
+    inside(copy)
+    copy.set_params({"train.logistic_regression.C": 0.5})  # another lineage
+    before = sorted(finished.path("3.experiments", "artifacts").rglob("*"))
+    assert run_script(copy, "4.dvc_pipeline/7.register_model.py") == 0
+    challenger = Registry().version_of(CHALLENGER)
+    assert challenger is not None
+    assert challenger.number == "2"
+    assert Registry().download("1").is_relative_to(copy.root)
+    assert Registry().download("2").is_relative_to(copy.root)
+    assert sorted(finished.path("3.experiments", "artifacts").rglob("*")) == before
