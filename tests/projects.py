@@ -208,7 +208,7 @@ def run_script(project: Project, path: str, *arguments: str) -> int:
 def lone_stage(folder: Path, stage: str, inputs: str, params: str = "") -> Project:
     """A folder that holds a stage's script, its parameters and an empty folder for its inputs below 1.data."""
     project = Project(folder)
-    project.path("4.dvc_pipeline").mkdir()
+    project.path("4.dvc_pipeline").mkdir(parents=True)
     project.path("1.data", inputs).mkdir(parents=True)
     project.path("4.dvc_pipeline", "params.yaml").write_text(params)
     project.path(stage).symlink_to(REPOSITORY / stage)

@@ -26,8 +26,8 @@ ROWS = [{"a": "1", "b": "x, y"}, {"a": "007", "b": "$1.00 "}, {"a": "", "b": "tw
 
 @pytest.fixture
 def root(tmp_path: Path, inside: Callable[[Project], None]) -> Project:
-    """A folder with nothing but parameters."""
-    project = lone_stage(tmp_path, STAGE, "source")
+    """A folder with nothing but parameters, at a path with special characters."""
+    project = lone_stage(tmp_path / "work [old] #1 50%", STAGE, "source")
     inside(project)
     return project
 

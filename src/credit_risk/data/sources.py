@@ -1,5 +1,6 @@
 """The data's sources: paths, globs and URLs, opened through fsspec."""
 
+import glob
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -74,7 +75,7 @@ def reason(error: BaseException) -> str:
 
 
 def _matches(pattern: str) -> list[Source]:
-    url = pattern if "://" in pattern else str(root() / pattern)
+    url = pattern if "://" in pattern else str(Path(glob.escape(str(root())), pattern))
     try:
         filesystem, path = fsspec.core.url_to_fs(url)
         if any(character in path for character in "*?["):
