@@ -35,7 +35,7 @@ from rich.table import Column, Table
 
 from credit_risk.contract import CONTRACT
 from credit_risk.core import params
-from credit_risk.core.entry_point import PIPELINE_PID
+from credit_risk.core.entry_point import prepare_children
 from credit_risk.core.errors import ProjectError
 from credit_risk.core.files import read_json, replacing
 from credit_risk.core.paths import data, relative, root
@@ -101,25 +101,33 @@ def main() -> None:
 def run_all(*, refresh: bool, promote: bool) -> int:
     """Runs pipeline, registration and gates, and prints the summary; returns the exit code."""
     start = time.monotonic()
-    os.environ[PIPELINE_PID] = str(os.getpid())  # stages end when this process does
-    os.environ["PATH"] = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"  # DVC runs `python`
+    prepare_children()
     threading.Thread(target=open_registry_early, daemon=True).start()
     write_example()
     forced = refresh and sources_changed()
     with (root() / LOG).open("w", encoding="utf-8") as log, redirected_output(log), Steps(log) as steps:
-        from dvc.repo import Repo
-
         from credit_risk.registry.client import Registry
         from credit_risk.registry.gating import register_and_gate
 
         logging.getLogger("dvc").setLevel(logging.WARNING)  # so that a stage's last line is its own
-        with Repo(str(root())) as repo:
+        with open_repository() as repo:
             for number, stage in enumerate(yaml.safe_load((root() / PIPELINE).read_text(encoding="utf-8"))["stages"]):
                 steps.run_stage(repo, stage, force=forced and number == 0)
         outcome = register_and_gate(Registry(), steps.run_script, promote=promote)
     if not steps.finished:
         console.print("nothing has changed since the last run")
     return print_summary(outcome, promote=promote, seconds=time.monotonic() - start)
+
+
+def open_repository() -> "Repo":
+    """The DVC repository; without git, as in an unpacked archive, DVC runs too."""
+    from dvc.repo import Repo
+    from dvc.scm import SCMError
+
+    try:
+        return Repo(str(root()))
+    except SCMError:
+        return Repo(str(root()), config={"core": {"no_scm": True}})
 
 
 def open_registry_early() -> None:
