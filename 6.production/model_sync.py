@@ -15,15 +15,13 @@ import time
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from credit_risk.core.entry_point import run
 from credit_risk.core.errors import ProjectError
 from credit_risk.core.files import sha256
 from credit_risk.core.settings import Settings, settings
-from credit_risk.features import FEATURES
-from credit_risk.formats.onnx_scorer import Scorer
+from credit_risk.formats.onnx_scorer import OnnxScorer
 from credit_risk.formats.reference_rows import TOLERANCE, max_score_difference
+from credit_risk.registry import lineage
 from credit_risk.registry.client import (
     CHAMPION,
     LINEAGE_KEY,
@@ -97,6 +95,8 @@ class ModelSync:
         champion = self.registry.version_of(CHAMPION)
         if champion is None:
             raise ProjectError(f"{self.registry.address} has no champion yet; run `uv run main.py` first")
+        if reason := lineage.reject_reason(champion):
+            raise ProjectError(reason)
         if model_cache.is_current(self.cache, champion.number, champion.tags.get(ONNX_SHA256, "")):
             return "unchanged", champion.number
         until, reason = self._rejected.get(champion.number, (0.0, ""))
@@ -115,7 +115,7 @@ class ModelSync:
         return "installed", champion.number
 
 
-def check(champion: Version, onnx: Path, reference_rows: Path) -> Scorer:
+def check(champion: Version, onnx: Path, reference_rows: Path) -> OnnxScorer:
     """Checks downloaded files against the registered version; returns their scorer.
 
     Raises:
@@ -123,11 +123,9 @@ def check(champion: Version, onnx: Path, reference_rows: Path) -> Scorer:
     """
     if sha256(onnx) != champion.tags.get(ONNX_SHA256):  # before the file is parsed
         raise ProjectError("its ONNX model is not the one that was registered")
-    scorer = Scorer.load(onnx)
+    scorer = OnnxScorer.load(onnx)
     try:
-        difference = max_score_difference(
-            reference_rows, lambda rows: np.concatenate([scorer.score(FEATURES.from_row(row)) for row in rows])
-        )
+        difference = max_score_difference(reference_rows, scorer.score_rows)
     except (ValueError, KeyError, TypeError) as error:
         raise ProjectError("its reference rows can't be read") from error
     if not difference <= TOLERANCE:
@@ -135,9 +133,9 @@ def check(champion: Version, onnx: Path, reference_rows: Path) -> Scorer:
     return scorer
 
 
-def model_info(champion: Version, scorer: Scorer) -> dict[str, Any]:
+def model_info(champion: Version, scorer: OnnxScorer) -> dict[str, Any]:
     """The answer of GET /model: the version, its lineage, and the results of its gates."""
-    lineage = json.loads(champion.tags.get("lineage", "{}"))
+    recorded = lineage.of(champion)
     gate = json.loads(champion.tags.get("gate.performance", "{}"))
     promoted = [event.time for event in events(champion) if event.kind == "promoted"]
     return {
@@ -145,8 +143,8 @@ def model_info(champion: Version, scorer: Scorer) -> dict[str, Any]:
         "threshold": scorer.metadata.threshold,
         "onnx_sha256": scorer.digest,
         "lineage_key": champion.tags.get(LINEAGE_KEY),
-        "git_commit": lineage.get("git_commit"),
-        "data": lineage.get("data"),
+        "git_commit": recorded.get("git_commit"),
+        "data": recorded.get("data"),
         "promoted": promoted[-1] if promoted else None,
         "gate": {check["name"]: check["measured"] for check in gate.get("checks", [])},
     }

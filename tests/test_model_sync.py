@@ -118,7 +118,7 @@ def test_a_rejected_champion_leaves_the_cache_unchanged(project: Project, cache:
 def test_a_champion_of_another_problem_is_not_installed(project: Project, cache: Path) -> None:
     before = files_of(cache)
     lineage = json.loads(registry_of(project).version("1").tags["lineage"])
-    lineage["identity"] = {"target": ["another"], "fields": ["of", "another", "problem"]}
+    lineage["problem"] = {"target": ["another"], "fields": ["of", "another", "problem"]}
     second_version(project, lineage=json.dumps(lineage)).set_alias(CHAMPION, "2")
     rejected = fetch(project, cache)
     assert rejected.returncode == 1
@@ -141,7 +141,7 @@ def test_a_damaged_cache_is_not_served_and_is_repaired(finished: Project, cache:
 
 
 @pytest.mark.parametrize("name", ["model_info.json", "reference_rows.json"])
-@pytest.mark.parametrize("content", ["", "{}", "[]", '{"applications": []}'])
+@pytest.mark.parametrize("content", ["", "{}", "[]", '{"rows": []}'])
 def test_damaged_json_stops_no_worker_and_is_repaired(finished: Project, cache: Path, name: str, content: str) -> None:
     (path,) = cache.rglob(name)
     undamaged = path.read_text()

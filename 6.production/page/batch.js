@@ -7,7 +7,7 @@ import { byId, definitions, element, list, message, number, percent, setError } 
 
 const CHUNK = 500; // rows in a request
 const TRIES = 5; // for each chunk, while the server is overloaded
-const MAX_MEGABYTES = 200;
+const MAX_MB = 200;
 const ROWS_PER_SLICE = 5_000; // rows that are read before the page gets its turn
 const SHOWN = 10; // first rows in the table, and as many more with errors
 const ADDED = ["probability", "decision", "model_version", "error"];
@@ -35,12 +35,13 @@ export function startBatch(contract, showKeyError) {
     setError(input, fileError, "");
     if (!chosen) return;
     fileSummary.textContent = `Reading ${chosen.name} …`;
-    let error;
-    const content = await read(chosen, contract).catch((it) => void (error = it));
+    const content = await read(chosen, contract).catch((error) => error);
     if (input.files[0] !== chosen) return; // another file has been chosen since
     fileSummary.replaceChildren();
-    const reason = error instanceof CsvError ? error.message : "cannot be read; choose it again";
-    if (error) return setError(input, fileError, `${chosen.name} ${reason}.`);
+    if (content instanceof Error) {
+      const reason = content instanceof CsvError ? content.message : "cannot be read; choose it again";
+      return setError(input, fileError, `${chosen.name} ${reason}.`);
+    }
     file = content;
     const rows = count(file.rows.length, "row");
     const sentences = [`${file.name} has ${rows}.`];
@@ -101,12 +102,10 @@ export function startBatch(contract, showKeyError) {
   for (const type of ["dragover", "dragleave", "drop"]) drop.addEventListener(type, drag);
 }
 
-/** Reads a file and compares its columns with the contract's; throws a CsvError that says what is wrong with it. */
+/** Reads a file and compares its columns with the contract's; throws a CsvError. */
 async function read(file, contract) {
   if (!file.size) throw new CsvError("is empty");
-  if (file.size > MAX_MEGABYTES * 1e6) {
-    throw new CsvError(`is larger than ${MAX_MEGABYTES} MB; send it to /predict/batch as NDJSON`);
-  }
+  if (file.size > MAX_MB * 1e6) throw new CsvError(`is larger than ${MAX_MB} MB; send it to /predict/batch as NDJSON`);
   const { text, marked } = decode(await file.arrayBuffer());
   const separator = detectSeparator(text);
   const lines = parse(text, separator);
@@ -201,8 +200,8 @@ function newRun({ name, rows, names, kept, separator, marked }, problem) {
 
 function describeColumns({ fields, problem }) {
   const template = [fields.map(({ name }) => name), fields.map(({ example }) => toText(example))];
-  const attributes = { href: urlOf(template.map((values) => csvLine(values, ","))), download: `${problem.rows}.csv` };
-  for (const [name, value] of Object.entries(attributes)) byId("template").setAttribute(name, value);
+  const href = urlOf(template.map((values) => csvLine(values, ",")));
+  Object.assign(byId("template"), { href, download: `${problem.rows}.csv` });
   byId("columns").append(table("Columns of the contract", ["Column", "Meaning", "Values", "Unit"],
     fields.map(({ name, description, rule, unit = "" }) => [name, description, ruleText(rule).replace(/^must be /, ""), unit])));
 }

@@ -1,1 +1,1 @@
-"""The parts of the API that 6.production/app.py puts together."""
+"""The parts of the API that `6.production/app.py` connects: requests, predictions, model cache, middleware, metrics."""

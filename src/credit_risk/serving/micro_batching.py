@@ -9,13 +9,13 @@ import asyncio
 
 import numpy as np
 
-from credit_risk.formats.onnx_scorer import Scorer
+from credit_risk.formats.onnx_scorer import OnnxScorer
 
 
 class MicroBatcher:
     """Scores single rows in batches, within one event loop."""
 
-    def __init__(self, scorer: Scorer) -> None:
+    def __init__(self, scorer: OnnxScorer) -> None:
         self._scorer = scorer
         self._rows: list[tuple[float, ...]] = []
         self._futures: list[asyncio.Future[float]] = []

@@ -15,7 +15,7 @@ from typing import Any
 
 from credit_risk.core.errors import ProjectError
 from credit_risk.core.files import read_json, sha256, write_json
-from credit_risk.formats.onnx_scorer import Scorer
+from credit_risk.formats.onnx_scorer import OnnxScorer
 
 ONNX, REFERENCE_ROWS, MODEL_INFO = "model.onnx", "reference_rows.json", "model_info.json"
 _POINTER, _SYNC_STATUS = "active.json", "sync.json"
@@ -28,7 +28,7 @@ class CachedModel:
     """A loaded model: its version, its scorer, the answer of GET /model, and its reference rows."""
 
     version: str
-    scorer: Scorer
+    scorer: OnnxScorer
     info: dict[str, Any]
     reference_rows: dict[str, Any]
     loaded_since: str = field(default_factory=lambda: datetime.now(UTC).isoformat(timespec="seconds"))
@@ -50,7 +50,7 @@ def load(cache: Path) -> CachedModel:
         ProjectError: there is none yet, or its files can't be read or are damaged.
     """
     folder, info, reference_rows = _read(cache)
-    scorer = Scorer.load(folder / ONNX)
+    scorer = OnnxScorer.load(folder / ONNX)
     if scorer.digest != info["onnx_sha256"]:
         raise ProjectError(f"the cached model of version {info['version']} is damaged; delete {cache.name}")
     return CachedModel(info["version"], scorer, info, reference_rows)
