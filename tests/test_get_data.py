@@ -9,12 +9,10 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-import boto3
 import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from moto.server import ThreadedMotoServer
 from projects import Project, lone_stage, run_script
 
 from credit_risk.data import sources
@@ -168,6 +166,9 @@ def test_http_source_that_is_not_there(
 @pytest.fixture
 def s3(monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
     """An S3 service on loopback, and a client of it."""
+    import boto3
+    from moto.server import ThreadedMotoServer
+
     monkeypatch.setenv("AWS_ACCESS_KEY_ID", "test")
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "test")
     monkeypatch.setenv("AWS_DEFAULT_REGION", "us-east-1")
@@ -181,6 +182,7 @@ def s3(monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
     server.stop()
 
 
+@pytest.mark.integration
 def test_s3_glob_and_its_refresh(root: Project, s3: Any) -> None:
     s3.put_object(Bucket="rows", Key="2006/a.csv", Body=CSV.encode())
     s3.put_object(Bucket="rows", Key="2006/b.csv.gz", Body=gzip.compress(CSV.encode()))

@@ -33,7 +33,7 @@ CONTRACT = Contract(
         declined="declined",
         source=(
             "US Small Business Administration, released with Li, Mickel & Taylor, Should This Loan be Approved or "
-            "Denied?, Journal of Statistics Education 26(1), 2018"
+            "Denied?, Journal of Statistics Education 26(1), 2018."
         ),
         limits=(
             "It ranks applications for SBA-guaranteed loans at the moment of approval, to help the person who decides.",

@@ -53,7 +53,7 @@ CONTRACT = Contract(
         accepted="cleared",
         decline="refer",
         declined="referred",
-        source="Wolberg, Street & Mangasarian (1995), Breast Cancer Wisconsin (Diagnostic), as scikit-learn ships it",
+        source="Wolberg, Street & Mangasarian (1995), Breast Cancer Wisconsin (Diagnostic), as scikit-learn ships it.",
         limits=(
             "It is a test of this template and must not be used on people.",
             "The images are of one hospital and one method.",
