@@ -106,13 +106,12 @@ def run_all(*, refresh: bool, promote: bool) -> int:
     write_example()
     forced = refresh and sources_changed()
     with (root() / LOG).open("w", encoding="utf-8") as log, redirected_output(log), Steps(log) as steps:
-        from credit_risk.registry.client import Registry
-        from credit_risk.registry.gating import register_and_gate
-
-        logging.getLogger("dvc").setLevel(logging.WARNING)  # so that a stage's last line is its own
         with open_repository() as repo:
             for number, stage in enumerate(yaml.safe_load((root() / PIPELINE).read_text(encoding="utf-8"))["stages"]):
                 steps.run_stage(repo, stage, force=forced and number == 0)
+        from credit_risk.registry.client import Registry
+        from credit_risk.registry.gating import register_and_gate
+
         outcome = register_and_gate(Registry(), steps.run_script, promote=promote)
     if not steps.finished:
         console.print("nothing has changed since the last run")
@@ -124,6 +123,7 @@ def open_repository() -> "Repo":
     from dvc.repo import Repo
     from dvc.scm import SCMError
 
+    logging.getLogger("dvc").setLevel(logging.WARNING)  # so that a stage's last line is its own
     try:
         return Repo(str(root()))
     except SCMError:

@@ -5,7 +5,9 @@ place, where a copy must never write. So the addresses are corrected whenever th
 """
 
 import sqlite3
+import sys
 from contextlib import closing
+from functools import cache
 from pathlib import Path
 from urllib.parse import unquote
 
@@ -46,11 +48,30 @@ def prepare(uri: str) -> str:
         ProjectError: the database can't be opened, or its artifacts were left behind.
     """
     database = database_path(uri)
+    _allow_percent_sign()
     try:
         database.parent.mkdir(parents=True, exist_ok=True)
         return _correct_addresses(database, artifact_folder(uri)) if database.exists() else ""
     except (OSError, sqlite3.Error) as error:
         raise ProjectError(f"the registry at {uri} can't be opened; check MLFLOW_TRACKING_URI ({error})") from error
+
+
+@cache
+def _allow_percent_sign() -> None:
+    """Lets MLflow create its tables when the folder that it is installed in has a % in its path.
+
+    MLflow passes that path to alembic, whose configuration file gives % a meaning, without escaping it.
+    """
+    if "%" not in sys.prefix:
+        return
+    from alembic.config import Config
+
+    set_main_option = Config.set_main_option
+
+    def escaped(self: Config, name: str, value: str) -> None:
+        set_main_option(self, name, value.replace("%", "%%") if name == "script_location" else value)
+
+    Config.set_main_option = escaped  # type: ignore[method-assign]
 
 
 def _correct_addresses(database: Path, folder: Path) -> str:
