@@ -61,7 +61,7 @@ class GateParams(params.Params):
     max_calibration_error: float = Field(ge=0, le=1)
     calibration_bins: int = Field(ge=2)
     min_brier_skill: float = Field(ge=0, le=1)
-    min_auc_over_logistic: float = Field(ge=0, le=1)
+    min_auc_over_logistic: float = Field(ge=-1, le=1)
     min_accuracy: float | None = Field(None, ge=0, le=1)
     leak_auc: float = Field(gt=0.5, le=1)
     margin: float = Field(ge=0)
