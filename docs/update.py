@@ -1,0 +1,99 @@
+"""Updates what the documents show of the last run: figures, model card and screenshots.
+
+Documents quote these copies, which are committed, and not what a local run happens to give.
+
+Usage: uv run --group web docs/update.py      after uv run main.py; needs Debian's package chromium
+Reads:  1.data/6.reports/{metrics.json,model_card.md,report.html}, the champion in the registry
+Writes: benchmarks/results/figures.json, docs/model_card.md, docs/images/{page,report}.png
+"""
+
+import shutil
+import subprocess
+import sys
+import time
+import urllib.request
+from collections.abc import Iterator
+from contextlib import contextmanager
+from urllib.error import URLError
+
+from credit_risk.core.entry_point import run
+from credit_risk.core.errors import ProjectError
+from credit_risk.core.host import free_port
+from credit_risk.core.paths import data, relative, root
+
+IMAGES = root() / "docs" / "images"
+SIZE = {"width": 1200, "height": 900}  # pixels
+START_SECONDS = 60
+
+
+def main() -> None:
+    """Copies the figures and the card, and takes the screenshots."""
+    report = data("6.reports", "report.html")
+    if not report.exists():
+        raise ProjectError(f"{relative(report)} is missing; run the pipeline first: `uv run main.py`")
+    shutil.copy(data("6.reports", "metrics.json"), root() / "benchmarks" / "results" / "figures.json")
+    shutil.copy(data("6.reports", "model_card.md"), root() / "docs" / "model_card.md")
+    with served() as address:
+        take_screenshots(address, report.as_uri())
+
+
+@contextmanager
+def served() -> Iterator[str]:
+    """The address of a server with the champion, which ends with the block.
+
+    Raises:
+        ProjectError: it does not start.
+    """
+    port = free_port()
+    server = subprocess.Popen([sys.executable, "main.py", "serve", "--port", str(port)], cwd=root())
+    address = f"http://127.0.0.1:{port}"
+    try:
+        deadline = time.monotonic() + START_SECONDS
+        while not ready(address):
+            if server.poll() is not None or time.monotonic() > deadline:
+                raise ProjectError("the server does not start; try `uv run main.py serve`")
+            time.sleep(0.2)
+        yield address
+    finally:
+        server.terminate()
+        server.wait()
+
+
+def ready(address: str) -> bool:
+    """Whether the server has a model."""
+    try:
+        with urllib.request.urlopen(f"{address}/readyz", timeout=5) as answer:
+            return bool(answer.status == 200)  # noqa: PLR2004 (HTTP: OK)
+    except (URLError, ConnectionError, TimeoutError):
+        return False
+
+
+def take_screenshots(page_address: str, report_address: str) -> None:
+    """Writes one picture of the page with an explained prediction, and one of the report.
+
+    Raises:
+        ProjectError: chromium is not installed.
+    """
+    from playwright.sync_api import sync_playwright
+
+    path = shutil.which("chromium")
+    if not path:
+        raise ProjectError("chromium is not installed; run `apt-get install chromium`")
+    IMAGES.mkdir(exist_ok=True)
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=path, args=["--no-sandbox"])  # has none for root
+        page = browser.new_page(viewport=SIZE)
+        page.goto(page_address)
+        page.locator("#examples button").last.click()
+        page.locator("#panel-one form > div:last-child > button").first.click()
+        page.wait_for_selector("#result :not(:empty)")
+        page.wait_for_load_state("networkidle")
+        page.evaluate("window.scrollTo(0, 0)")
+        page.screenshot(path=IMAGES / "page.png")
+        page.goto(f"{report_address}#metrics")
+        page.screenshot(path=IMAGES / "report.png")
+        browser.close()
+
+
+if __name__ == "__main__":
+    run("update", main)
