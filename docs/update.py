@@ -11,10 +11,10 @@ import shutil
 import subprocess
 import sys
 import time
-import urllib.request
 from collections.abc import Iterator
 from contextlib import contextmanager
-from urllib.error import URLError
+
+import requests
 
 from credit_risk.core.entry_point import run
 from credit_risk.core.errors import ProjectError
@@ -22,7 +22,7 @@ from credit_risk.core.host import free_port
 from credit_risk.core.paths import data, relative, root
 
 IMAGES = root() / "docs" / "images"
-SIZE = {"width": 1200, "height": 900}  # pixels
+WIDTH, HEIGHT = 1200, 850  # pixels
 START_SECONDS = 60
 
 
@@ -62,9 +62,8 @@ def served() -> Iterator[str]:
 def ready(address: str) -> bool:
     """Whether the server has a model."""
     try:
-        with urllib.request.urlopen(f"{address}/readyz", timeout=5) as answer:
-            return bool(answer.status == 200)  # noqa: PLR2004 (HTTP: OK)
-    except (URLError, ConnectionError, TimeoutError):
+        return requests.get(f"{address}/readyz", timeout=5).ok
+    except requests.RequestException:
         return False
 
 
@@ -82,7 +81,7 @@ def take_screenshots(page_address: str, report_address: str) -> None:
     IMAGES.mkdir(exist_ok=True)
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=path, args=["--no-sandbox"])  # has none for root
-        page = browser.new_page(viewport=SIZE)
+        page = browser.new_page(viewport={"width": WIDTH, "height": HEIGHT})
         page.goto(page_address)
         page.locator("#examples button").last.click()
         page.locator("#panel-one form > div:last-child > button").first.click()

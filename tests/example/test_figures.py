@@ -10,7 +10,7 @@ from projects import REPOSITORY
 
 RESULTS = [*REPOSITORY.glob("benchmarks/results/*.json"), REPOSITORY / "3.experiments" / "term_leak.json"]
 OTHERS = {"0.500", "0.731", "0.733", "0.715", "0.651"}
-DOCUMENTS = [REPOSITORY / "readme.md", REPOSITORY / "1.data" / "readme.md"]
+DOCUMENTS = [REPOSITORY / "readme.md", REPOSITORY / "docs" / "honest_figures.md"]
 
 
 def numbers(value: Any) -> list[float]:
@@ -24,7 +24,7 @@ def numbers(value: Any) -> list[float]:
 
 @pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.relative_to(REPOSITORY).as_posix())
 def test_each_figure_of_three_digits_is_a_committed_result(document: Path) -> None:
-    """`uv run 3.experiments/term_leak.py` and `uv run benchmarks/figures.py` write them after a run."""
+    """`uv run 3.experiments/term_leak.py` and `uv run docs/update.py` write them after a run."""
     committed = {f"{number:.3f}" for path in RESULTS for number in numbers(json.loads(path.read_text()))}
     found = re.findall(r"(?<![\d.])0\.\d{3}(?!\d)", document.read_text(encoding="utf-8"))
     assert [figure for figure in found if figure not in committed | OTHERS] == []
