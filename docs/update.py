@@ -3,7 +3,7 @@
 Documents quote these copies, which are committed, and not what a local run happens to give.
 
 Usage: uv run --group web docs/update.py      after uv run main.py; needs Debian's package chromium
-Reads:  1.data/6.reports/{metrics.json,model_card.md,report.html}, the champion in the registry
+Reads:  1.data/5.model/training.json, 1.data/6.reports, the champion in the registry
 Writes: benchmarks/results/figures.json, docs/model_card.md, docs/images/{page,report}.png
 """
 
@@ -18,6 +18,7 @@ import requests
 
 from credit_risk.core.entry_point import run
 from credit_risk.core.errors import ProjectError
+from credit_risk.core.files import read_json, write_json
 from credit_risk.core.host import free_port
 from credit_risk.core.paths import data, relative, root
 
@@ -31,7 +32,9 @@ def main() -> None:
     report = data("6.reports", "report.html")
     if not report.exists():
         raise ProjectError(f"{relative(report)} is missing; run the pipeline first: `uv run main.py`")
-    shutil.copy(data("6.reports", "metrics.json"), root() / "benchmarks" / "results" / "figures.json")
+    training = {"decision_threshold": read_json(data("5.model", "training.json"))["threshold"]}
+    figures = read_json(data("6.reports", "metrics.json")) | training
+    write_json(root() / "benchmarks" / "results" / "figures.json", figures)
     shutil.copy(data("6.reports", "model_card.md"), root() / "docs" / "model_card.md")
     with served() as address:
         take_screenshots(address, report.as_uri())
