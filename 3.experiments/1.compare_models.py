@@ -1,9 +1,9 @@
-"""Compares learners on the same folds of train: logistic regression, random forest, two kinds of boosting.
+"""Compares learners on the same folds of train: logistic regression, random forest and gradient boosting.
 
-Each with the parameters of params.yaml (LightGBM: with the boosting's), as a run within one run of the MLflow
-experiment `credit-risk-search`. The held-out loans are not opened.
+Each has the parameters of params.yaml and is a run within one run of the search's MLflow experiment. The holdouts are
+not opened.
 
-Usage: uv run 3.experiments/1.compare_models.py [--folds time] [--scheduler tcp://HOST:PORT]
+Usage: uv run --group experiments 3.experiments/1.compare_models.py [--folds time] [--processes N]
 Reads:  1.data/4.split/rows/train.parquet, section train of params.yaml
 """
 
@@ -17,68 +17,39 @@ from credit_risk.core import params
 from credit_risk.core.entry_point import run
 from credit_risk.model import TrainParams
 from credit_risk.registry.client import Registry
-from credit_risk.search.candidates import (
-    FOLDS,
-    Candidate,
-    FoldResult,
-    RunLog,
-    arguments,
-    mean,
-    progress_bar,
-    read_loans,
-    standard_error,
-    workers,
-)
+from credit_risk.search.backends import add_arguments, process_pool, progress_bar
+from credit_risk.search.candidates import LEARNERS, with_learner
+from credit_risk.search.folds import FOLDS, FoldResult, mean, read_train_rows, standard_error
+from credit_risk.search.tracking import SearchLog
 
 
 def main() -> None:
-    """Measures each learner on each fold and shows them side by side."""
+    """Measures each learner on each fold and shows them in one table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    arguments(parser)
+    add_arguments(parser)
     options = parser.parse_args()
     train = params.load("train", TrainParams)
-    loans = read_loans(options.folds, train.seed)
-    log = RunLog(Registry(), loans)
-    candidates = learners(train)
-    results: dict[str, list[FoldResult]] = {candidate.model: [] for candidate in candidates}
-    jobs = [(candidate, fold) for candidate in candidates for fold in range(FOLDS)]
-    with workers(loans, options.scheduler, options.processes) as evaluate, progress_bar() as progress:
+    rows = read_train_rows(options.folds, train.seed)
+    log = SearchLog(Registry(), rows)
+    results: dict[str, list[FoldResult]] = {model: [] for model in LEARNERS}
+    jobs = [(with_learner(train, model), fold) for model in LEARNERS for fold in range(FOLDS)]
+    with progress_bar() as progress:
         parent = log.parent("compare models", f"compare {time.time_ns()}")
-        runs = {candidate.model: log.start(parent, candidate.model, candidate) for candidate in candidates}
+        runs = {model: log.start(parent, model, with_learner(train, model)) for model in LEARNERS}
         task = progress.add_task("", total=len(jobs))
+        evaluate = process_pool(rows, options.processes)
         for (candidate, _), result in zip(jobs, evaluate(jobs), strict=True):
             measured = results[candidate.model]
             measured.append(result)
             if len(measured) == FOLDS:
                 log.finish(runs[candidate.model], measured)
-            progress.update(task, advance=1, description=best(results))
+            progress.update(task, advance=1, description=best_so_far(results))
         log.end(parent)
     Console().print(table(results, options.folds))
 
 
-def learners(train: TrainParams) -> list[Candidate]:
-    """What is compared. LightGBM gets the parameters of scikit-learn's boosting, under its own names for them."""
-    boosting = train.hist_gradient_boosting
-    names = {
-        "max_iter": "n_estimators",
-        "learning_rate": "learning_rate",
-        "max_leaf_nodes": "num_leaves",
-        "min_samples_leaf": "min_child_samples",
-        "l2_regularization": "reg_lambda",
-        "max_features": "colsample_bytree",
-        "class_weight": "class_weight",
-        "monotonic_cst": "monotonic_cst",
-    }
-    lightgbm = {names[name]: value for name, value in boosting.items() if name in names}
-    models = ("logistic_regression", "random_forest", "hist_gradient_boosting")
-    return [
-        *(Candidate(train.model_copy(update={"model": model})) for model in models),
-        Candidate(train.model_copy(update={"model": "hist_gradient_boosting"}), lightgbm),
-    ]
-
-
-def best(results: dict[str, list[FoldResult]]) -> str:
-    """The best learner of those that have seen all folds."""
+def best_so_far(results: dict[str, list[FoldResult]]) -> str:
+    """The best of the learners that were measured on all folds."""
     complete = {model: mean(measured) for model, measured in results.items() if len(measured) == FOLDS}
     if not complete:
         return ""

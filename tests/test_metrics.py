@@ -152,6 +152,7 @@ def test_leakage_check_finds_the_leaking_feature_and_no_honest_one() -> None:
     check_leakage({name: auc for name, auc in aucs.items() if name != "leaking"}, 0.8)
     with pytest.raises(ProjectError, match=r"^leaking \(0\.\d\d\) alone reaches"):
         check_leakage(aucs, 0.8)
+    check_leakage({"leaking": 1.0}, 1.0)  # switched off
 
 
 def test_leakage_check_samples_many_rows() -> None:

@@ -49,12 +49,12 @@ def single_feature_aucs(
 
 
 def check_leakage(aucs: Mapping[str, float], limit: float) -> None:
-    """Stops when a single feature reaches an out-of-fold AUC of `limit`.
+    """Stops when a single feature reaches an out-of-fold AUC of `limit`; a limit of 1 switches the check off.
 
     Raises:
         ProjectError: names the features that do.
     """
-    if leaking := [f"{name} ({auc:.2f})" for name, auc in aucs.items() if auc >= limit]:
+    if leaking := [f"{name} ({auc:.2f})" for name, auc in aucs.items() if auc >= limit and limit < 1]:
         raise ProjectError(
             f"{', '.join(leaking)} alone reaches a ROC AUC of evaluate.leak_auc ({limit:.2f}) or more, so it probably "
             "gives the outcome away; check when its value is known, and remove it from features.py"

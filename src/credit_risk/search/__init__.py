@@ -1,1 +1,1 @@
-"""Comparing and tuning models."""
+"""Comparing and tuning models, for the scripts of 3.experiments. Optional: no stage uses it."""
