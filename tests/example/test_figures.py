@@ -9,7 +9,7 @@ import pytest
 from projects import REPOSITORY
 
 RESULTS = [*REPOSITORY.glob("benchmarks/results/*.json"), REPOSITORY / "3.experiments" / "term_leak.json"]
-OTHERS = {"0.500", "0.731", "0.733", "0.715", "0.651"}
+OTHERS = {"0.500", "0.731", "0.733"}  # chance; two other hashes for the split, which were tried once
 DOCUMENTS = [REPOSITORY / "readme.md", REPOSITORY / "docs" / "honest_figures.md"]
 
 
