@@ -22,7 +22,6 @@ from projects import REPOSITORY, Project, copy_finished, once, wait_until
 from sklearn.metrics import roc_auc_score
 from sklearn.model_selection import StratifiedKFold
 
-from credit_risk.contract import CONTRACT
 from credit_risk.core.errors import ProjectError
 from credit_risk.data.splits import read_split
 from credit_risk.features import FEATURES
@@ -31,7 +30,7 @@ from credit_risk.formats.onnx_scorer import OnnxMetadata, Scorer
 from credit_risk.model import TrainParams, build_pipeline, fit, positive_probability
 from credit_risk.search import folds
 from credit_risk.search.candidates import LEARNERS, candidate_pipeline, learner_parameters
-from credit_risk.search.folds import FoldResult, TrainRows, difference, make_folds
+from credit_risk.search.folds import FOLD_KINDS, FoldResult, TrainRows, difference, make_folds
 from credit_risk.search.params_file import updated
 from credit_risk.search.spaces import SPACES
 from credit_risk.search.tracking import EXPERIMENT
@@ -268,10 +267,10 @@ def test_each_run_is_nested_and_has_parameters_metrics_and_data(compared: Projec
 
 
 @pytest.mark.integration
-@pytest.mark.skipif(not CONTRACT.has_date, reason="the contract has no date")
-def test_comparing_by_time_is_another_comparison(project: Project) -> None:
-    project.run(COMPARE, "--folds", "time", *QUICK)
-    assert {run.data.tags["folds"] for run in runs(project)} == {"time"}
+def test_each_kind_of_folds_is_a_comparison_of_its_own(project: Project) -> None:
+    kind = FOLD_KINDS[-1]  # by time, where the contract has a date
+    project.run(COMPARE, "--folds", kind, *QUICK)
+    assert {run.data.tags["folds"] for run in runs(project)} == {kind}
 
 
 @contextmanager
