@@ -36,7 +36,7 @@ def test_task_definition_passes_all_passwords() -> None:
 class Server:
     url: str
 
-    def ask(self, user: str | None, path: str, method: str = "POST", **body: str) -> int:
+    def request(self, user: str | None, path: str, method: str = "POST", **body: str) -> int:
         auth = (user, PASSWORDS[user]) if user else None
         answer = requests.request(method, f"{self.url}/api/2.0/mlflow/{path}", json=body or None, auth=auth, timeout=30)
         return answer.status_code
@@ -110,11 +110,11 @@ def test_only_the_creator_of_a_model_can_write(server: Server) -> None:
     for _ in range(2):
         made = server.make_users()
         assert made.returncode == 0, made.stderr
-    assert server.ask("pipeline", "registered-models/create", name="model") == 200
+    assert server.request("pipeline", "registered-models/create", name="model") == 200
     read, tag = "registered-models/get?name=model", {"name": "model", "key": "k", "value": "v"}
-    assert server.ask(None, read, "GET") == 401
-    assert server.ask("service", read, "GET") == server.ask("pipeline", read, "GET") == 200
-    assert server.ask("service", "registered-models/set-tag", **tag) == 403
-    assert server.ask("pipeline", "registered-models/set-tag", **tag) == 200
+    assert server.request(None, read, "GET") == 401
+    assert server.request("service", read, "GET") == server.request("pipeline", read, "GET") == 200
+    assert server.request("service", "registered-models/set-tag", **tag) == 403
+    assert server.request("pipeline", "registered-models/set-tag", **tag) == 200
     other = requests.get(f"{server.url}/api/2.0/mlflow/{read}", headers={"host": "evil.example.com"}, timeout=10)
     assert other.status_code == 403, "only allowed host names"

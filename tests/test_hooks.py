@@ -152,7 +152,7 @@ class Machine:
     def exists(self) -> bool:
         return podman("container", "exists", self.name, check=False).returncode == 0
 
-    def ask(self, key: str) -> httpx.Response:
+    def predict(self, key: str) -> httpx.Response:
         url = f"http://127.0.0.1:{self.port}/predict"
         return httpx.post(url, json=CONTRACT.example, headers={"x-api-key": key}, timeout=10)
 
@@ -165,7 +165,7 @@ def machine(tmp_path: Path) -> Iterator[Machine]:
     podman("rm", "--force", "--time", "0", machine.name, check=False)
 
 
-def sentence(done: "subprocess.CompletedProcess[str]", event: str) -> str:
+def error_of(done: "subprocess.CompletedProcess[str]", event: str) -> str:
     """The last line of a failed event's error output."""
     assert done.returncode == 1, done.stdout + done.stderr
     last = done.stderr.strip().splitlines()[-1]
@@ -177,13 +177,13 @@ def test_release_starts_on_a_new_server_and_replaces_an_old_one(machine: Machine
     machine.deploy(images["good"])
     first = machine.inspect()["Id"]
     smoke_key = (machine.root / "state" / "smoke-key").read_text()
-    assert machine.ask(KEY).json()["probability"] == machine.ask(smoke_key).json()["probability"]
-    assert machine.ask("another").status_code == 401
+    assert machine.predict(KEY).json()["probability"] == machine.predict(smoke_key).json()["probability"]
+    assert machine.predict("another").status_code == 401
     assert (machine.root / "state" / "smoke-key").stat().st_mode & 0o077 == 0
     machine.deploy(images["good"])
     assert machine.inspect()["Id"] != first
-    assert machine.ask(KEY).is_success
-    assert machine.ask(smoke_key).status_code == 401, "the key is valid while its container runs"
+    assert machine.predict(KEY).is_success
+    assert machine.predict(smoke_key).status_code == 401, "the key is valid while its container runs"
 
 
 def test_container_is_read_only_and_hides_its_secrets(machine: Machine, images: dict[str, str]) -> None:
@@ -233,7 +233,7 @@ def test_stopping_nothing_is_fine(machine: Machine, images: dict[str, str]) -> N
 
 
 def test_stopping_removes_a_hanging_container(machine: Machine, images: dict[str, str]) -> None:
-    """Or this server would refuse all later releases: CodeDeploy fails them at ApplicationStop."""
+    """Otherwise all later releases would fail on this server at ApplicationStop."""
     machine.deploy(images["good"])
     podman("pause", machine.name)
     (machine.root / "server.env").unlink()  # nor must the settings be there
@@ -243,19 +243,19 @@ def test_stopping_removes_a_hanging_container(machine: Machine, images: dict[str
 
 
 @pytest.mark.parametrize(
-    ("name", "says"),
+    ("name", "message"),
     [
         ("never-ready", "the API is not ready after 3 seconds"),
         ("crashing", "the API exited before it was ready"),
         ("wrong", "the response to the example has no probability"),
     ],
 )
-def test_bad_release_is_rejected_and_removed(machine: Machine, images: dict[str, str], name: str, says: str) -> None:
+def test_bad_release_is_rejected_and_removed(machine: Machine, images: dict[str, str], name: str, message: str) -> None:
     machine.install(images[name])
     for event in ("BeforeInstall", "AfterInstall", "ApplicationStart"):
         assert machine.event(event).returncode == 0
     done = machine.event("ValidateService", READY_SECONDS="3")
-    assert says in sentence(done, "ValidateService")
+    assert message in error_of(done, "ValidateService")
     assert not machine.exists(), "it must not serve"
     if name == "crashing":
         assert "out of luck" in done.stderr, "the log has the reason"
@@ -263,22 +263,22 @@ def test_bad_release_is_rejected_and_removed(machine: Machine, images: dict[str,
 
 def test_errors_are_one_line_each(machine: Machine, images: dict[str, str]) -> None:
     machine.install(f"localhost/aws-hooks-none@sha256:{'0' * 64}")
-    assert "is it in the registry" in sentence(machine.event("AfterInstall"), "AfterInstall")
+    assert "is it in the registry" in error_of(machine.event("AfterInstall"), "AfterInstall")
     machine.install("localhost/aws-hooks-good:test")
-    assert "must name the image by digest" in sentence(machine.event("AfterInstall"), "AfterInstall")
+    assert "must name the image by digest" in error_of(machine.event("AfterInstall"), "AfterInstall")
     (machine.release / "image.env").unlink()
-    assert "image.env is missing; release.py writes it" in sentence(machine.event("AfterInstall"), "AfterInstall")
+    assert "image.env is missing; release.py writes it" in error_of(machine.event("AfterInstall"), "AfterInstall")
     machine.install(images["good"])
-    assert "MB are free" in sentence(machine.event("BeforeInstall", MIN_FREE_KB="999999999999"), "BeforeInstall")
+    assert "MB are free" in error_of(machine.event("BeforeInstall", MIN_FREE_KB="999999999999"), "BeforeInstall")
     missing = machine.event("BeforeInstall", CONTAINER_TOOL="no-such-tool")
-    assert "no-such-tool does not answer" in sentence(missing, "BeforeInstall")
+    assert "no-such-tool does not answer" in error_of(missing, "BeforeInstall")
     settings = machine.root / "server.env"
     settings.write_text(settings.read_text().replace("=password", "=another"))
-    refused = machine.event("ApplicationStart")
-    assert "can't read the secret another" in sentence(refused, "ApplicationStart")
+    failed = machine.event("ApplicationStart")
+    assert "can't read the secret another" in error_of(failed, "ApplicationStart")
     assert not machine.exists()
     settings.unlink()
-    assert "user data writes it" in sentence(machine.event("BeforeInstall"), "BeforeInstall")
+    assert "user data writes it" in error_of(machine.event("BeforeInstall"), "BeforeInstall")
 
 
 @pytest.mark.skipif(not shutil.which("docker-registry"), reason="docker-registry is not installed")
@@ -304,8 +304,8 @@ def test_image_is_pulled_by_digest(machine: Machine, images: dict[str, str], tmp
         assert done.returncode == 0, done.stderr
         assert podman("image", "exists", f"{repository}@{digest}", check=False).returncode == 0
         machine.install(f"{repository}@sha256:{'0' * 64}")
-        refused = machine.event("AfterInstall", CONTAINERS_REGISTRIES_CONF=str(trusted))
-        assert "can't pull" in sentence(refused, "AfterInstall")
+        failed = machine.event("AfterInstall", CONTAINERS_REGISTRIES_CONF=str(trusted))
+        assert "can't pull" in error_of(failed, "AfterInstall")
     finally:
         registry.terminate()
         registry.wait(20)

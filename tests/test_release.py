@@ -267,9 +267,9 @@ def test_waiting_times_out(stack: Any) -> None:
 def test_errors_of_aws_are_one_line(stacks: Any, capfd: pytest.CaptureFixture[str]) -> None:
     assert stacks
     assert run_script(Project(REPOSITORY), SCRIPT, "--stack", "another", "status") == 1
-    said = capfd.readouterr().err
-    assert said.startswith("release: AWS: ")
-    assert len(said.splitlines()) == 1
+    error = capfd.readouterr().err
+    assert error.startswith("release: AWS: ")
+    assert len(error.splitlines()) == 1
 
 
 def test_push_prints_the_digest_or_an_error(

@@ -15,7 +15,7 @@ from projects import REPOSITORY
 WORKFLOWS = sorted((REPOSITORY / ".github" / "workflows").glob("*.yml"))
 USES = re.compile(r"uses: ([\w-]+/[\w-]+)@(\S+) # (v\d+\.\d+\.\d+)$")
 STAND_IN = (
-    "name: stand-in\ndescription: does nothing\nruns: {using: composite, steps: [{run: echo stands in, shell: bash}]}\n"
+    "name: stand-in\ndescription: does nothing\nruns: {using: composite, steps: [{run: echo replaced, shell: bash}]}\n"
 )
 
 
