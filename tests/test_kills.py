@@ -39,7 +39,7 @@ def trained(shared: Path, finished: Project) -> Project:
 
 @pytest.mark.parametrize("moment", MOMENTS)
 def test_kills(moment: str, request: pytest.FixtureRequest, tmp_path: Path, inside: Callable[[Project], None]) -> None:
-    """One after the other: each run but the first has to go on from a kill, and gets as far as the one before."""
+    """Each run but the first resumes after a kill; the last one finishes."""
     start = request.getfixturevalue("trained" if moment in TRAINED else "finished")
     project = copy_finished(start, tmp_path / "project")
     inside(project)
