@@ -16,10 +16,12 @@ import argparse
 import json
 import logging
 import os
+import runpy
 import subprocess
 import sys
 import threading
 import time
+import traceback
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -49,6 +51,7 @@ if TYPE_CHECKING:
 
 PIPELINE = "4.dvc_pipeline/dvc.yaml"
 LOG = "4.dvc_pipeline/last_run.log"  # all output of stages and gates
+INTERRUPTED = 130  # exit code after Ctrl-C
 END_SECONDS = 5  # for children to end after SIGTERM
 NEXT_COMMANDS = """next:
   uv run main.py serve                  serve the champion on http://127.0.0.1:8000 (a page; docs at /docs), then
@@ -95,7 +98,7 @@ def main() -> None:
         sys.exit(1)
     except KeyboardInterrupt:
         console.print("interrupted; run again to resume")
-        sys.exit(130)
+        sys.exit(INTERRUPTED)
 
 
 def run_all(*, refresh: bool, promote: bool) -> int:
@@ -125,9 +128,11 @@ def open_repository() -> "Repo":
 
     logging.getLogger("dvc").setLevel(logging.WARNING)  # so that a stage's last line is its own
     try:
-        return Repo(str(root()))
+        repo = Repo(str(root()))
     except SCMError:
-        return Repo(str(root()), config={"core": {"no_scm": True}})
+        repo = Repo(str(root()), config={"core": {"no_scm": True}})
+    repo.scm_context.quiet = True
+    return repo
 
 
 def open_registry_early() -> None:
@@ -239,12 +244,13 @@ class Steps:
             ProjectError: the script has failed.
         """
         from credit_risk.registry.gate_results import EXIT_REJECTED
+        from credit_risk.registry.gating import PERFORMANCE
 
         codes: list[int] = []
 
         def run() -> bool:
-            command = [sys.executable, path, *arguments]
-            codes.append(subprocess.run(command, cwd=root(), stdin=subprocess.DEVNULL, check=False).returncode)
+            # The loading gate must load the model in a fresh process; the other gate need not import MLflow again.
+            codes.append((execute if path == PERFORMANCE else start)(path, *arguments))
             return codes[0] in {0, EXIT_REJECTED}
 
         if not self._run(Path(path).stem.rpartition(".")[2], run):
@@ -268,6 +274,27 @@ class Steps:
         sys.stdout.flush()
         output = (root() / LOG).read_bytes()[self._begin :].decode(errors="replace")
         return (output.strip().splitlines() or [""])[-1].strip()
+
+
+def start(path: str, *arguments: str) -> int:
+    """Runs a script in a process of its own; returns its exit code."""
+    command = [sys.executable, path, *arguments]
+    return subprocess.run(command, cwd=root(), stdin=subprocess.DEVNULL, check=False).returncode
+
+
+def execute(path: str, *arguments: str) -> int:
+    """Runs a script in this process; returns its exit code."""
+    sys.argv = [path, *arguments]
+    try:
+        runpy.run_path(str(root() / path), run_name="__main__")
+    except SystemExit as ending:
+        if ending.code == INTERRUPTED:
+            raise KeyboardInterrupt from None
+        return int(ending.code or 0)
+    except Exception:  # noqa: BLE001 (as in a process of its own: into the log)
+        traceback.print_exc()
+        return 1
+    return 0
 
 
 def end_children() -> None:

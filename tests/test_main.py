@@ -21,7 +21,7 @@ from credit_risk.core.settings import Settings
 from credit_risk.registry.client import Registry
 from credit_risk.registry.promotion import history
 
-pytestmark = pytest.mark.integration
+pytestmark = [pytest.mark.integration, pytest.mark.timeout(600)]
 
 GATES = ["loading", "performance"]
 

@@ -18,6 +18,8 @@ _Matches = Callable[[BaseException], bool]
 
 def is_registry_error(error: BaseException) -> bool:
     """Whether the registry or its storage has failed, and not this project's code."""
+    if type(error) is MlflowException and error.error_code == "INVALID_PARAMETER_VALUE":
+        return False  # MLflow's own check of the arguments it was called with
     by_library = any(kind.__module__.partition(".")[0] in _LIBRARIES for kind in type(error).__mro__)
     return by_library or (isinstance(error, OSError) and error.errno in {*_DISK_FULL, errno.EROFS})
 
