@@ -162,8 +162,7 @@ def sources_changed() -> bool:
     if not manifest.exists():
         return False  # stage 1 runs anyway
     known = {entry["source"]: entry for entry in read_json(manifest)}
-    patterns = params.read(params.path()).get("data", {}).get("sources", [])
-    sources = {source.name: source for source in expand(patterns)}
+    sources = {source.name: source for source in expand(params.raw("data").get("sources", []))}
     names = [name for name, source in sources.items() if name not in known or changed(source, known[name])]
     names += [name for name in known if name not in sources]
     for name in names:

@@ -1,9 +1,10 @@
 """Gate 2: is the registered model good enough to serve, and no worse than the champion?
 
-Measures the registered version on the held-out rows, as it is served: by its ONNX model. With `gates.mode: threshold` it must reach the thresholds; with
-`champion` (the default) it must also be no worse than the champion on the same rows. A version that passes becomes the
-champion: the alias moves only here. Exit code: 0 passed, 3 rejected, 1 error. The result, the metrics of both versions
-and the decisions that would change are written to 5.testing/reports and logged with the version's run.
+Measures the registered version on the held-out rows as it is served, by its ONNX model. With `gates.mode: threshold` it
+must reach the thresholds; with `champion` (the default) it must also be no worse than the champion on the same rows. A
+version that passes becomes the champion: the alias moves only here. Exit code: 0 passed, 3 rejected, 1 error. The
+result, the metrics of both versions and the decisions that would change are written to 5.testing/reports and logged
+with the version's run.
 
 Usage: uv run 5.testing/performance.py [--version N]              gates it and promotes it if it passes
        uv run 5.testing/performance.py [--version N] --no-promote gates it and does not promote it
@@ -278,7 +279,7 @@ class PerformanceChecks:
 
     def same_split(self, champion: EvaluatedVersion) -> Measured:
         """Both versions were trained on the split that they are measured on."""
-        now = params.read(params.path())["split"]
+        now = params.raw("split")
         if self.evaluated.split_params == champion.split_params == now:
             return True, ", ".join(f"{name} {value}" for name, value in now.items())
         return False, f"{self.evaluated.split_params} and {champion.split_params}, now {now}"

@@ -80,7 +80,7 @@ def error_text(error: Exception) -> str:
 
 def gate_key(champion: str | None) -> str:
     """Hash of all that a gate's result depends on beside the version: parameters, code, and the champion's number."""
-    section = params.read(params.path()).get("gates")
+    section = params.raw("gates")
     code = [*sorted((root() / "5.testing").glob("*.py")), *sorted(PACKAGE.rglob("*.py"))]
     content = json.dumps([section, [sha256(path) for path in code], champion], sort_keys=True)
     return hashlib.sha256(content.encode()).hexdigest()

@@ -36,12 +36,11 @@ MODEL_CODE = (  # of the package: what the registered pipeline needs to be loade
 
 def read_lineage() -> dict[str, Any]:
     """The lineage of the model in `1.data/5.model`."""
-    sections = params.read(params.path())
     return {
         "problem": CONTRACT.identity,
         "code": {name: sha256(PACKAGE / name) for name in (*MODEL_CODE, "model.py")},
         "data": {entry["source"]: entry["sha256"] for entry in read_json(data("1.raw", "manifest.json"))},
-        "params": {name: sections[name] for name in SECTIONS},
+        "params": {name: params.raw(name) for name in SECTIONS},
         "environment_sha256": read_json(data("5.model", "training.json"))["environment_sha256"],
         "onnx_sha256": sha256(data("5.model", "model.onnx")),
     }
