@@ -33,7 +33,7 @@ SHOWN_PATH = 200  # characters of a path that the log repeats
 _REQUEST_ID = re.compile(rb"[A-Za-z0-9._:-]{1,64}").fullmatch
 _JSON_HEADER = (b"content-type", JSON.encode())
 _PROBLEM_HEADER = (b"content-type", MEDIA_TYPE.encode())
-_CLOSE = (b"connection", b"close")
+_CLOSE = [(b"connection", b"close")]
 
 
 class Middleware:
@@ -182,17 +182,18 @@ class _Response:
     async def send(self, message: Message) -> None:
         """Passes on a message of the wrapped application."""
         if message["type"] == "http.response.start":
-            self._started, self.status = True, message["status"]
-            message["headers"] = [*message["headers"], (b"x-request-id", self._request_id)]
-            if self._middleware.draining:
-                message["headers"].append(_CLOSE)
+            message["headers"] = self._start(message["status"], message["headers"])
         await self._send(message)
 
     async def send_complete(self, status: int, body: bytes, *headers: tuple[bytes, bytes]) -> None:
         """Sends a response whose body is complete."""
-        length = (b"content-length", b"%d" % len(body))
-        await self.send({"type": "http.response.start", "status": status, "headers": [*headers, length]})
+        all_headers = self._start(status, (*headers, (b"content-length", b"%d" % len(body))))
+        await self._send({"type": "http.response.start", "status": status, "headers": all_headers})
         await self._send({"type": "http.response.body", "body": body})
+
+    def _start(self, status: int, headers: Iterable[tuple[bytes, bytes]]) -> list[tuple[bytes, bytes]]:
+        self._started, self.status = True, status
+        return [*headers, (b"x-request-id", self._request_id), *(_CLOSE if self._middleware.draining else ())]
 
     async def send_problem(self, problem: Problem) -> None:
         """Sends a problem document; if a response has been started, the connection just ends."""
@@ -202,5 +203,5 @@ class _Response:
             return
         headers = [(name.encode(), value.encode()) for name, value in problem.headers]
         if problem.status in {401, 408, 413, 503}:
-            headers.append(_CLOSE)  # the rest of the body is not wanted
+            headers += _CLOSE  # the rest of the body is not wanted
         await self.send_complete(problem.status, problem.body(self._request_id.decode()), _PROBLEM_HEADER, *headers)

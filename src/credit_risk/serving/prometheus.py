@@ -4,9 +4,9 @@ With PROMETHEUS_MULTIPROC_DIR set (serve.py sets it), every process writes its v
 worker answers /metrics with the sum over all processes, those that have ended included.
 """
 
+import math
 import os
 import re
-from collections import defaultdict
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -27,26 +27,29 @@ class BufferedHistogram:
     """
 
     def __init__(self, name: str, documentation: str, bounds: tuple[float, ...], labels: tuple[str, ...] = ()) -> None:
-        self._bounds = {float(bound): str(float(bound)) for bound in bounds} | {float("inf"): "+Inf"}
+        self._bounds = [*bounds, math.inf]
         self._buckets = Counter(f"{name}_bucket", documentation, [*labels, "le"])
         self._sum, self._count = (Counter(f"{name}_{part}", documentation, labels) for part in ("sum", "count"))
-        self._values: defaultdict[tuple[str, ...], list[float]] = defaultdict(list)
+        self._observed: dict[tuple[str, ...], tuple[list[float], list[Counter]]] = {}  # values and counters, by labels
 
     def values(self, *labels: str) -> list[float]:
         """The list to which observed values are appended."""
-        return self._values[labels]
+        if labels not in self._observed:
+            bounds = ["+Inf" if math.isinf(bound) else str(float(bound)) for bound in self._bounds]
+            buckets = [self._buckets.labels(*labels, bound) for bound in bounds]
+            totals = [counter.labels(*labels) if labels else counter for counter in (self._sum, self._count)]
+            self._observed[labels] = [], [*buckets, *totals]
+        return self._observed[labels][0]
 
     def flush(self) -> None:
         """Counts the values observed since the last call."""
-        for labels, observed in self._values.items():
-            if not observed:
-                continue
-            values = np.array(observed)
-            observed.clear()
-            for bound, name in self._bounds.items():  # buckets are cumulative
-                self._buckets.labels(*labels, name).inc(int((values <= bound).sum()))
-            for counter, amount in ((self._sum, float(values.sum())), (self._count, len(values))):
-                (counter.labels(*labels) if labels else counter).inc(amount)
+        for observed, counters in self._observed.values():
+            if observed:
+                values = np.sort(observed)
+                observed.clear()
+                buckets = np.searchsorted(values, self._bounds, side="right").tolist()  # cumulative
+                for counter, amount in zip(counters, [*buckets, values.sum().item(), len(values)], strict=True):
+                    counter.inc(amount)
 
 
 class _Histograms(Collector):

@@ -54,10 +54,19 @@ class BodyReader:
         Raises:
             Problem: 408, it does not arrive in time; 413, it is too large; 400, the client has disconnected.
         """
+        length = headers.get(b"content-length", b"0")
+        if not length.isdigit() or len(length) > 18 or int(length) > limit:  # noqa: PLR2004 (digits of a 64-bit number)
+            raise _too_large(limit)
         task = asyncio.current_task()
         self._started[task] = perf_counter()
         try:
-            return await _read(receive, headers, limit)
+            message = await receive()
+            body: bytes = message.get("body", b"")
+            while message.get("more_body", False):
+                message = await receive()
+                body += message.get("body", b"")
+                if len(body) > limit:
+                    raise _too_large(limit)
         except asyncio.CancelledError:
             if task is None or task in self._started:  # not cancelled by cancel_overdue
                 raise
@@ -65,6 +74,9 @@ class BodyReader:
             raise _too_slow(self._timeout_seconds) from None
         finally:
             self._started.pop(task, None)
+        if message["type"] == "http.disconnect":
+            raise Problem(400, "the client has disconnected")
+        return body
 
     def cancel_overdue(self) -> None:
         """Cancels the requests whose bodies are overdue."""
@@ -73,22 +85,6 @@ class BodyReader:
             if task and started < earliest:
                 del self._started[task]
                 task.cancel()
-
-
-async def _read(receive: Receive, headers: dict[bytes, bytes], limit: int) -> bytes:
-    length = headers.get(b"content-length", b"0")
-    if not length.isdigit() or len(length) > 18 or int(length) > limit:  # noqa: PLR2004 (digits of a 64-bit number)
-        raise _too_large(limit)
-    message = await receive()
-    body: bytes = message.get("body", b"")
-    while message.get("more_body", False):
-        message = await receive()
-        body += message.get("body", b"")
-        if len(body) > limit:
-            raise _too_large(limit)
-    if message["type"] == "http.disconnect":
-        raise Problem(400, "the client has disconnected")
-    return body
 
 
 def _too_large(limit: int) -> Problem:
