@@ -209,7 +209,7 @@ async def contract() -> dict[str, Any]:
     fields = [
         {
             **{name: value for name, value in asdict(field).items() if name != "column"},
-            "label": field.label,
+            "label": CONTRACT.label(field.name),
             "kind": "choice" if isinstance(field, Choice) else "number",
             "rule": field.rule,
         }

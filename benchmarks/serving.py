@@ -66,7 +66,7 @@ from credit_risk.core.files import replacing
 from credit_risk.core.paths import relative
 from credit_risk.data.splits import as_records, read_holdout
 from credit_risk.formats import skops_model
-from credit_risk.model import default_probability
+from credit_risk.model import positive_probability
 from credit_risk.registry.client import CHAMPION, Registry
 
 ROUNDS, SECONDS = 5, 3  # passes over all servers; length of each measurement
@@ -151,8 +151,8 @@ def prepare(scratch: Path) -> Bench:
     if champion is None:
         raise ProjectError(f"{known.address} has no champion yet; run `uv run main.py` first")
     model = known.download(champion.number, into=scratch / "model")
-    frame = read_holdout("test").applications.head(LOANS)
-    expected = default_probability(skops_model.load(model), frame)
+    frame = read_holdout("test").rows.head(LOANS)
+    expected = positive_probability(skops_model.load(model), frame)
     return Bench(model, champion.number, scratch, as_records(frame), expected, cores)
 
 

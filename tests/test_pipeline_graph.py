@@ -165,9 +165,10 @@ def test_the_docstring_names_what_is_read_and_written(name: str) -> None:
         assert file in docstring
 
 
-def test_plots_name_curves_that_stage_6_writes(finished: Any) -> None:
-    plots = yaml.safe_load((PIPELINE / "dvc.yaml").read_text())["plots"]
-    assert plots
-    for plot in plots:
-        for path in next(iter(plot.values()))["y"]:
-            assert finished.path("4.dvc_pipeline", path).is_file()
+def test_plots_are_curves_that_stage_6_writes(finished: Project) -> None:
+    for plot in yaml.safe_load((PIPELINE / "dvc.yaml").read_text())["plots"]:
+        ((path, axes),) = plot.items()
+        curves = list(finished.path("4.dvc_pipeline", path).glob("*.csv"))
+        assert curves
+        for curve in curves:
+            assert {axes["x"], axes["y"]} <= set(curve.read_text().splitlines()[0].split(","))

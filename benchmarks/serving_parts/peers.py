@@ -4,9 +4,9 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
-from credit_risk.contract import FIELDS, Choice
+from credit_risk.contract import CONTRACT
 
-WORDS = {item.name for item in FIELDS if isinstance(item, Choice)}
+WORDS = {choice.name for choice in CONTRACT.choices}
 LOCK = "requirements.lock"
 
 Application = dict[str, Any]

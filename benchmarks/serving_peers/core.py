@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from credit_risk.features import row_of
+from credit_risk.features import FEATURES
 from credit_risk.serving import model_cache
 from credit_risk.serving.request_model import parse
 
@@ -30,7 +30,9 @@ def main() -> None:
     groups = [applications[start : start + TOGETHER] for start in range(0, len(applications), TOGETHER)]
 
     def score(group: list[Any]) -> list[float]:
-        scores: list[float] = scorer.score(np.array([row_of(it.__dict__) for it in group], np.float32)).tolist()
+        scores: list[float] = scorer.score(
+            np.array([FEATURES.row_values(it.__dict__) for it in group], np.float32)
+        ).tolist()
         return scores
 
     figures = {

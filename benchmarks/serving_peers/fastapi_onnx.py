@@ -8,7 +8,7 @@ from pathlib import Path
 
 from fastapi import FastAPI
 
-from credit_risk.features import from_application
+from credit_risk.features import FEATURES
 from credit_risk.formats.onnx_scorer import Scorer
 from credit_risk.serving.request_model import LoanApplication
 
@@ -19,4 +19,4 @@ scorer = Scorer.load(Path(os.environ["MODEL_FOLDER"], "extra_files", "model.onnx
 @app.post("/predict")
 async def predict(application: LoanApplication) -> dict[str, float]:
     """Probability of default of one application."""
-    return {"probability_of_default": float(scorer.score(from_application(application.__dict__))[0])}
+    return {"probability": float(scorer.score(FEATURES.from_row(application.__dict__))[0])}

@@ -4,10 +4,7 @@ Declarations only; `core/schema.py` has the classes and checks them when this mo
 model, MLflow signature, page, report, model card and all names are derived from here.
 """
 
-from credit_risk.core.schema import Choice as Choice  # noqa: PLC0414 (temporary)
-from credit_risk.core.schema import Contract, Problem, RowId, Target
-from credit_risk.core.schema import NotAbove as NotAbove  # noqa: PLC0414 (temporary)
-from credit_risk.core.schema import Number as Number  # noqa: PLC0414 (temporary)
+from credit_risk.core.schema import Choice, Contract, NotAbove, Number, Problem, RowId, Target
 
 NO_YES = ("no", "yes")
 # USPS codes: the 50 states, the District of Columbia and the five inhabited territories.
@@ -185,8 +182,3 @@ CONTRACT = Contract(
         "ApprovalFY": "it memorises eras; it is only used to read the century of ApprovalDate",
     },
 )
-
-# Temporary names, until the modules that use them are changed.
-FIELDS, FIELD_NAMES, RULES, KEYS = CONTRACT.fields, CONTRACT.field_names, CONTRACT.rules, CONTRACT.keys
-LOAN_NUMBER, APPROVAL_DATE, DEFAULT = "row_id", "date", "outcome"
-refusal = CONTRACT.rejection

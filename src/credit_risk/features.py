@@ -104,9 +104,3 @@ FEATURES = FeatureSet(
     ),
     batch_order=("guaranteed_share", "industry"),
 )
-
-# Temporary names, until the modules that use them are changed.
-FEATURE_NAMES, CATEGORICAL, ALIKE = FEATURES.names, FEATURES.categorical, FEATURES.batch_order
-from_columns, from_application, from_applications = FEATURES.from_columns, FEATURES.from_row, FEATURES.from_rows
-row_of = FEATURES.row_values
-MISSING, UNSEEN = -1.0, -2.0

@@ -23,12 +23,9 @@ from sklearn.preprocessing import OneHotEncoder, StandardScaler
 from sklearn.utils._param_validation import InvalidParameterError
 from threadpoolctl import threadpool_limits
 
-from credit_risk.core.arrays import Floats as Floats  # noqa: PLC0414 (temporary)
-from credit_risk.core.arrays import Labels as Labels  # noqa: PLC0414 (temporary)
-from credit_risk.core.arrays import Scores
+from credit_risk.core.arrays import Floats, Labels, Scores
 from credit_risk.core.errors import ProjectError
 from credit_risk.core.params import Params
-from credit_risk.data import splits
 from credit_risk.features import FEATURES
 
 CALIBRATION_FOLDS = 5
@@ -61,16 +58,6 @@ class TrainParams(Params):
     logistic_regression: dict[str, Any]
     random_forest: dict[str, Any]
     hist_gradient_boosting: dict[str, Any]
-
-    @property
-    def cost_false_approval(self) -> float:
-        """Temporary."""
-        return self.cost_false_negative
-
-    @property
-    def cost_false_refusal(self) -> float:
-        """Temporary."""
-        return self.cost_false_positive
 
     @field_validator("calibration", mode="before")
     @classmethod
@@ -218,12 +205,3 @@ def _selector(train: TrainParams, rows: int | None) -> SelectFromModel:
         n_jobs=train.threads,
     )
     return SelectFromModel(forest, threshold=f"{selection.min_importance}*mean")
-
-
-# Temporary names, until the modules that use them are changed.
-default_probability = positive_probability
-
-
-def read_split(path: Any, names: Sequence[str] = FEATURES.names) -> Any:
-    """Temporary."""
-    return splits.read_split(path.stem, names)

@@ -131,16 +131,6 @@ class Number:
     protected: bool = False
 
     @property
-    def label(self) -> str:
-        """Temporary."""
-        return self.name.replace("_", " ").capitalize().replace("Sba", "SBA").replace("Naics", "NAICS")
-
-    @property
-    def raw(self) -> str:
-        """Temporary."""
-        return self.column
-
-    @property
     def rule(self) -> str:
         """What a value must be, as the end of a sentence; frame checks and API use the same words."""
         kind = "a whole number" if self.whole else "a number"
@@ -177,16 +167,6 @@ class Choice:
     example: str | None
     required: bool = True
     protected: bool = False
-
-    @property
-    def label(self) -> str:
-        """Temporary."""
-        return self.name.replace("_", " ").capitalize().replace("Sba", "SBA").replace("Naics", "NAICS")
-
-    @property
-    def raw(self) -> str:
-        """Temporary."""
-        return self.column
 
     @property
     def rule(self) -> str:

@@ -26,11 +26,6 @@ class Holdout:
     features: npt.NDArray[np.float32]
     labels: Labels
 
-    @property
-    def applications(self) -> pd.DataFrame:
-        """Temporary."""
-        return self.rows
-
 
 def split_path(split: str) -> Path:
     """The file of a split: `train`, `test` or `out_of_time`."""
