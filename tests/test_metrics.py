@@ -42,7 +42,7 @@ def test_measure_by_hand() -> None:
 def test_calibration_error_is_zero_for_calibrated_probabilities_and_one_at_worst() -> None:
     labels = np.array([0, 0, 0, 1] * 25, np.int8)
     assert metrics.expected_calibration_error(labels, np.full(100, 0.25), 10) == pytest.approx(0)
-    assert metrics.expected_calibration_error(LABELS, 1.0 - LABELS, 10) == 1
+    assert metrics.expected_calibration_error(LABELS, (1 - LABELS).astype(np.float64), 10) == 1
 
 
 def test_brier_skill_of_the_base_rate_is_zero() -> None:
@@ -120,9 +120,9 @@ def test_costs_by_hand() -> None:
 def test_cheapest_threshold_by_hand() -> None:
     labels, probabilities = np.array([0, 1, 0, 1], np.int8), np.array([0.1, 0.2, 0.3, 0.4])
     # False negatives cost five: declining all but the lowest costs one false positive.
-    assert cheapest_threshold(labels, probabilities, 5.0, 1.0) == (pytest.approx(0.15), 0.25)
+    assert cheapest_threshold(labels, probabilities, 5.0, 1.0) == pytest.approx((0.15, 0.25))
     # False positives cost five: declining only the highest costs one false negative.
-    assert cheapest_threshold(labels, probabilities, 1.0, 5.0) == (pytest.approx(0.35), 0.25)
+    assert cheapest_threshold(labels, probabilities, 1.0, 5.0) == pytest.approx((0.35, 0.25))
     # No threshold separates equal probabilities.
     assert cheapest_threshold(labels, np.full(4, 0.5), 1.0, 1.0)[0] in {0.0, 1.0}
 

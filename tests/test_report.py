@@ -218,6 +218,7 @@ def test_the_pages_use_the_words_of_the_contract(finished: Project) -> None:
         assert f"<td>{what_if.change}</td>" in text
 
 
+@pytest.mark.integration
 @pytest.mark.parametrize("calibration", ["none", "sigmoid"])
 def test_calibration_is_set_by_params_and_fitted_without_the_holdouts(
     project: Project, inside: Callable[[Project], None], calibration: str

@@ -128,6 +128,7 @@ def test_folds_without_both_outcomes_are_rejected() -> None:
         make_folds("random", np.array([0] * 97 + [1] * 3, np.int8), None, seed=1)
 
 
+@pytest.mark.integration
 @pytest.mark.parametrize("model", ["random_forest", "hist_gradient_boosting"])
 def test_constrained_and_weighted_models_keep_the_direction_and_are_served(
     finished: Project, train_rows: tuple[Any, Any], model: str

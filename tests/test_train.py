@@ -54,9 +54,12 @@ def test_features_file_is_what_the_package_computes(finished: Project) -> None:
     made = pd.read_parquet(finished.path("1.data", "3.features", "features.parquet"))
     assert made[ROW_ID].tolist() == clean[ROW_ID].tolist()
     assert set(made[list(FEATURES.names)].dtypes.astype(str)) == {"float32"}
-    assert np.array_equal(made[list(FEATURES.names)].to_numpy(), FEATURES.from_columns(clean), equal_nan=True)
+    assert np.array_equal(
+        made[list(FEATURES.names)].to_numpy(), FEATURES.from_columns(dict(clean.items())), equal_nan=True
+    )
 
 
+@pytest.mark.integration
 @pytest.mark.parametrize("model", ["hist_gradient_boosting", "random_forest"])
 @pytest.mark.parametrize("calibration", ["none", "sigmoid"])
 def test_onnx_splits_where_the_trees_split_to_the_last_bit(
@@ -95,6 +98,7 @@ def test_float32_splits_are_never_above_the_trees_own(finished: Project) -> None
     assert (after == after.astype(np.float32)).all()
 
 
+@pytest.mark.integration
 def test_trained_twice_files_and_scores_are_identical(project: Project, inside: Callable[[Project], None]) -> None:
     inside(project)
     folder = project.path("1.data", "5.model")
@@ -146,6 +150,7 @@ def test_a_model_with_another_output_is_rejected(finished: Project) -> None:
         Scorer(content.replace(OUTPUT_NAME.encode(), other.encode()))
 
 
+@pytest.mark.integration
 def test_onnx_has_the_same_bytes_in_every_process(finished: Project) -> None:
     code = """
 import hashlib, yaml
@@ -231,6 +236,7 @@ def test_selection_drops_noise(finished: Project) -> None:
     assert pipeline["select"].get_support().tolist() == [False, True, False]
 
 
+@pytest.mark.integration
 def test_model_sees_train_alone(project: Project, inside: Callable[[Project], None]) -> None:
     inside(project)
     before = project.path("1.data", "5.model", "model.onnx").read_bytes()
@@ -287,6 +293,7 @@ def test_a_leaking_feature_stops_the_run(
     assert project.path("1.data", "6.reports", "metrics.json").read_bytes() == before
 
 
+@pytest.mark.integration
 def test_evaluated_twice_files_are_identical(project: Project, inside: Callable[[Project], None]) -> None:
     inside(project)
     files = [path for path in project.path("1.data", "6.reports").rglob("*") if path.is_file()]
