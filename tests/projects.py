@@ -2,10 +2,8 @@
 
 import gzip
 import os
-import re
 import runpy
 import shutil
-import sqlite3
 import subprocess
 import sys
 import tempfile
@@ -169,23 +167,8 @@ def commit_all(folder: Path) -> None:
 
 
 def copy_finished(finished: Project, target: Path) -> Project:
-    """Copies a finished project; the paths in its registry are moved along."""
-    shutil.copytree(finished.root, target, symlinks=True)
-    move_registry(target / "3.experiments" / "mlflow.db", str(finished.root), str(target))
-    return Project(target)
-
-
-def move_registry(database: Path, old: str, new: str) -> None:
-    """Replaces a folder in all addresses of an embedded registry: MLflow keeps them absolute."""
-    with sqlite3.connect(database) as connection:
-        for (table,) in connection.execute("select name from sqlite_master where type = 'table'").fetchall():
-            for _, column, kind, *_ in connection.execute(f"pragma table_info({table})").fetchall():
-                if re.match("VARCHAR|TEXT", kind):
-                    connection.execute(
-                        f"update {table} set {column} = replace({column}, ?, ?) where {column} like ?",  # noqa: S608 (names come from the database itself)
-                        (old, new, f"%{old}%"),
-                    )
-    connection.close()
+    """Copies a finished project; its registry notices that it has moved."""
+    return Project(Path(shutil.copytree(finished.root, target, symlinks=True)))
 
 
 def script(project: Project, path: str) -> dict[str, Any]:

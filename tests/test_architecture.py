@@ -67,7 +67,7 @@ def ours(names: set[str]) -> set[str]:
 
 
 def test_each_part_of_the_package_has_a_floor() -> None:
-    assert {part(module) for module in MODULES} - {""} == FLOOR.keys()
+    assert {part(module) for module in MODULES} - {""} <= FLOOR.keys()
 
 
 @pytest.mark.parametrize("module", [module for module in MODULES if part(module)])

@@ -1,0 +1,60 @@
+"""Without the folders of the extras, stages and gates run as before."""
+
+import shutil
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from projects import REPOSITORY, Project
+
+from credit_risk.contract import CONTRACT
+
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
+
+PACKAGE = f"src/{CONTRACT.problem.package}"
+REPORT_FILES = ("/report/", "6.reports/plots", "6.reports/report.html", "6.reports/model_card.md")
+
+
+def delete_report(project: Project) -> None:
+    """As docs/make_it_yours.md says: the folder, the two lines that use it, and what they write."""
+    shutil.rmtree(project.path(PACKAGE, "report"))
+    project.path("tests", "test_report.py").unlink()
+    stage = project.path("4.dvc_pipeline", "6.evaluate_model.py")
+    lines = stage.read_text(encoding="utf-8").splitlines(keepends=True)
+    stage.write_text("".join(line for line in lines if "write_report" not in line), encoding="utf-8")
+    graph = project.path("4.dvc_pipeline", "dvc.yaml")
+    pipeline = yaml.safe_load(graph.read_text(encoding="utf-8"))
+    del pipeline["plots"]
+    for definition in pipeline["stages"].values():
+        for kind in ("deps", "outs"):
+            definition[kind] = [entry for entry in definition.get(kind, []) if not of_report(entry)]
+    graph.write_text(yaml.safe_dump(pipeline, sort_keys=False), encoding="utf-8")
+
+
+def of_report(entry: Any) -> bool:
+    """Whether a dependency or output of the pipeline belongs to the report."""
+    name = entry if isinstance(entry, str) else next(iter(entry))
+    return any(part in name for part in REPORT_FILES)
+
+
+def delete_search(project: Project) -> None:
+    """The folder, its scripts and its tests."""
+    shutil.rmtree(project.path(PACKAGE, "search"))
+    project.path("tests", "test_search.py").unlink()
+    for script in project.path("3.experiments").glob("[0-9].*.py"):
+        script.unlink()
+
+
+@pytest.mark.parametrize("delete", [delete_report, delete_search])
+def test_stages_and_gates_run_without_it(delete: Callable[[Project], None], fresh: Project, tmp_path: Path) -> None:
+    delete(fresh)
+    source = str(fresh.path("src"))
+    fresh.run(str(REPOSITORY / "tests" / "spine.py"), PYTHONPATH=source)
+    assert (fresh.path("1.data", "6.reports", "report.html").exists()) == (delete is not delete_report)
+    assert fresh.path("5.testing", "reports", "performance.json").exists()
+    generic = ["tests/test_architecture.py", "tests/test_pipeline_graph.py"]
+    command = [sys.executable, "-m", "pytest", "-q", "-n", "0", "-p", "no:cacheprovider", *generic]
+    fresh.run(*command[1:], PYTHONPATH=source, TESTS_SHARED=str(tmp_path))
