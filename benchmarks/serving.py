@@ -1,9 +1,9 @@
-"""This API beside other ways to serve the same registered model: requests a second, latency, memory, size.
+"""Compares this API with other ways to serve the same registered model: requests a second, latency, memory, size.
 
 Each server gets the registry's champion, one worker, an environment of its own (kept in benchmarks/.environments) and
-a core to itself; the load generator, wrk, has another. They are measured one after the other, in rounds, each once it
-has given the same probabilities for held-out loans as the registered scikit-learn form. How each is set up stands in
-serving_parts/peers.py.
+a core to itself; the load generator, wrk, has another. They are measured one after the other, in rounds, each after its
+probabilities for held-out rows were compared with those of the registered scikit-learn model. serving_parts/peers.py
+says how each is set up.
 
 Usage: uv run benchmarks/serving.py            a quarter of an hour; needs wrk (Debian: apt-get install wrk)
        uv run benchmarks/serving.py --quick    one short round, two to three minutes; writes nothing
@@ -37,7 +37,7 @@ from serving_parts.report import (
     BATCH_CONNECTIONS,
     BATCH_ROWS,
     CONNECTIONS,
-    LOANS,
+    ROWS,
     Load,
     Measured,
     machine,
@@ -57,7 +57,7 @@ from serving_parts.servers import (
     process,
     serving,
     wait_for,
-    wait_for_keeper,
+    wait_for_sync,
 )
 
 from credit_risk.core.entry_point import run
@@ -71,9 +71,9 @@ from credit_risk.registry.client import CHAMPION, Registry
 
 ROUNDS, SECONDS = 5, 3  # passes over all servers; length of each measurement
 QUICK_SECONDS = WARM_UP_SECONDS = 1
-# A slow server is measured for longer, so that each connection has several answers; but not for ever.
+# A slow server is measured for longer, so that each connection gets several answers.
 ANSWERS, LONGEST_SECONDS = 4, 8
-TOLERANCE = 1e-6  # between a server's probability and the registered scikit-learn form's
+TOLERANCE = 1e-6  # between a server's probability and the registered scikit-learn model's
 RESULTS = Path(__file__).resolve().parent / "results"
 
 
@@ -105,7 +105,7 @@ def main() -> None:
                 except ProjectError as error:
                     if not measured[peer.name].loads:
                         raise
-                    say(f"left out of this round: {error}")  # what the other rounds have shown still counts
+                    say(f"left out of this round: {error}")  # the other rounds still count
             with serving(WORKER, bench) as server:
                 measured[WORKER.name].ready.append(server.ready)
         core = measure_core(bench)
@@ -114,7 +114,7 @@ def main() -> None:
         peers,
         date=f"{datetime.now(UTC):%d %B %Y}",
         machine=machine(),
-        busy=f"{busy:.1f}" + (" (others were at work: trust the ratios only)" if busy > 1 else ""),
+        busy=f"{busy:.1f}" + (" (other processes were running: trust the ratios only)" if busy > 1 else ""),
         version=bench.version,
         wrk=wrk_version(),
         rounds=f"{rounds} round" + "s" * (rounds > 1),
@@ -134,31 +134,31 @@ def main() -> None:
 
 
 def say(text: str) -> None:
-    """Progress, on standard error."""
+    """Prints progress to standard error."""
     print(text, file=sys.stderr, flush=True)
 
 
 def prepare(scratch: Path) -> Bench:
-    """Downloads the champion; scores the loans that will be sent with its scikit-learn form."""
+    """Downloads the champion; scores the rows that will be sent with its scikit-learn model."""
     cores = None
     if sys.platform == "linux":
         usable = sorted(os.sched_getaffinity(0))
         if len(usable) < 2:  # noqa: PLR2004 (one for the servers, one for the load)
             raise ProjectError("this benchmark needs two cores: one for the servers, one for the load generator")
         cores = (usable[-1], usable[0])
-    known = Registry()
-    champion = known.version_of(CHAMPION)
+    client = Registry()
+    champion = client.version_of(CHAMPION)
     if champion is None:
-        raise ProjectError(f"{known.address} has no champion yet; run `uv run main.py` first")
-    model = known.download(champion.number, into=scratch / "model")
-    frame = read_holdout("test").rows.head(LOANS)
+        raise ProjectError(f"{client.address} has no champion yet; run `uv run main.py` first")
+    model = client.download(champion.number, into=scratch / "model")
+    frame = read_holdout("test").rows.head(ROWS)
     expected = positive_probability(skops_model.load(model), frame)
     return Bench(model, champion.number, scratch, as_records(frame), expected, cores)
 
 
 @contextmanager
 def registry(bench: Bench) -> Iterator[Bench]:
-    """Gives the bench the address of an MLflow server, as serving has in production; starts one for a SQLite file."""
+    """Adds the address of an MLflow server, as in production; starts one for a SQLite file."""
     known = Registry()
     if not known.embedded:
         yield replace(bench, registry=known.uri)
@@ -167,7 +167,7 @@ def registry(bench: Bench) -> Iterator[Bench]:
     command = [sys.executable, "-m", "mlflow", "server", "--backend-store-uri", known.uri, "--port", str(port)]
     command += ["--host", "127.0.0.1", "--workers", "1", "--no-serve-artifacts"]
     log = bench.scratch / "mlflow-server.log"
-    quiet = {"MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}  # eight processes that nothing here needs
+    quiet = {"MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}  # it would start eight processes that are not needed here
     with process(command, quiet, bench, log, for_load=True) as server, httpx.Client(trust_env=False) as client:
         wait_for(lambda: client.get(f"http://127.0.0.1:{port}/health"), server, "the MLflow server", log)
         yield replace(bench, registry=f"http://127.0.0.1:{port}")
@@ -175,55 +175,53 @@ def registry(bench: Bench) -> Iterator[Bench]:
 
 @dataclass(frozen=True, slots=True)
 class Requests:
-    """What is sent: to which path, and the file that has a body a line."""
+    """What is sent: the path, and the file with one body per line."""
 
     path: str
     file: Path
 
 
 def measure(peer: Peer, bench: Bench, seconds: int, measured: Measured) -> None:
-    """Starts a peer, checks its probabilities if that has not been done yet, and loads it."""
-    requests = Requests(
-        peer.path, bench.write("bodies", [peer.body(application) for application in bench.applications])
-    )
+    """Starts a peer, checks its probabilities if that has not been done yet, and measures it under load."""
+    requests = Requests(peer.path, bench.write("bodies", [peer.body(row) for row in bench.rows]))
     bodies = requests.file.read_bytes().splitlines()
     with serving(peer, bench) as server:
         if peer.probability and not measured.loads:
             measured.difference = check(peer, bodies, bench, server)
         if peer.name == THIS:
-            wait_for_keeper(server)
+            wait_for_sync(server)
         rate = load(server, requests, bench, WARM_UP_SECONDS, 16).per_second
         loads = []
         for connections in CONNECTIONS:
-            server.client.post(peer.path, content=bodies[0])  # what is still queued comes first
+            server.client.post(peer.path, content=bodies[0])  # queued requests are finished first
             enough = math.ceil(ANSWERS * connections / max(rate, 1))
             loads.append(load(server, requests, bench, max(seconds, min(enough, LONGEST_SECONDS)), connections))
             if not loads[-1].per_second:
-                raise ProjectError(f"{peer.name} answers nothing at {named(connections)}; is the machine busy?")
+                raise ProjectError(f"{peer.name} answers no request at {named(connections)}; is the machine busy?")
         measured.loads += loads
-        whole, keeper = memory_mb(server.pid)
+        total, sync = memory_mb(server.pid)
         measured.ready.append(server.ready)
-        measured.memory.append(whole)
-        measured.keeper.append(keeper)
+        measured.memory.append(total)
+        measured.sync_memory.append(sync)
         if peer.name == THIS:
-            rows = bench.applications * (BATCH_ROWS // LOANS)
+            rows = bench.rows * (BATCH_ROWS // ROWS)
             batches = Requests("/predict/batch", bench.write("batch", [rows]))
             measured.batches += [load(server, batches, bench, seconds, count) for count in BATCH_CONNECTIONS]
 
 
 def check(peer: Peer, bodies: list[bytes], bench: Bench, server: Server) -> float:
-    """The largest difference between a peer's probabilities and those of the registered scikit-learn form.
+    """The largest difference between a peer's probabilities and those of the registered scikit-learn model.
 
-    Sixteen requests at a time: a server that batches must not mix them up.
+    Sends sixteen requests at a time: a server that batches must not mix them up.
 
     Raises:
         ProjectError: it is more than TOLERANCE.
     """
     with ThreadPoolExecutor(16) as pool:
         answers = list(pool.map(lambda body: server.client.post(peer.path, content=body), bodies))
-    refused = [answer for answer in answers if answer.status_code != OK]
-    if refused:
-        raise ProjectError(f"{peer.name} refuses a loan: {refused[0].status_code} {refused[0].text[:200]}")
+    failed = [answer for answer in answers if answer.status_code != OK]
+    if failed:
+        raise ProjectError(f"{peer.name} rejects a row: {failed[0].status_code} {failed[0].text[:200]}")
     scores = [peer.probability(answer.json()) for answer in answers if peer.probability]
     difference = float(np.abs(np.array(scores) - bench.expected).max())
     if not difference <= TOLERANCE:
@@ -232,7 +230,7 @@ def check(peer: Peer, bodies: list[bytes], bench: Bench, server: Server) -> floa
 
 
 def load(server: Server, requests: Requests, bench: Bench, seconds: int, connections: int) -> Load:
-    """Sends as many requests as so many connections can, for so many seconds."""
+    """Sends requests over a number of connections for some seconds, each as soon as the last one is answered."""
     command = ["wrk", "--threads", "1", "--connections", str(connections), "--duration", f"{seconds}s"]
     command += ["--timeout", "30s", "--script", str(PEER_FILES / "load.lua")]
     for name in ("content-type", "x-api-key"):
@@ -245,19 +243,19 @@ def load(server: Server, requests: Requests, bench: Bench, seconds: int, connect
     after = resource.getrusage(resource.RUSAGE_CHILDREN)
     if done.returncode:
         raise ProjectError(f"wrk failed: {' '.join((done.stderr or done.stdout).split())[:300]}")
-    seen = json.loads(done.stdout.splitlines()[-1])
-    lasted = seen["microseconds"] / 1e6
+    result = json.loads(done.stdout.splitlines()[-1])
+    duration = result["microseconds"] / 1e6
     used = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
-    answered = seen["requests"] - seen["refused"]
-    p50, p99 = seen["p50"] / 1000, seen["p99"] / 1000
-    return Load(connections, answered / lasted, p50, p99, seen["refused"] + seen["lost"], used / lasted)
+    answered = result["requests"] - result["rejected"]
+    p50, p99 = result["p50"] / 1000, result["p99"] / 1000
+    return Load(connections, answered / duration, p50, p99, result["rejected"] + result["lost"], used / duration)
 
 
 def measure_core(bench: Bench) -> dict[str, float]:
-    """Microseconds a row of the scoring core, in a process of its own, on the servers' core."""
-    program, applications = ENVIRONMENTS / "serving" / "bin" / "python", bench.write("core", bench.applications)
+    """Microseconds per row of validation and scoring, in a process of its own, on the servers' core."""
+    program, rows = ENVIRONMENTS / "serving" / "bin" / "python", bench.write("core", bench.rows)
     with on_core(bench.cores, for_load=False):
-        command = [program, PEER_FILES / "core.py", bench.scratch / "cache", applications]
+        command = [program, PEER_FILES / "core.py", bench.scratch / "cache", rows]
         done = subprocess.run(command, capture_output=True, text=True, check=True)
     return dict(json.loads(done.stdout))
 

@@ -1,4 +1,4 @@
-"""An environment for each kind of server, kept in benchmarks/.environments."""
+"""Virtual environments of the servers, kept in benchmarks/.environments."""
 
 import hashlib
 import importlib.metadata
@@ -21,11 +21,11 @@ MB = 1_000_000
 
 
 def build(name: str, model: Path) -> None:
-    """Makes an environment, unless it is there already; packages are not newer than the project's own.
+    """Builds an environment unless it is up to date; packages are not newer than the project's own.
 
     Args:
         name: one of NEEDS.
-        model: folder of the version's files, whose requirements some need.
+        model: folder of the version's files, with the requirements that some of them need.
 
     Raises:
         ProjectError: a package can't be installed.
@@ -41,22 +41,13 @@ def build(name: str, model: Path) -> None:
         return
     print(f"building the environment {name}", file=sys.stderr, flush=True)
     uv = os.environ.get("UV") or shutil.which("uv") or "uv"
-    install = [
-        uv,
-        "pip",
-        "install",
-        "--quiet",
-        "--python",
-        str(folder),
-        "--compile-bytecode",
-        "--exclude-newer",
-        newest,
-    ]
+    install = f"pip install --quiet --compile-bytecode --exclude-newer {newest} --python".split()
+    install = [uv, *install, str(folder)]
     commands = [
         [uv, "venv", "--quiet", "--clear", "--python", platform.python_version(), str(folder)],
         [*install, *wanted],
     ]
-    if needs.project:  # editable, so that it is never an old one
+    if needs.project:  # editable, so that it is always up to date
         commands.append([*install, "--no-deps", "--editable", str(root())])
     for command in commands:
         done = subprocess.run(command, cwd=root(), capture_output=True, text=True, check=False)

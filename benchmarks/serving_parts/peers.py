@@ -1,4 +1,4 @@
-"""What is measured beside each other, how each is set up, and what its environment holds."""
+"""The servers that are compared, how each is set up, and what its environment contains."""
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -6,10 +6,10 @@ from typing import Any
 
 from credit_risk.contract import CONTRACT
 
-WORDS = {choice.name for choice in CONTRACT.choices}
+CHOICES = {choice.name for choice in CONTRACT.choices}
 LOCK = "requirements.lock"
 
-Application = dict[str, Any]
+Row = dict[str, Any]
 
 
 @dataclass(frozen=True, slots=True)
@@ -18,14 +18,14 @@ class Peer:
 
     Attributes:
         name: as in the tables.
-        package: whose version is told.
+        package: whose version is reported.
         environment: one of NEEDS; the command's program is from there.
         command: may name {port}, {model} (folder of the version's files), {peers} (our files for peers), {root}.
         path: of a prediction.
         setup: what was set and why, for the report.
         variables: of the environment; may also name {scratch}, {registry}, {key_sha256} and two {more_ports}.
-        body: an application as the peer takes it.
-        probability: of default, in the peer's answer; None when there is none.
+        body: a row in the peer's format.
+        probability: in the peer's answer; None when there is none.
     """
 
     name: str
@@ -35,22 +35,22 @@ class Peer:
     path: str
     setup: str
     variables: dict[str, str] = field(default_factory=dict)
-    body: Callable[[Application], Any] = dict
-    probability: Callable[[Any], float] | None = lambda answer: float(answer["probability_of_default"])
+    body: Callable[[Row], Any] = dict
+    probability: Callable[[Any], float] | None = lambda answer: float(answer["probability"])
 
 
-def as_split(application: Application) -> Any:
-    """An application as MLflow's scoring server takes it."""
-    return {"dataframe_split": {"columns": list(application), "data": [list(application.values())]}}
+def as_split(row: Row) -> Any:
+    """A row in the format of MLflow's scoring server."""
+    return {"dataframe_split": {"columns": list(row), "data": [list(row.values())]}}
 
 
-def as_tensors(application: Application) -> Any:
-    """An application in the Open Inference Protocol: a tensor a field."""
-    words: Application = {"datatype": "BYTES", "parameters": {"content_type": "str"}}
-    numbers: Application = {"datatype": "FP64"}
+def as_tensors(row: Row) -> Any:
+    """A row in the Open Inference Protocol: a tensor per field."""
+    text: Row = {"datatype": "BYTES", "parameters": {"content_type": "str"}}
+    number: Row = {"datatype": "FP64"}
     inputs = [
-        {"name": name, "shape": [1, 1], "data": [value], **(words if name in WORDS else numbers)}
-        for name, value in application.items()
+        {"name": name, "shape": [1, 1], "data": [value], **(text if name in CHOICES else number)}
+        for name, value in row.items()
     ]
     return {"parameters": {"content_type": "pd"}, "inputs": inputs}
 
@@ -71,7 +71,7 @@ MLSERVER = {
     "MLSERVER_GRPC_PORT": "{more_ports[0]}",
     "MLSERVER_METRICS_PORT": "{more_ports[1]}",
 }
-# Pinned to a core, more threads than that would only get in each other's way.
+# Servers are pinned to one core.
 ALWAYS = {"OMP_NUM_THREADS": "1"}
 
 PEERS = (
@@ -82,7 +82,7 @@ PEERS = (
         "python {root}/6.production/serve.py --port {port} --workers 1",
         "/predict",
         "As in production: requirements.lock, `APP_ENV=production`, a key with each request, metrics, limits, request "
-        "ids, errors logged, the keeper beside it following an MLflow server.",
+        "ids, errors logged, model sync with an MLflow server.",
         PRODUCTION,
     ),
     Peer(
@@ -100,8 +100,8 @@ PEERS = (
         "serving",
         UVICORN + " {peers} fastapi_onnx:app",
         "/predict",
-        "An ordinary handler around this project's scoring core, without keys, metrics and limits: it shows which part "
-        "of the gain is ONNX and plain numbers, and which the rest of this API.",
+        "An ordinary handler with this project's features and ONNX model, without keys, metrics and limits: the "
+        "rest of the difference is the fast path of this API.",
         MODEL,
     ),
     Peer(
@@ -120,7 +120,7 @@ PEERS = (
         "mlflow models serve --model-uri {model} --env-manager local --host 127.0.0.1 --port {port} --workers 1",
         "/invocations",
         "In an environment of the model's own requirements. It builds the model from the types that the *artifact* "
-        "lists as trusted, not from a list of the project: whoever can write the artifact can widen it.",
+        "lists as trusted, not from a list of the project, so the artifact can extend it.",
         {"UVICORN_ACCESS_LOG": "false"},
         as_split,
         lambda answer: float(answer["predictions"][0][1]),
@@ -133,7 +133,7 @@ PEERS = (
         "/predict",
         "`bentoml serve` runs in production mode by default. Access log off, which BentoML has on.",
         BENTOML,
-        lambda application: {"application": application},
+        lambda row: {"row": row},
         float,
     ),
     Peer(
@@ -145,7 +145,7 @@ PEERS = (
         "`batchable=True` with BentoML's own limits (100 requests a batch). Clients send lists of one: that spares the "
         "wrapping service of BentoML's documentation, a process and a hop.",
         BENTOML,
-        lambda application: {"applications": [application]},
+        lambda row: {"rows": [row]},
         lambda answer: float(answer[0]),
     ),
     Peer(
@@ -153,7 +153,7 @@ PEERS = (
         "mlserver",
         "mlserver",
         "mlserver start {peers}/mlserver",
-        "/v2/models/credit-risk/infer",
+        "/v2/models/model/infer",
         "The MLflow runtime, its documented way for a registered model (it trusts the artifact's list of types, too). "
         "`debug` off, one inference worker (its default; without one it is no faster), batching off (its default). "
         "uvloop 0.21, because its workers do not start with 0.22.",
@@ -166,7 +166,7 @@ PEERS = (
         "mlserver",
         "mlserver",
         "mlserver start {peers}/mlserver",
-        "/v2/models/credit-risk/infer",
+        "/v2/models/model/infer",
         "The same with at most 100 requests a batch, as BentoML, collected for at most 10 ms, which its documentation "
         "leaves to trial.",
         {**MLSERVER, "MLSERVER_MODEL_MAX_BATCH_SIZE": "100", "MLSERVER_MODEL_MAX_BATCH_TIME": "0.01"},
@@ -174,7 +174,7 @@ PEERS = (
         lambda answer: float(answer["outputs"][0]["data"][1]),
     ),
 )
-# The API's worker without serve.py and its keeper, which start on the same core at the same moment.
+# The API's worker without serve.py and model sync, which start on the same core at the same moment.
 WORKER = Peer(
     "the worker alone",
     "uvicorn",

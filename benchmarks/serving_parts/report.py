@@ -1,4 +1,4 @@
-"""The report: figures in Markdown, and a plot."""
+"""The report: tables in Markdown, and a plot."""
 
 import os
 import platform
@@ -15,14 +15,14 @@ from serving_parts.environments import MB, installed_mb, version
 from serving_parts.peers import THIS, WORKER, Peer
 
 CONNECTIONS = (1, 16, 64)
-LOANS = 200  # held-out loans that are sent in turn
+ROWS = 200  # held-out rows that are sent in turn
 BATCH_ROWS, BATCH_CONNECTIONS = 1000, (1, 4)
-BUSY = 0.9  # share of its core from which on the load generator itself may be the limit
+BUSY = 0.9  # share of its core above which the load generator itself may be the limit
 
 
 @dataclass(frozen=True, slots=True)
 class Load:
-    """What the load generator saw: milliseconds, and how busy it was itself (share of its core)."""
+    """Result of the load generator: latencies in milliseconds; busy is the share of its core that it used."""
 
     connections: int
     per_second: float
@@ -34,21 +34,21 @@ class Load:
 
 @dataclass(slots=True)
 class Measured:
-    """What was measured of a server; a value a round."""
+    """What was measured of a server; one value per round."""
 
-    difference: float = float("nan")  # largest, to the registered scikit-learn form's probabilities
+    difference: float = float("nan")  # largest, to the registered scikit-learn model's probabilities
     ready: list[float] = field(default_factory=list)  # seconds
     memory: list[float] = field(default_factory=list)  # MB, after the load, all its processes
-    keeper: list[float] = field(default_factory=list)  # MB of these that are this API's keeper
+    sync_memory: list[float] = field(default_factory=list)  # MB of these used by this API's model sync
     loads: list[Load] = field(default_factory=list)
     batches: list[Load] = field(default_factory=list)  # of BATCH_ROWS a request
 
     def at(self, connections: int, what: str) -> float:
-        """Median over the rounds of one figure at so many connections."""
+        """Median over the rounds of one figure at a number of connections."""
         return _at(self.loads, connections, what)
 
     def rows_per_second(self, connections: int) -> float:
-        """Median over the rounds of the rows in batches that are answered in a second."""
+        """Median over the rounds of the rows in batches that are answered per second."""
         return BATCH_ROWS * _at(self.batches, connections, "per_second")
 
 
@@ -67,18 +67,18 @@ def machine() -> str:
 
 def wrk_version() -> str:
     """The load generator's version."""
-    told = subprocess.run(["wrk", "-v"], capture_output=True, text=True, check=False).stdout
-    return " ".join(told.split()[:2]) or "wrk"
+    output = subprocess.run(["wrk", "-v"], capture_output=True, text=True, check=False).stdout
+    return " ".join(output.split()[:2]) or "wrk"
 
 
 REPORT = """\
-# Serving the same model, side by side
+# Serving the same model in different ways
 
 Made by `uv run benchmarks/serving.py` on {date}, on {machine}; load average before the start {busy}; version {version}
-of the model, {loans} held-out loans sent in turn; {wrk}; {minutes} minutes.
+of the model, {rows} held-out rows sent in turn; {wrk}; {minutes} minutes.
 
 One worker each, on a core of its own; the load generator on another. {rounds} of {seconds} s a measurement; medians.
-Slow servers are measured for longer, until each connection has had some answers. Closed loop: a connection sends its
+Slow servers are measured for longer, until each connection has had several answers. Closed loop: a connection sends its
 next request when it has its answer; wrk corrects the percentiles for coordinated omission. The load generator used
 {busiest} of its core at most{limit}.
 
@@ -101,31 +101,31 @@ next request when it has its answer; wrk corrects the percentiles for coordinate
 {costs}
 
 Ready: from the start of the process to its first prediction. Memory: of all its processes after the load, shared pages
-counted once. Packages: without compiled bytecode. Failed: requests refused or lost in all rounds. Difference: largest,
-to the probabilities of the registered scikit-learn form.
+counted once. Packages: without compiled bytecode. Failed: requests rejected or lost in all rounds. Difference: largest,
+to the probabilities of the registered scikit-learn model.
 
-This API is a worker ({worker_memory} MB; ready in {worker_ready} s by itself) and a keeper ({keeper_memory} MB), which
-starts at the same moment on the same core; requests are measured once it
-has started. From an empty cache, with download and checks, it was ready in {empty} s.
+This API is a worker ({worker_memory} MB; ready in {worker_ready} s by itself) and model sync ({sync_memory} MB), which
+starts at the same moment on the same core; requests are measured after its first sync. From an empty cache, with
+download and checks, it was ready in {empty} s.
 
 ## Beyond single requests
 
 - `/predict/batch`, {batch_rows} rows a request: {batches}.
-- The scoring core in a process of its own, from a validated application to its probability: {one} µs a row;
+- Scoring without HTTP, from a validated row to its probability: {one} µs a row;
   {sixteen} µs a row when sixteen are scored in one call. Validating the bytes of one takes {validate} µs.
 
 ## How each is set up
 
-The peers serve the registered scikit-learn form, as their documentation shows it; all have one OpenMP thread, as more
-would share the one core, and no access log. What they run is in `benchmarks/serving_peers`, the commands in
+The peers serve the registered scikit-learn model, as their documentation shows it; all have one OpenMP thread, because
+they have one core, and no access log. Their code is in `benchmarks/serving_peers`, their commands in
 `benchmarks/serving_parts/peers.py`.
 
 {setup}
 """
 
 
-def report(measured: dict[str, Measured], peers: list[Peer], **facts: Any) -> str:
-    """The figures in Markdown."""
+def report(measured: dict[str, Measured], peers: list[Peer], **context: Any) -> str:
+    """The report in Markdown."""
     this, found = measured[THIS], [(peer, measured[peer.name]) for peer in peers]
     connections = [named(count) for count in CONNECTIONS]
 
@@ -147,8 +147,8 @@ def report(measured: dict[str, Measured], peers: list[Peer], **facts: Any) -> st
     ]
     busiest = max(load.busy for _, it in found for load in it.loads)
     return REPORT.format(
-        **facts,
-        loans=LOANS,
+        **context,
+        rows=ROWS,
         busiest=f"{busiest:.0%}",
         limit=": it may have been the limit" if busiest > BUSY else "",
         throughput=figures(lambda it, count: f"{it.at(count, 'per_second'):,.0f}"),
@@ -156,8 +156,8 @@ def report(measured: dict[str, Measured], peers: list[Peer], **facts: Any) -> st
         latency=figures(lambda it, count: f"{it.at(count, 'p50'):,.2f} / {it.at(count, 'p99'):,.2f}"),
         costs=table(["server", "version", "ready, s", "memory, MB", "packages, MB", "failed", "difference"], costs),
         worker_ready=f"{median(measured[WORKER.name].ready):.1f}",
-        worker_memory=f"{median(this.memory) - median(this.keeper):.0f}",
-        keeper_memory=f"{median(this.keeper):.0f}",
+        worker_memory=f"{median(this.memory) - median(this.sync_memory):.0f}",
+        sync_memory=f"{median(this.sync_memory):.0f}",
         batch_rows=f"{BATCH_ROWS:,}",
         batches=", ".join(
             f"{this.rows_per_second(count):,.0f} rows a second at {named(count)}" for count in BATCH_CONNECTIONS
@@ -167,12 +167,12 @@ def report(measured: dict[str, Measured], peers: list[Peer], **facts: Any) -> st
 
 
 def named(connections: int) -> str:
-    """So many connections, in words."""
+    """A number of connections, with its noun."""
     return f"{connections} connection" + "s" * (connections > 1)
 
 
 def ratio(value: float) -> str:
-    """Three digits or so."""
+    """About three digits."""
     return f"{value:.2f}" if value < 10 else f"{value:,.0f}"  # noqa: PLR2004
 
 
@@ -183,7 +183,7 @@ def table(header: list[str], rows: list[list[str]]) -> str:
 
 
 def plot(measured: dict[str, Measured], peers: list[Peer], path: Path) -> None:
-    """Requests a second and 99th percentiles, on logarithmic axes; colours and marks tell the connections apart."""
+    """Plots requests a second and 99th percentiles on logarithmic axes; colours and marks distinguish connections."""
     import matplotlib as mpl
 
     mpl.use("Agg")

@@ -1,4 +1,4 @@
-"""Starting the servers on a core of their own, waiting for them, and ending them."""
+"""Starts the servers on a core of their own, waits for them, and ends them."""
 
 import hashlib
 import json
@@ -18,14 +18,14 @@ from typing import Any
 import httpx
 import psutil
 from serving_parts.environments import ENVIRONMENTS, MB
-from serving_parts.peers import ALWAYS, PRODUCTION, Application, Peer
+from serving_parts.peers import ALWAYS, PRODUCTION, Peer, Row
 
 from credit_risk.core.errors import ProjectError
 from credit_risk.core.paths import root
 
 PEER_FILES = Path(__file__).resolve().parents[1] / "serving_peers"
-READY_SECONDS = 120  # until a server that does not answer counts as broken
-LIFE_SECONDS = 1800  # no server lives longer, whatever becomes of the benchmark
+READY_SECONDS = 120  # until a server that does not answer counts as failed
+LIFE_SECONDS = 1800  # no server lives longer, even if the benchmark is killed
 GRACE_SECONDS = 5  # between SIGTERM and SIGKILL
 POLL_SECONDS = 0.01
 OK = 200
@@ -33,26 +33,26 @@ OK = 200
 
 @dataclass(frozen=True, slots=True)
 class Bench:
-    """What all measurements share: the model's folder and number, loans and their probabilities, cores, addresses."""
+    """What all measurements share: the model's folder and version, rows and their probabilities, cores, registry."""
 
     model: Path
     version: str
     scratch: Path
-    applications: list[Application]
+    rows: list[Row]
     expected: Any
     cores: tuple[int, int] | None  # of the servers, of the load generator; None where the system can't pin
     registry: str = ""
     key: str = field(default_factory=lambda: secrets.token_urlsafe(32))
 
     def write(self, name: str, bodies: list[Any]) -> Path:
-        """Writes bodies to a file, a line each."""
+        """Writes bodies to a file, one per line."""
         path = self.scratch / f"{name}.jsonl"
         path.write_text("".join(json.dumps(body) + "\n" for body in bodies), encoding="utf-8")
         return path
 
 
 def free_ports(count: int) -> list[int]:
-    """Ports that nothing listens on."""
+    """Ports that are free."""
     sockets = [socket.create_server(("127.0.0.1", 0)) for _ in range(count)]
     ports = [it.getsockname()[1] for it in sockets]
     for it in sockets:
@@ -62,7 +62,7 @@ def free_ports(count: int) -> list[int]:
 
 @contextmanager
 def on_core(cores: tuple[int, int] | None, *, for_load: bool) -> Iterator[None]:
-    """Pins this process, and what it starts meanwhile, to the core of the load or of the servers."""
+    """Pins this process and its new children to the core of the load generator or of the servers."""
     if cores is None:
         yield
         return
@@ -79,7 +79,7 @@ def process(
     command: list[str], variables: dict[str, str], bench: Bench, log: Path, *, for_load: bool
 ) -> Iterator[subprocess.Popen[bytes]]:
     """A process that ends with this block, and on Linux also when the benchmark is killed."""
-    ours = ("PYTHON", "MLFLOW_", "UV", "VIRTUAL_ENV", "CREDIT_RISK_")
+    ours = ("PYTHON", "MLFLOW_", "UV", "VIRTUAL_ENV", "PROJECT_ROOT")
     environment = {name: value for name, value in os.environ.items() if not name.startswith(ours)}
     if shutil.which("setpriv") and shutil.which("timeout"):
         # SIGTERM when the benchmark dies, and SIGKILL for the whole group soon after any SIGTERM.
@@ -93,7 +93,7 @@ def process(
             stdin=subprocess.DEVNULL,
             stdout=output,
             stderr=subprocess.STDOUT,
-            start_new_session=True,  # Ctrl-C is for the benchmark, which then ends them in order
+            start_new_session=True,  # Ctrl-C reaches only the benchmark, which ends them
         )
     try:
         yield child
@@ -104,16 +104,16 @@ def process(
             child.wait(GRACE_SECONDS + 1)
         child.kill()
         child.wait()
-        for left in below:
+        for remaining in below:
             with suppress(psutil.NoSuchProcess):
-                left.kill()
+                remaining.kill()
 
 
 def wait_for(ask: Callable[[], httpx.Response], server: subprocess.Popen[bytes], name: str, log: Path) -> None:
-    """Asks until the answer is 200.
+    """Sends requests until the answer is 200.
 
     Raises:
-        ProjectError: the server has ended, or has not answered so for READY_SECONDS.
+        ProjectError: the server has ended, or has not answered within READY_SECONDS.
     """
     deadline, last = time.monotonic() + READY_SECONDS, "nothing"
     while server.poll() is None and time.monotonic() < deadline:
@@ -130,7 +130,7 @@ def wait_for(ask: Callable[[], httpx.Response], server: subprocess.Popen[bytes],
 
 @dataclass(frozen=True, slots=True)
 class Server:
-    """A peer that answers."""
+    """A running peer."""
 
     client: httpx.Client
     url: str
@@ -158,7 +158,7 @@ def serving(peer: Peer, bench: Bench) -> Iterator[Server]:
     variables["PATH"] = f"{programs}{os.pathsep}{os.environ['PATH']}"
     headers = {"content-type": "application/json"} | ({"x-api-key": bench.key} if peer.variables is PRODUCTION else {})
     url, log = f"http://127.0.0.1:{port}", bench.scratch / "server.log"
-    body = json.dumps(peer.body(bench.applications[0]))
+    body = json.dumps(peer.body(bench.rows[0]))
     start = time.monotonic()
     with (
         process(command, variables, bench, log, for_load=False) as child,
@@ -168,8 +168,8 @@ def serving(peer: Peer, bench: Bench) -> Iterator[Server]:
         yield Server(client, url, time.monotonic() - start, child.pid)
 
 
-def wait_for_keeper(server: Server) -> None:
-    """Waits until this API's keeper has looked at the registry: its start, once in a server's life, takes the core.
+def wait_for_sync(server: Server) -> None:
+    """Waits for the first sync of this API with the registry: starting it occupies the core once.
 
     Raises:
         ProjectError: it has not done so in READY_SECONDS.
@@ -177,16 +177,16 @@ def wait_for_keeper(server: Server) -> None:
     deadline = time.monotonic() + READY_SECONDS
     while "from the cache" in server.client.get("/readyz").json()["detail"]:
         if time.monotonic() > deadline:
-            raise ProjectError(f"the keeper has not reported in {READY_SECONDS} s")
+            raise ProjectError(f"model sync has not reported in {READY_SECONDS} s")
         time.sleep(POLL_SECONDS)
 
 
 def memory_mb(pid: int) -> tuple[float, float]:
-    """Memory of a process and all below it, pages that they share counted once; and how much of it is a keeper."""
-    whole = keeper = 0.0
+    """Memory of a process and its descendants, shared pages counted once; and the part of model sync."""
+    total = sync = 0.0
     for it in [psutil.Process(pid), *psutil.Process(pid).children(recursive=True)]:
         with suppress(psutil.NoSuchProcess):
             used = (it.memory_full_info().pss if sys.platform == "linux" else it.memory_info().rss) / MB
-            whole += used
-            keeper += used if any(part.endswith("model_sync.py") for part in it.cmdline()) else 0.0
-    return whole, keeper
+            total += used
+            sync += used if any(part.endswith("model_sync.py") for part in it.cmdline()) else 0.0
+    return total, sync

@@ -1,9 +1,9 @@
-"""The limit: an ASGI application that reads the body and answers a constant as long as a real answer."""
+"""The upper limit: an ASGI application that reads the body and sends a constant of the usual length."""
 
 from typing import Any
 
 BODY = (
-    b'{"probability_of_default":0.13249875605106354,"decision":"approve",'
+    b'{"probability":0.13249875605106354,"decision":"approve",'
     b'"threshold":0.2791467383503914,"model_version":"1","schema_version":1}'
 )
 HEADERS = [(b"content-type", b"application/json"), (b"content-length", b"%d" % len(BODY))]

@@ -1,4 +1,4 @@
-"""An ordinary FastAPI handler around this project's scoring core: what is left of the gain without the fast path.
+"""An ordinary FastAPI handler with this project's features and ONNX model, without its fast path.
 
 MODEL_FOLDER: folder of the downloaded model version.
 """
@@ -9,14 +9,14 @@ from pathlib import Path
 from fastapi import FastAPI
 
 from credit_risk.features import FEATURES
-from credit_risk.formats.onnx_scorer import Scorer
-from credit_risk.serving.request_model import LoanApplication
+from credit_risk.formats.onnx_scorer import OnnxScorer
+from credit_risk.serving.request_model import PredictionRequest
 
 app = FastAPI()
-scorer = Scorer.load(Path(os.environ["MODEL_FOLDER"], "extra_files", "model.onnx"))
+scorer = OnnxScorer.load(Path(os.environ["MODEL_FOLDER"], "extra_files", "model.onnx"))
 
 
 @app.post("/predict")
-async def predict(application: LoanApplication) -> dict[str, float]:
-    """Probability of default of one application."""
-    return {"probability": float(scorer.score(FEATURES.from_row(application.__dict__))[0])}
+async def predict(row: PredictionRequest) -> dict[str, float]:
+    """Probability of one row."""
+    return {"probability": float(scorer.score(FEATURES.from_row(vars(row)))[0])}
