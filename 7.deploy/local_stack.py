@@ -251,7 +251,7 @@ def start_mlflow(stack: Stack, _: dict[str, str]) -> None:
         "PGUSER": "mlflow",
         "PGPASSWORD": stack.passwords["POSTGRES_PASSWORD"],
         "PGCONNECT_TIMEOUT": "5",
-        "MLFLOW_AUTH_CONFIG_PATH": str(HERE / "aws" / "mlflow" / "users.ini"),
+        "MLFLOW_AUTH_CONFIG_PATH": str(HERE / "mlflow" / "users.ini"),
         "MLFLOW_AUTH_ADMIN_PASSWORD": stack.passwords["MLFLOW_ADMIN_PASSWORD"],
         "MLFLOW_FLASK_SERVER_SECRET_KEY": stack.passwords["MLFLOW_FLASK_SERVER_SECRET_KEY"],
         "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",  # saves seven idle processes of 240 MB
@@ -266,7 +266,7 @@ def start_mlflow(stack: Stack, _: dict[str, str]) -> None:
 def create_users(stack: Stack) -> None:
     """Creates the users of the MLflow server, like on AWS."""
     url = f"http://{HOST}:{stack.ports['mlflow']}"
-    script = str(HERE / "aws" / "mlflow" / "make_users.py")
+    script = str(HERE / "mlflow" / "make_users.py")
     call([sys.executable, script], env=os.environ | stack.passwords | {"MLFLOW_URL": url})
 
 

@@ -12,13 +12,13 @@ from pathlib import Path
 
 import pytest
 import requests
-from clouds import AWS, only, tool
+from clouds import only, tool
 from projects import REPOSITORY, Project, script, wait_until
 from stacks import Stack
 
 from credit_risk.core.host import free_port
 
-FOLDER = AWS / "mlflow"
+FOLDER = REPOSITORY / "7.deploy" / "mlflow"
 PASSWORDS = {user: f"the password of {user} in a test" for user in ("admin", "pipeline", "service")}
 
 
