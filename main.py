@@ -105,12 +105,13 @@ def run_all(*, refresh: bool, promote: bool) -> int:
     """Runs pipeline, registration and gates, and prints the summary; returns the exit code."""
     start = time.monotonic()
     prepare_children()
-    threading.Thread(target=open_registry_early, daemon=True).start()
     write_example()
     forced = refresh and sources_changed()
+    stages = yaml.safe_load((root() / PIPELINE).read_text(encoding="utf-8"))["stages"]
     with (root() / LOG).open("w", encoding="utf-8") as log, redirected_output(log), Steps(log) as steps:
         with open_repository() as repo:
-            for number, stage in enumerate(yaml.safe_load((root() / PIPELINE).read_text(encoding="utf-8"))["stages"]):
+            threading.Thread(target=prepare_gates, daemon=True).start()
+            for number, stage in enumerate(stages):
                 steps.run_stage(repo, stage, force=forced and number == 0)
         from credit_risk.registry.client import Registry
         from credit_risk.registry.gating import register_and_gate
@@ -135,8 +136,13 @@ def open_repository() -> "Repo":
     return repo
 
 
-def open_registry_early() -> None:
-    """Opens the registry while the first stages run, which takes seconds; errors are reported when it is used."""
+def prepare_gates() -> None:
+    """Opens the registry and imports what the performance gate needs, which takes seconds, while the first stages run.
+
+    Errors are reported when the registry is used.
+    """
+    import credit_risk.data.splits
+    import credit_risk.evaluation.leakage  # noqa: F401
     from credit_risk.registry.client import Registry
 
     try:
