@@ -23,7 +23,7 @@ def test_actions_are_pinned_to_a_commit() -> None:
     lines = [line for path in WORKFLOWS for line in path.read_text().splitlines() if "uses: " in line]
     foreign = [line for line in lines if "uses: ./" not in line]
     found = [USES.search(line) for line in foreign]
-    assert len(foreign) > 10
+    assert foreign
     assert all(found), foreign
     pins = {match.groups() for match in found if match}
     assert len(pins) == len({action for action, *_ in pins})  # one version of each
@@ -39,9 +39,9 @@ def test_ci_runs_the_parts_of_the_local_check() -> None:
     assert "secrets" not in (REPOSITORY / ".github" / "workflows" / "ci.yml").read_text()  # forks have no secrets
 
 
-@pytest.mark.parametrize("name", ["release", "retrain"])
-def test_production_jobs_are_serialized_and_need_an_approval(name: str) -> None:
-    workflow: Any = yaml.safe_load((REPOSITORY / ".github" / "workflows" / f"{name}.yml").read_text())
+@pytest.mark.parametrize("path", [path for path in WORKFLOWS if path.stem != "ci"], ids=lambda path: path.stem)
+def test_production_jobs_are_serialized_and_need_an_approval(path: Path) -> None:
+    workflow: Any = yaml.safe_load(path.read_text())
     assert workflow["permissions"] == {}
     assert workflow["concurrency"]["cancel-in-progress"] is False
     *_, last = workflow["jobs"].values()
@@ -78,7 +78,7 @@ def act(clone: Path, parts: list[str], tests: list[str]) -> "subprocess.Complete
         [
             str(Path(sys.executable).parent / "act"), "pull_request", "--workflows", ".github/workflows/ci.yml",
             *("--platform", "ubuntu-latest=-self-hosted", "--pull=false", "--action-offline-mode"),
-            *("--env", f"PYTEST_ADDOPTS={' '.join(tests)}", "--env", "PY_COLORS=0"),
+            *("--env", f"PYTEST_ADDOPTS=--cov-fail-under=0 {' '.join(tests)}", "--env", "PY_COLORS=0"),
             *("--env", "UV_COMPILE_BYTECODE=0", *options),
         ],
         cwd=clone, capture_output=True, text=True, check=False,
@@ -89,7 +89,11 @@ def act(clone: Path, parts: list[str], tests: list[str]) -> "subprocess.Complete
 @pytest.mark.timeout(900)
 @needs_podman
 def test_workflow_succeeds_and_fails_with_a_fault(clone: Path) -> None:
-    done = act(clone, ["tests", "marked"], ["tests/test_features.py", "tests/test_image.py::test_it_says_what_it_is"])
+    done = act(
+        clone,
+        ["tests", "marked"],
+        ["tests/test_features.py", "tests/test_image.py::test_labels_name_version_and_commit"],
+    )
     assert done.returncode == 0, done.stdout[-3000:] + done.stderr
     assert done.stdout.count("Job succeeded") == 2
     (features,) = clone.glob("src/*/features.py")
