@@ -204,7 +204,10 @@ def dependence(model: Pipeline, sample: Floats, names: list[str]) -> dict[str, p
         )
         if in_words:
             words = FEATURES.words(name, curve["x"].to_numpy())
-            curve = curve.assign(x=pd.Series(words, dtype=object)).sort_values("y", ignore_index=True)
+            # Rounded, so that the order of equal categories is the same on every processor.
+            curve = curve.assign(x=pd.Series(words, dtype=object)).sort_values(
+                "y", key=lambda y: y.round(9), kind="stable", ignore_index=True
+            )
         found[name] = curve
     return found
 

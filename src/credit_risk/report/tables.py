@@ -176,7 +176,9 @@ def permutation_importance(
         changed[:, index] = np.concatenate([rng.permutation(features[:, index]) for _ in range(SHUFFLES)])
         losses = [reference - roc_auc_score(labels, part) for part in predict(changed).reshape(SHUFFLES, rows)]
         found.append({"feature": name, "mean": float(np.mean(losses)), "spread": float(np.std(losses))})
-    return pd.DataFrame(found).sort_values("mean", ascending=False, kind="stable", ignore_index=True)
+    return pd.DataFrame(found).sort_values(
+        "mean", key=lambda mean: mean.round(9), ascending=False, kind="stable", ignore_index=True
+    )
 
 
 def partial_dependence(predict: Predict, features: Floats, index: int, *, categorical: bool) -> pd.DataFrame:
