@@ -12,6 +12,8 @@ uv run main.py rebuild N      rebuilds version N from its lineage and compares i
 uv run main.py rename NAME    renames the project: package, imports, pyproject and contract
 """
 
+from credit_risk.core.entry_point import prepare_children
+
 import argparse
 import json
 import logging
@@ -37,7 +39,6 @@ from rich.table import Column, Table
 
 from credit_risk.contract import CONTRACT
 from credit_risk.core import params
-from credit_risk.core.entry_point import prepare_children
 from credit_risk.core.errors import ProjectError
 from credit_risk.core.files import read_json, replacing
 from credit_risk.core.paths import data, relative, root

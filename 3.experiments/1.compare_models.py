@@ -7,6 +7,8 @@ Usage: uv run --group experiments 3.experiments/1.compare_models.py [--folds tim
 Reads:  1.data/4.split/rows/train.parquet, section train of params.yaml
 """
 
+from credit_risk.core.entry_point import run
+
 import argparse
 import time
 
@@ -14,7 +16,6 @@ from rich.console import Console
 from rich.table import Column, Table
 
 from credit_risk.core import params
-from credit_risk.core.entry_point import run
 from credit_risk.model import TrainParams
 from credit_risk.registry.client import Registry
 from credit_risk.search.backends import add_arguments, process_pool, progress_bar

@@ -10,12 +10,13 @@ Reads:  1.data/4.split/rows/train.parquet, section train of params.yaml
 Writes: 3.experiments/optuna.db
 """
 
+from credit_risk.core.entry_point import run
+
 import argparse
 
 from rich.console import Console
 
 from credit_risk.core import params
-from credit_risk.core.entry_point import run
 from credit_risk.model import TrainParams
 from credit_risk.registry.client import Registry
 from credit_risk.search.backends import add_arguments, process_pool, progress_bar

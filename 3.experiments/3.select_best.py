@@ -11,6 +11,8 @@ Reads:  1.data/4.split/rows/train.parquet, runs of the search's MLflow experimen
 Writes: 4.dvc_pipeline/params.yaml, section train; the tag `selected` on the run
 """
 
+from credit_risk.core.entry_point import run
+
 import argparse
 from datetime import UTC, datetime
 
@@ -19,7 +21,6 @@ from rich.console import Console
 from rich.syntax import Syntax
 
 from credit_risk.core import params
-from credit_risk.core.entry_point import run
 from credit_risk.core.errors import ProjectError
 from credit_risk.core.files import replacing
 from credit_risk.core.paths import relative

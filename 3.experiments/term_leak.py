@@ -10,6 +10,8 @@ Reads:  1.data/4.split/rows/*.parquet, 1.data/1.raw/rows.parquet
 Writes: 3.experiments/term_leak.json
 """
 
+from credit_risk.core.entry_point import run
+
 import numpy as np
 import numpy.typing as npt
 import pyarrow.parquet as pq
@@ -22,7 +24,6 @@ from threadpoolctl import threadpool_limits
 from credit_risk.contract import CONTRACT
 from credit_risk.core import params
 from credit_risk.core.arrays import Floats, Labels, Scores
-from credit_risk.core.entry_point import run
 from credit_risk.core.errors import ProjectError
 from credit_risk.core.files import write_json
 from credit_risk.core.paths import data, relative, root

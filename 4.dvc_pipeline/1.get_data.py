@@ -6,6 +6,8 @@ Writes: 1.data/1.raw/rows.parquet   every row of every source, every column as t
 Params: data
 """
 
+from credit_risk.core.entry_point import run
+
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -18,7 +20,6 @@ import pyarrow.parquet as pq
 from pydantic import Field
 
 from credit_risk.core import params
-from credit_risk.core.entry_point import run
 from credit_risk.core.errors import ProjectError
 from credit_risk.core.files import replacing, sha256, write_json
 from credit_risk.core.paths import data

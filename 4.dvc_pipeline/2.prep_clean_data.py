@@ -10,9 +10,10 @@ Only the parsing of this data set's columns is here; batches, rejection, countin
 `data/cleaning.py` of the package.
 """
 
+from credit_risk.core.entry_point import run
+
 import pandas as pd
 
-from credit_risk.core.entry_point import run
 from credit_risk.data.cleaning import Parsing, numbers, run_stage
 
 NO_FRANCHISE = ("0", "1", "00000", "00001")

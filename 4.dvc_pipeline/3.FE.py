@@ -7,11 +7,12 @@ Params: none
 `features.py` of the package declares the features; the API computes them from the same declarations.
 """
 
+from credit_risk.core.entry_point import run
+
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from credit_risk.contract import CONTRACT
-from credit_risk.core.entry_point import run
 from credit_risk.core.files import replacing
 from credit_risk.core.paths import data
 from credit_risk.features import FEATURES

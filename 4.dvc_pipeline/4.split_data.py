@@ -11,6 +11,8 @@ new data it moves on and train grows. A hash of the row id alone decides between
 its split when others arrive.
 """
 
+from credit_risk.core.entry_point import run
+
 import hashlib
 import shutil
 from datetime import date
@@ -26,7 +28,6 @@ from pydantic import Field
 
 from credit_risk.contract import CONTRACT
 from credit_risk.core import params
-from credit_risk.core.entry_point import run
 from credit_risk.core.errors import ProjectError
 from credit_risk.core.files import replacing, write_json
 from credit_risk.core.paths import data

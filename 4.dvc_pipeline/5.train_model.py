@@ -11,6 +11,8 @@ The threshold is the cheapest one on out-of-fold predictions: each row is scored
 folds. The same input gives the same bytes, by which DVC and the registry recognise a model.
 """
 
+from credit_risk.core.entry_point import run
+
 from typing import Any
 
 import joblib
@@ -24,7 +26,6 @@ from threadpoolctl import threadpool_limits
 
 from credit_risk.core import params
 from credit_risk.core.arrays import Floats, Labels, Scores
-from credit_risk.core.entry_point import run
 from credit_risk.core.environment import environment_sha256
 from credit_risk.core.errors import ProjectError
 from credit_risk.core.files import replacing, write_json

@@ -12,6 +12,8 @@ The report is optional: without the folder src/*/report, delete the two lines wi
 in dvc.yaml.
 """
 
+from credit_risk.core.entry_point import run
+
 from typing import Any
 
 import joblib
@@ -21,7 +23,6 @@ import pyarrow.parquet as pq
 from credit_risk.contract import CONTRACT
 from credit_risk.core import params
 from credit_risk.core.arrays import Labels, Scores
-from credit_risk.core.entry_point import run
 from credit_risk.core.errors import ProjectError
 from credit_risk.core.files import read_json, write_json
 from credit_risk.core.paths import data

@@ -10,6 +10,8 @@ A lineage is registered once (registry/lineage.py says what is part of it). If a
 gets the alias, so running the stage again, also after a kill, makes no second version.
 """
 
+from credit_risk.core.entry_point import run
+
 import hashlib
 import json
 import shutil
@@ -29,7 +31,6 @@ from mlflow.data.meta_dataset import MetaDataset
 from mlflow.entities import RunStatus
 
 from credit_risk.contract import CONTRACT
-from credit_risk.core.entry_point import run
 from credit_risk.core.files import read_json, write_json
 from credit_risk.core.paths import data
 from credit_risk.data.splits import as_records, read_holdout

@@ -7,6 +7,8 @@ Exit code: 0 passed, 3 rejected, 1 error.
 Usage: uv run 5.testing/loading.py [--version N]      default: the challenger
 """
 
+from credit_risk.core.entry_point import run
+
 import argparse
 import sys
 from collections.abc import Iterator
@@ -21,7 +23,6 @@ from sklearn.pipeline import Pipeline
 from threadpoolctl import threadpool_limits
 
 from credit_risk.contract import CONTRACT
-from credit_risk.core.entry_point import run
 from credit_risk.core.files import sha256
 from credit_risk.core.schema import Choice
 from credit_risk.data.splits import read_holdout

@@ -11,6 +11,8 @@ Usage: uv run 5.testing/performance.py [--version N]              gates it and p
        uv run 5.testing/performance.py [--version N] --against M  compares two versions and promotes neither
 """
 
+from credit_risk.core.entry_point import run
+
 import argparse
 import sys
 from functools import cache, cached_property
@@ -23,7 +25,6 @@ from pydantic import Field, model_validator
 from credit_risk.contract import CONTRACT
 from credit_risk.core import params, templates
 from credit_risk.core.arrays import Labels, Scores
-from credit_risk.core.entry_point import run
 from credit_risk.core.errors import ProjectError
 from credit_risk.core.files import read_json
 from credit_risk.core.paths import data, root

@@ -7,6 +7,8 @@ active. When the registry is down it keeps trying; the API's /readyz shows the p
 Usage: uv run 6.production/model_sync.py [--once]      started by serve.py; --once syncs once and ends
 """
 
+from credit_risk.core.entry_point import run
+
 import argparse
 import json
 import random
@@ -15,7 +17,6 @@ import time
 from pathlib import Path
 from typing import Any
 
-from credit_risk.core.entry_point import run
 from credit_risk.core.errors import ProjectError
 from credit_risk.core.files import sha256
 from credit_risk.core.settings import Settings, settings

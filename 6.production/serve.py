@@ -6,6 +6,8 @@ processes end.
 Usage: uv run 6.production/serve.py [--host 127.0.0.1] [--port 8000] [--workers 1] [--no-sync]
 """
 
+from credit_risk.core.entry_point import PIPELINE_PID, run
+
 import argparse
 import os
 import signal
@@ -17,7 +19,6 @@ from pathlib import Path
 
 import uvicorn
 
-from credit_risk.core.entry_point import PIPELINE_PID, run
 from credit_risk.core.settings import serving_settings
 from credit_risk.serving.structured_log import LOG_CONFIG, log
 

@@ -8,6 +8,8 @@ whenever sizes change in the stack: it applies them to the current group.
 uv run 7.deploy/blue_green.py [--stack STACK]
 """
 
+from credit_risk.core.entry_point import run
+
 import argparse
 from typing import Any
 
@@ -15,7 +17,6 @@ import boto3
 from botocore.exceptions import BotoCoreError, ClientError
 
 from credit_risk.contract import CONTRACT
-from credit_risk.core.entry_point import run
 from credit_risk.core.errors import ProjectError
 
 GROUP = "blue-green"  # deployment group; release.py finds it by the stack's output Strategy

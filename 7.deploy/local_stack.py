@@ -10,6 +10,8 @@ uv run --group stack 7.deploy/local_stack.py COMMAND
     down      stop the services; the data stay
 """
 
+from credit_risk.core.entry_point import run
+
 import argparse
 import json
 import os
@@ -30,7 +32,6 @@ import boto3
 import psutil
 import requests
 
-from credit_risk.core.entry_point import run
 from credit_risk.core.errors import ProjectError
 from credit_risk.core.paths import root
 

@@ -11,6 +11,8 @@ Needs:  Linux, Docker or podman, and Debian's packages haproxy and nghttp2-clien
 Usage: uv run 7.deploy/rehearse.py [all | SCENARIO …] [--image IMAGE] [--rate 600] [--report FILE]
 """
 
+from credit_risk.core.entry_point import run
+
 import argparse
 import hashlib
 import json
@@ -34,7 +36,6 @@ from typing import Any
 import requests
 
 from credit_risk.contract import CONTRACT
-from credit_risk.core.entry_point import run
 from credit_risk.core.errors import ProjectError
 from credit_risk.core.files import replacing
 from credit_risk.core.host import container_tool, free_port

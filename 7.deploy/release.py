@@ -13,6 +13,8 @@ Environment: AWS credentials and region, as for boto3; SMOKE_API_KEY, a key that
 by default.
 """
 
+from credit_risk.core.entry_point import run
+
 import argparse
 import hashlib
 import io
@@ -34,7 +36,6 @@ from botocore.config import Config
 from botocore.exceptions import BotoCoreError, ClientError
 
 from credit_risk.contract import CONTRACT
-from credit_risk.core.entry_point import run
 from credit_risk.core.errors import ProjectError
 from credit_risk.core.paths import root
 

@@ -6,13 +6,14 @@ Writes: the summary to standard output; with --output, `version=` and `passed=` 
 Usage: uv run 7.deploy/retrain_summary.py [--output FILE] [--since HEAD]
 """
 
+from credit_risk.core.entry_point import run
+
 import argparse
 import subprocess
 import sys
 from pathlib import Path
 from typing import Any
 
-from credit_risk.core.entry_point import run
 from credit_risk.core.errors import ProjectError
 from credit_risk.core.paths import root
 from credit_risk.registry.client import CHALLENGER, CHAMPION, Registry, Version

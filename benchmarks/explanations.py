@@ -8,6 +8,8 @@ Usage: uv run main.py, then: uv run --group test benchmarks/explanations.py [--r
 Writes: benchmarks/results/explanations.md
 """
 
+from credit_risk.core.entry_point import run
+
 import argparse
 import os
 import platform
@@ -23,7 +25,6 @@ from typing import Any
 import httpx
 import numpy as np
 
-from credit_risk.core.entry_point import run
 from credit_risk.core.errors import ProjectError
 from credit_risk.core.files import replacing
 from credit_risk.core.host import free_port

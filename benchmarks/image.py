@@ -6,6 +6,8 @@ Needs:  the image, as built by `7.deploy/build_image.sh IMAGE --build-arg MODEL=
 Usage: uv run benchmarks/image.py [IMAGE] [--no-write]
 """
 
+from credit_risk.core.entry_point import run
+
 import argparse
 import json
 import os
@@ -19,7 +21,6 @@ from typing import Any
 import requests
 
 from credit_risk.contract import CONTRACT
-from credit_risk.core.entry_point import run
 from credit_risk.core.errors import ProjectError
 from credit_risk.core.files import replacing
 from credit_risk.core.host import container_tool, free_port

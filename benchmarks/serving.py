@@ -11,6 +11,8 @@ Usage: uv run benchmarks/serving.py            a quarter of an hour; needs wrk (
 Writes: benchmarks/results/serving.md and serving.png
 """
 
+from credit_risk.core.entry_point import run
+
 import argparse
 import json
 import math
@@ -60,7 +62,6 @@ from serving_parts.servers import (
     wait_for_sync,
 )
 
-from credit_risk.core.entry_point import run
 from credit_risk.core.errors import ProjectError
 from credit_risk.core.files import replacing
 from credit_risk.core.paths import relative

@@ -7,6 +7,8 @@ Reads:  1.data/5.model/training.json, 1.data/6.reports, the champion in the regi
 Writes: benchmarks/results/figures.json, docs/model_card.md, docs/images/{page,report}.png
 """
 
+from credit_risk.core.entry_point import run
+
 import shutil
 import subprocess
 import sys
@@ -16,7 +18,6 @@ from contextlib import contextmanager
 
 import requests
 
-from credit_risk.core.entry_point import run
 from credit_risk.core.errors import ProjectError
 from credit_risk.core.files import read_json, write_json
 from credit_risk.core.host import free_port

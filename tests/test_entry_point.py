@@ -1,5 +1,7 @@
 """Scripts: expected errors are one sentence, and a stage does not outlive the run that it belongs to."""
 
+from credit_risk.core.entry_point import PIPELINE_PID
+
 import hashlib
 import os
 import shutil
@@ -11,7 +13,6 @@ import psutil
 import pytest
 from projects import wait_for_script, wait_until
 
-from credit_risk.core.entry_point import PIPELINE_PID
 from credit_risk.core.environment import LOCK, environment_sha256
 from credit_risk.core.settings import Settings
 

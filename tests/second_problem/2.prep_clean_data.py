@@ -8,6 +8,7 @@ Params: clean
 """
 
 from credit_risk.core.entry_point import run
+
 from credit_risk.data.cleaning import Parsing, run_stage
 
 PARSING = Parsing()
