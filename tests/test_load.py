@@ -132,26 +132,13 @@ def test_sigterm_under_load_loses_nothing(finished: Project, cache: Path, worker
 def test_sigkill_of_a_worker_loses_at_most_what_it_had_in_flight_and_it_comes_back(
     finished: Project, cache: Path
 ) -> None:
-    def is_worker(process: psutil.Process) -> bool:
-        with suppress(psutil.Error):  # it has ended, or is a zombie
-            return "spawn_main" in " ".join(process.cmdline())
-        return False
-
-    def workers(server: Server) -> list[psutil.Process]:
-        return list(filter(is_worker, psutil.Process(server.process.pid).children()))
-
     async def kill_in_the_middle(server: Server) -> Load:
         async with Load(server) as load:
             await load.until(300)
             victim = workers(server)[0]
             victim.kill()
             await load.until(600)
-            await asyncio.to_thread(
-                wait_until,
-                lambda: len(found := workers(server)) == 2 and victim not in found,
-                "the worker to come back",
-                30,
-            )
+            await asyncio.to_thread(wait_for_replacement, server, victim)
             await load.until(len(load.answers) + 300)
         return load
 
@@ -161,6 +148,38 @@ def test_sigkill_of_a_worker_loses_at_most_what_it_had_in_flight_and_it_comes_ba
         assert len(load.failures) <= CLIENTS
         assert {answer.status_code for _, answer in load.answers} == {200}
         wait_until(lambda: "http_requests_in_flight 0.0" in server.client.get("/metrics").text, "nothing in flight")
+
+
+def test_metrics_still_count_what_a_killed_worker_has_answered(finished: Project, cache: Path) -> None:
+    def count(server: Server) -> float:
+        lines = server.client.get("/metrics").text.splitlines()
+        return sum(float(line.split()[-1]) for line in lines if line.startswith("prediction_probability_count"))
+
+    with running(finished, *SERVE, "--workers", "2", MODEL_CACHE=str(cache), **PATIENT) as server:
+        wait_until(lambda: len(workers(server)) == 2, "two workers")
+        for _ in range(40):  # new connections, so that both workers get some
+            assert server.client.post("/predict", json=EXAMPLE, headers={"connection": "close"}).is_success
+        wait_until(lambda: count(server) == 40, "all predictions to be counted")
+        victim = workers(server)[0]
+        victim.kill()
+        wait_for_replacement(server, victim)
+        assert count(server) == 40
+        assert server.client.post("/predict", json=EXAMPLE, headers={"connection": "close"}).is_success
+        wait_until(lambda: count(server) == 41, "one more prediction to be counted")
+
+
+def workers(server: Server) -> list[psutil.Process]:
+    return list(filter(is_worker, psutil.Process(server.process.pid).children()))
+
+
+def is_worker(process: psutil.Process) -> bool:
+    with suppress(psutil.Error):  # it has ended, or is a zombie
+        return "spawn_main" in " ".join(process.cmdline())
+    return False
+
+
+def wait_for_replacement(server: Server, victim: psutil.Process) -> None:
+    wait_until(lambda: len(found := workers(server)) == 2 and victim not in found, "the worker to come back", 30)
 
 
 def test_beyond_the_limit_requests_are_shed_and_health_is_not(finished: Project, cache: Path) -> None:

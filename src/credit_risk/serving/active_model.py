@@ -15,7 +15,7 @@ from credit_risk.serving.problem_details import Problem
 from credit_risk.serving.prometheus import MODEL_INFO, MODEL_LOADS
 from credit_risk.serving.structured_log import log
 
-POLL_SECONDS = 0.5  # between two looks at the pointer
+POLL_SECONDS = 0.5  # between two checks of the pointer
 RETRY_SECONDS = 5  # until a version that failed to load is tried again: the cause may have been a passing one
 
 
