@@ -26,7 +26,7 @@ from credit_risk.core.files import replacing
 from credit_risk.core.paths import relative
 from credit_risk.features import FEATURES
 from credit_risk.formats.onnx_export import export_onnx
-from credit_risk.formats.onnx_scorer import OnnxMetadata, Scorer
+from credit_risk.formats.onnx_scorer import OnnxMetadata, OnnxScorer
 from credit_risk.model import TrainParams, fit, positive_probability
 from credit_risk.registry.client import Registry
 from credit_risk.search.backends import add_arguments, process_pool
@@ -101,7 +101,7 @@ def best_servable(log: SearchLog, rows: TrainRows) -> tuple[str, str, TrainParam
 def onnx_difference(candidate: TrainParams, rows: TrainRows) -> float:
     """The largest difference between the probabilities of scikit-learn and ONNX on train."""
     fitted = fit(candidate, rows.features, rows.labels)
-    scorer = Scorer(export_onnx(fitted, OnnxMetadata(FEATURES.names, 0.5)))
+    scorer = OnnxScorer(export_onnx(fitted, OnnxMetadata(FEATURES.names, 0.5)))
     return float(np.abs(scorer.score(rows.features) - positive_probability(fitted, rows.features)).max())
 
 

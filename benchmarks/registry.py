@@ -1,8 +1,8 @@
-"""How long registration and loading take over PostgreSQL and S3, beside MLflow's plain way with the same model.
+"""Measures registration and loading over PostgreSQL and S3, compared with MLflow's defaults for the same model.
 
 Starts the local stack in a temporary folder and works on the files that `uv run main.py` has made: preflight, the whole
-registration stage as a process, and what a server does to load the champion with nothing cached. The plain way is
-`mlflow.sklearn.log_model` with a pickle and its defaults, which works the requirements out itself, and `load_model`.
+registration stage as a process, and loading the champion as a server does, with nothing cached. The comparison is
+`mlflow.sklearn.log_model` with a pickle and its defaults, which infers the requirements, and `load_model`.
 
 Usage: uv run main.py, then: uv run benchmarks/registry.py [--repeat 5]
 Writes: benchmarks/results/registry.md
@@ -39,7 +39,7 @@ from credit_risk.registry.preflight import preflight
 REPOSITORY = root()
 STACK, REGISTER = REPOSITORY / "7.deploy" / "local_stack.py", "4.dvc_pipeline/7.register_model.py"
 PLAIN = "PlainModel"
-KEEPERS, LOOKUP_SECONDS = 8, 5
+CLIENTS, LOOKUP_SECONDS = 8, 5
 
 
 def main() -> None:
@@ -84,7 +84,7 @@ def running_stack(folder: Path) -> Iterator[None]:
 
 
 def measure(folder: Path, repeat: int) -> dict[str, list[float]]:
-    """Seconds of each thing, as often as asked."""
+    """Seconds of each operation, `repeat` times."""
     registry = Registry()
     preflight(registry)  # connections are opened, caches filled
     rows = {"preflight": times(repeat, lambda _: preflight(registry))}
@@ -93,15 +93,15 @@ def measure(folder: Path, repeat: int) -> dict[str, list[float]]:
     rows["champion from S3, checked, nothing cached"] = times(repeat, lambda _: load_champion(registry))
     pipeline = joblib.load(data("5.model", "model.joblib"))
     mlflow.set_experiment("plain")
-    rows["plain: `log_model`, with a version"] = times(repeat, lambda _: log_plain(pipeline))
-    rows["plain: `load_model`"] = times(
+    rows["MLflow's defaults: `log_model`, with a version"] = times(repeat, lambda _: log_plain(pipeline))
+    rows["MLflow's defaults: `load_model`"] = times(
         repeat, lambda number: mlflow.sklearn.load_model(f"models:/{PLAIN}/{number + 1}")
     )
     return rows
 
 
 def times(repeat: int, work: Callable[[int], Any]) -> list[float]:
-    """Runs something again and again, with the number of the turn; the seconds of each."""
+    """Runs work repeatedly, with the number of the run; returns the seconds of each."""
     seconds = []
     for number in range(repeat):
         start = time.perf_counter()
@@ -111,18 +111,18 @@ def times(repeat: int, work: Callable[[int], Any]) -> list[float]:
 
 
 def lookups_per_second(registry: Registry) -> float:
-    """How often the server tells who is champion, asked by several keepers at once on the same machine."""
+    """Alias lookups per second that the server answers to several clients on the same machine."""
     end = time.perf_counter() + LOOKUP_SECONDS
 
-    def ask(_: int) -> int:
-        asked = 0
+    def look_up(_: int) -> int:
+        lookups = 0
         while time.perf_counter() < end:
             registry.version_of(CHALLENGER)
-            asked += 1
-        return asked
+            lookups += 1
+        return lookups
 
-    with ThreadPoolExecutor(KEEPERS) as pool:
-        return sum(pool.map(ask, range(KEEPERS))) / LOOKUP_SECONDS
+    with ThreadPoolExecutor(CLIENTS) as pool:
+        return sum(pool.map(look_up, range(CLIENTS))) / LOOKUP_SECONDS
 
 
 def register(folder: Path, number: int) -> None:
@@ -146,7 +146,7 @@ def load_champion(registry: Registry) -> None:
 
 
 def log_plain(pipeline: Any) -> None:
-    """MLflow's way with its defaults, but for the format: the default refuses this model's types."""
+    """Logs with MLflow's defaults, except the format: the default rejects this model's types."""
     with mlflow.start_run():
         mlflow.sklearn.log_model(
             pipeline, name="model", serialization_format="cloudpickle", registered_model_name=PLAIN
@@ -160,7 +160,7 @@ def report(rows: dict[str, list[float]], repeat: int, lookups: float) -> str:
         "# Registration and loading over PostgreSQL and S3",
         "",
         f"Made by `uv run benchmarks/registry.py` on {made}, MLflow {mlflow.__version__}, all on one machine.",
-        f"Median of {repeat} and the slowest, in seconds. The server has been used before.",
+        f"Median of {repeat} and the slowest, in seconds, after a first run.",
         "",
         "| what | median | slowest |",
         "|---|---|---|",
@@ -168,9 +168,8 @@ def report(rows: dict[str, list[float]], repeat: int, lookups: float) -> str:
     lines += [f"| {name} | {statistics.median(took):.2f} | {max(took):.2f} |" for name, took in rows.items()]
     lines += [
         "",
-        f"The server says who is champion {lookups:.0f} times a second, asked by {KEEPERS} at once, on the same",
+        f"The server answers {lookups:.0f} alias lookups a second from {CLIENTS} clients on the same cores.",
     ]
-    lines += ["cores as those who ask."]
     return "\n".join(lines) + "\n"
 
 

@@ -81,7 +81,7 @@ class Stack:
             pid = self.state["processes"][name][0]
             wait_until(lambda: ended(pid), f"{name} to end")
 
-    def mend(self, name: str, how: str) -> None:
+    def repair(self, name: str, how: str) -> None:
         if how == "freeze":
             for process in reversed(self.processes(name)):
                 process.resume()
@@ -106,8 +106,8 @@ class Stack:
 
 
 def onnx_object(registry: Registry, version: str) -> tuple[str, bytes]:
-    """Key and bytes in S3 of a version's ONNX form."""
-    model = registry.client.get_model_version(MODEL, version).source.rpartition("/")[2]
+    """Key and bytes in S3 of a version's ONNX model."""
+    model = str(registry.client.get_model_version(MODEL, version).source).rpartition("/")[2]
     s3 = boto3.client("s3")
     pages = s3.get_paginator("list_objects_v2").paginate(Bucket=BUCKET)
     keys = [found["Key"] for page in pages for found in page["Contents"]]

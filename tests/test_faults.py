@@ -1,4 +1,4 @@
-"""Outages at the worst moments: nothing half-registered is promoted, and a retry finishes the work."""
+"""Outages at critical moments: nothing half-registered is promoted, and a retry finishes the work."""
 
 from collections.abc import Callable
 from typing import Any
@@ -6,8 +6,9 @@ from typing import Any
 import mlflow.sklearn
 import pytest
 from projects import Project, run_script
-from stacks import Stack, free_port, onnx_object, put
+from stacks import Stack, onnx_object, put
 
+from credit_risk.core.host import free_port
 from credit_risk.registry.client import CHALLENGER, CHAMPION, Registry
 from credit_risk.registry.gate_results import EXIT_REJECTED
 from credit_risk.registry.promotion import history
@@ -19,7 +20,7 @@ REGISTER, LOADING, PERFORMANCE = (
     "5.testing/performance.py",
 )
 
-# When a server goes: before what call of which script, and which servers that call can't do without.
+# When a server fails: before which call of which script, and which servers that call needs.
 MOMENTS: dict[str, list[tuple[Any, str, set[str]]]] = {
     REGISTER: [
         (Registry, "experiment_id", {"postgres", "s3", "mlflow"}),  # before anything
@@ -68,13 +69,13 @@ def outage_at_each_moment(
             with pytest.MonkeyPatch.context() as patch:
                 before_call(patch, owner, call, lambda: stack.break_(server, how))
                 code = run_script(at_work, path)
-            stack.mend(server, how)
-            said = capsys.readouterr().err
-            assert code == (1 if server in needed else 0), (path, call, said)
+            stack.repair(server, how)
+            error = capsys.readouterr().err
+            assert code == (1 if server in needed else 0), (path, call, error)
             if code:
-                assert said.count("\n") == 1, said
-                assert said.startswith(("stage 7: ", "loading gate: ", "performance gate: "))
-                assert "127.0.0.1" in said
+                assert error.count("\n") == 1, error
+                assert error.startswith(("stage 7: ", "loading gate: ", "performance gate: "))
+                assert "127.0.0.1" in error
             champion = Registry().version_of(CHAMPION)
             assert (champion is None) == (path != PERFORMANCE or code != 0)
         assert run_script(at_work, path) == 0  # the retry
@@ -87,8 +88,9 @@ def outage_at_each_moment(
 
 
 def before_call(patch: pytest.MonkeyPatch, owner: Any, name: str, happen: Callable[[], None]) -> None:
-    """Lets something happen just before the first time that a function is called."""
-    function, happened = getattr(owner, name), []
+    """Runs `happen` just before the first call of a function."""
+    function = getattr(owner, name)
+    happened: list[bool] = []
 
     def wrapped(*arguments: Any, **options: Any) -> Any:
         if not happened:

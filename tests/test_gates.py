@@ -29,7 +29,7 @@ from credit_risk.formats.onnx_export import export_onnx
 from credit_risk.formats.onnx_scorer import OnnxMetadata
 from credit_risk.formats.skops_model import registered_pipeline
 from credit_risk.model import TrainParams, build_pipeline, fit
-from credit_risk.registry import gate_results
+from credit_risk.registry import gate_results, lineage
 from credit_risk.registry.client import CHALLENGER, CHAMPION, LINEAGE, ONNX_PATH, ONNX_SHA256, Registry, Version
 from credit_risk.registry.promotion import history, promote, rollback
 from credit_risk.registry.signature import contract_signature
@@ -443,7 +443,7 @@ def test_rejection_is_remembered_until_parameters_champion_or_code_change(
     version = Registry().version(version.number)
     assert "accuracy" in (gate_results.last_rejection(version, "1") or "")
     assert gate_results.last_rejection(version, "7") is None  # another champion
-    package = Path(shutil.copytree(gate_results.PACKAGE, gated.path("package")))
+    package = Path(shutil.copytree(lineage.PACKAGE, gated.path("package")))
     with monkeypatch.context() as patch:
         patch.setattr(gate_results, "PACKAGE", package)
         assert gate_results.last_rejection(version, "1") is not None

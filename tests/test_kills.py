@@ -15,8 +15,8 @@ from credit_risk.registry.client import CHALLENGER, CHAMPION, Registry
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
 
 # For each moment: the parameter whose change makes the stage run, and the script that runs at that moment.
-OTHER_MODEL = {"train.hist_gradient_boosting.max_iter": 50}
-MOMENTS = {
+OTHER_MODEL: dict[str, object] = {"train.hist_gradient_boosting.max_iter": 50}
+MOMENTS: dict[str, tuple[dict[str, object], str]] = {
     "stage 2": ({"clean.max_rejected_share": 0.02}, "2.prep_clean_data.py"),
     "stage 5": (OTHER_MODEL, "5.train_model.py"),
     "registration": (OTHER_MODEL, "7.register_model.py"),

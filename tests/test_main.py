@@ -93,7 +93,7 @@ def test_a_rejected_first_model_leaves_no_champion(project: Project, empty_regis
     assert result.returncode == 1
     assert project.path("4.dvc_pipeline", "dvc.lock").read_bytes() == lock
     project.set_params({"gates.min_auc": 0.5})
-    assert "can be promoted" in project.run("main.py", "--no-promote", **uri).stdout  # exit code 0
+    assert "can be promoted" in project.run("main.py", "--no-promote", check=True, **uri).stdout  # exit code 0
 
 
 def test_expected_errors_are_one_line(project: Project) -> None:

@@ -19,9 +19,10 @@ import pytest
 import requests
 from moto.server import ThreadedMotoServer
 from projects import REPOSITORY, Project
-from stacks import JUICEFS, Stack, free_port, gateway
+from stacks import JUICEFS, Stack, gateway
 
 from credit_risk.core.errors import ProjectError
+from credit_risk.core.host import free_port
 from credit_risk.core.settings import Settings
 from credit_risk.registry.client import Registry, limit_s3
 from credit_risk.registry.preflight import check_bucket, preflight, preflight_checks
@@ -127,7 +128,7 @@ def test_another_kind_of_server(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.parametrize("version", ["2.22.1", "4.0.0"])
 def test_incompatible_version(version: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Two of MLflow's major versions can't be installed beside each other: a stand-in answers as those would."""
+    """Two of MLflow's major versions can't be installed together: a stand-in answers as those would."""
     with listening("OK", version=version) as uri:
         sentence = problem(uri, monkeypatch)
         assert f"{uri} has MLflow {version}, and here is {mlflow.__version__}" in sentence

@@ -181,6 +181,7 @@ def test_version_has_both_formats_and_its_lineage(finished: Project, inside: Cal
     assert run.info.status == "FINISHED"
     assert run.data.metrics["test.roc_auc"] > 0.5
     assert run.data.params["train.model"] == finished.params["train"]["model"]
+    assert run.inputs is not None
     assert run.inputs.dataset_inputs[0].dataset.name == CONTRACT.problem.rows
     logged = {Path(file.path).name for file in registry.client.list_artifacts(run.info.run_id, "reports")}
     assert logged == {path.name for path in finished.path("1.data", "6.reports").iterdir() if path.name[0] != "."}
@@ -309,7 +310,7 @@ def test_password_in_the_address_is_not_shown(monkeypatch: pytest.MonkeyPatch) -
     ],
 )
 @pytest.mark.parametrize("name", ["MLFLOW_TRACKING_PASSWORD", "AWS_SECRET_ACCESS_KEY", "MLFLOW_TRACKING_URI"])
-def test_production_refuses_placeholder_secrets(name: str, secret: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_production_rejects_placeholder_secrets(name: str, secret: str, monkeypatch: pytest.MonkeyPatch) -> None:
     def value(secret: str) -> str:
         return f"http://me:{quote(secret, safe='')}@host:5000" if name == "MLFLOW_TRACKING_URI" else secret
 

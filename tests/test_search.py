@@ -26,7 +26,7 @@ from credit_risk.core.errors import ProjectError
 from credit_risk.data.splits import read_split
 from credit_risk.features import FEATURES
 from credit_risk.formats.onnx_export import export_onnx
-from credit_risk.formats.onnx_scorer import OnnxMetadata, Scorer
+from credit_risk.formats.onnx_scorer import OnnxMetadata, OnnxScorer
 from credit_risk.model import TrainParams, build_pipeline, fit, positive_probability
 from credit_risk.search import folds
 from credit_risk.search.candidates import LEARNERS, candidate_pipeline, learner_parameters
@@ -147,7 +147,7 @@ def test_constrained_and_weighted_models_keep_the_direction_and_are_served(
     pipeline = fitted({constrained: -1})
     probabilities = positive_probability(pipeline, features)
     assert probabilities.mean() == pytest.approx(labels.mean(), abs=0.02)  # calibration undoes the shift of the weights
-    scorer = Scorer(export_onnx(pipeline, OnnxMetadata(FEATURES.names, 0.2)))
+    scorer = OnnxScorer(export_onnx(pipeline, OnnxMetadata(FEATURES.names, 0.2)))
     assert np.abs(scorer.score(features) - probabilities).max() <= 1e-6
     more = features.copy()
     more[:, FEATURES.names.index(constrained)] *= 2

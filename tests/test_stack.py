@@ -31,7 +31,7 @@ def registered(stack: Stack, finished: Project, tmp_path_factory: pytest.TempPat
     """A project that ran on the embedded registry first, and then with the stack's environment."""
     stack.forget_model()
     project = copy_finished(finished, tmp_path_factory.mktemp("registered") / "project")
-    project.path("output.txt").write_text(project.run("main.py", **stack.environment()).stdout)
+    project.path("output.txt").write_text(project.run("main.py", check=True, **stack.environment()).stdout)
     return project
 
 
@@ -62,10 +62,10 @@ def test_up_starts_all_on_loopback_and_can_be_repeated(stack: Stack) -> None:
 
 
 @on_stack
-def test_other_options_are_refused_while_it_runs(stack: Stack) -> None:
-    refused = stack.run("up", "--artifacts", "direct", check=False)
-    assert refused.returncode == 1
-    assert "local_stack.py down` first" in refused.stderr
+def test_other_options_are_rejected_while_it_runs(stack: Stack) -> None:
+    rejected = stack.run("up", "--artifacts", "direct", check=False)
+    assert rejected.returncode == 1
+    assert "local_stack.py down` first" in rejected.stderr
 
 
 @on_stack
@@ -93,9 +93,9 @@ def test_the_same_command_registers_gates_and_promotes(registered: Project, stac
     (event,) = history(registry)
     assert (event.kind, event.version, event.champion) == ("promoted", "1", "1")
     assert event.actor not in {"", "unknown"}
-    listed = registered.run("main.py", "history", **stack.environment("service")).stdout  # from any machine
+    listed = registered.run("main.py", "history", check=True, **stack.environment("service")).stdout  # from any machine
     assert "promoted" in listed
-    assert "nothing has changed" in registered.run("main.py", **stack.environment()).stdout
+    assert "nothing has changed" in registered.run("main.py", check=True, **stack.environment()).stdout
 
 
 @on_stack
@@ -150,7 +150,7 @@ def test_data_travel_by_dvc_and_a_second_clone_runs_no_stage(registered: Project
 
     def dvc(project: Project, *arguments: str) -> str:
         environ = environment | {"PATH": f"{Path(sys.executable).parent}:/usr/bin:/bin"}
-        return project.run("-m", "dvc", *arguments, **environ).stdout
+        return project.run("-m", "dvc", *arguments, check=True, **environ).stdout
 
     identity = ["-c", "user.name=test", "-c", "user.email=test"]
     subprocess.run(["git", "add", "-A"], cwd=registered.root, check=True)
@@ -166,7 +166,7 @@ def test_data_travel_by_dvc_and_a_second_clone_runs_no_stage(registered: Project
         assert "Data and pipelines are up to date." in output
         model = ("1.data", "5.model", "model.onnx")
         assert clone.path(*model).read_bytes() == registered.path(*model).read_bytes()
-    remote = registered.run("main.py", "doctor", **environment).stdout
+    remote = registered.run("main.py", "doctor", check=True, **environment).stdout
     assert "ok      data remote      s3://dvc-data is writable" in remote
 
 
@@ -174,10 +174,10 @@ def test_data_travel_by_dvc_and_a_second_clone_runs_no_stage(registered: Project
 @pytest.mark.timeout(600)
 def test_a_version_is_rebuilt_with_its_raw_data_from_the_remote(registered: Project, stack: Stack) -> None:
     environment = stack.environment()
-    registered.run("-m", "dvc", "push", **environment)
+    registered.run("-m", "dvc", "push", check=True, **environment)
     for folder in registered.path(".dvc", "cache", "files", "md5").glob("??"):
         shutil.rmtree(folder)
-    assert "match the registered version" in registered.run("main.py", "rebuild", "1", **environment).stdout
+    assert "match the registered version" in registered.run("main.py", "rebuild", "1", check=True, **environment).stdout
 
 
 @pytest.fixture(scope="module")

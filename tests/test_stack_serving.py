@@ -1,9 +1,10 @@
-"""Serving on the stack: outages and damage while the keeper fetches a new champion, and while another API starts."""
+"""Serving on the stack: outages and damage while a new champion is synced, and while another API starts."""
 
 import shutil
 from collections.abc import Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -19,9 +20,9 @@ REGISTER, LOADING, PERFORMANCE = (
     "5.testing/loading.py",
     "5.testing/performance.py",
 )
-KEEPER, MAIN = "6.production/model_sync.py", "if __name__"
+MODEL_SYNC, MAIN = "6.production/model_sync.py", "if __name__"
 
-# Put into the keeper of the project: while the gate is shut it stands between "there is a new champion" and its files.
+# Inserted into model_sync.py: while the file `gate` exists, it waits after it has seen a new champion.
 GATE = """
 def gated(*arguments, download=Registry.download):
     gate = Settings().model_cache.with_name("gate")
@@ -34,9 +35,9 @@ def gated(*arguments, download=Registry.download):
 
 Registry.download = gated
 """
-# What /readyz says of a server that has ended, and of any that is frozen.
-WITHOUT = "its database or its artifact store fails it"
-ENDED = {"postgres": WITHOUT, "s3": WITHOUT, "mlflow": "is down"}
+# What /readyz says when a server was stopped, and when any is frozen.
+FAILS = "fails; check MLFLOW_TRACKING_URI"
+STOPPED = {"postgres": FAILS, "s3": FAILS, "mlflow": "is down"}
 FROZEN = "does not answer in time"
 
 
@@ -59,6 +60,8 @@ class Serving:
     def new_champion(self) -> str:
         """Makes the first version's files the next version and the champion."""
         first = self.registry.client.get_model_version(MODEL, "1")
+        assert first.source
+        assert first.run_id
         model = first.source.removeprefix("models:/")
         new = self.registry.create_version(first.source, first.run_id, model, first.tags)
         self.registry.set_alias(CHAMPION, new.number)
@@ -66,10 +69,14 @@ class Serving:
 
 
 def detail(server: Server) -> str:
-    """What /readyz says; the API is ready whatever happens."""
+    """The detail of /readyz; the API is ready during every outage."""
     answer = server.client.get("/readyz")
     assert answer.is_success
     return str(answer.json()["detail"])
+
+
+def reports(server: Server, sentence: str) -> bool:
+    return sentence in detail(server)
 
 
 def served(server: Server) -> str:
@@ -83,11 +90,11 @@ def wait_for(server: Server, version: str) -> None:
 
 @pytest.fixture(scope="module")
 def serving(stack: Stack, finished: Project, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Serving]:
-    """One API for all outages: it must outlive them."""
+    """One API for all outages, which it must survive."""
     folder = tmp_path_factory.mktemp("serving")
     project = copy_finished(finished, folder / "project")
-    keeper = project.path(KEEPER)
-    keeper.write_text(keeper.read_text().replace(MAIN, GATE + MAIN))
+    model_sync = project.path(MODEL_SYNC)
+    model_sync.write_text(model_sync.read_text().replace(MAIN, GATE + MAIN))
     stack.forget_model()
     environment = stack.environment("service") | {"MODEL_CACHE": str(folder / "cache")}
     environment |= {"MLFLOW_HTTP_REQUEST_TIMEOUT": "3"}
@@ -103,7 +110,7 @@ def serving(stack: Stack, finished: Project, tmp_path_factory: pytest.TempPathFa
 
 @pytest.mark.parametrize("how", ["stop", "freeze"])
 @pytest.mark.parametrize("name", ["postgres", "s3", "mlflow"])
-def test_outage_while_a_new_champion_is_fetched_and_an_api_starts(
+def test_outage_while_a_new_champion_is_synced_and_an_api_starts(
     name: str, how: str, serving: Serving, stack: Stack, tmp_path: Path
 ) -> None:
     old, server = serving.version, serving.server
@@ -114,8 +121,8 @@ def test_outage_while_a_new_champion_is_fetched_and_an_api_starts(
     reached.unlink(missing_ok=True)
     gate.touch()
     new = serving.new_champion()
-    wait_until(reached.exists, "the keeper to have seen the new champion")
-    sentence = ENDED[name] if how == "stop" else FROZEN
+    wait_until(reached.exists, "model sync to see the new champion")
+    sentence = STOPPED[name] if how == "stop" else FROZEN
     with ExitStack() as started:
         stack.break_(name, how)
         try:
@@ -123,13 +130,13 @@ def test_outage_while_a_new_champion_is_fetched_and_an_api_starts(
             environment = serving.environment | {"MODEL_CACHE": str(tmp_path / "cache")}
             other = started.enter_context(running(serving.project, "main.py", "serve", **environment))
             for api in (server, other):
-                wait_until(lambda api=api: sentence in detail(api), f"{sentence} in /readyz")
+                wait_until(partial(reports, api, sentence), f"{sentence} in /readyz")
                 address = serving.environment["MLFLOW_TRACKING_URI"]
                 assert detail(api).startswith(f"serving version {old} from the cache: the MLflow server at {address} ")
                 assert served(api) == old
             assert f"serving version {old} from the cache" in other.log.read_text()
         finally:
-            stack.mend(name, how)
+            stack.repair(name, how)
         for api in (server, other):
             wait_for(api, new)
     assert {process.pid for process in descendants(server.process.pid)} == processes
@@ -143,10 +150,8 @@ def test_a_damaged_artifact_is_not_served_and_the_old_champion_stays(damage: str
     put(key, good.replace(b"threshold", b"Threshold", 1) if damage == "altered" else good[: len(good) // 2])
     try:
         new = serving.new_champion()
-        refusal = (
-            f"serving version {old} from the cache: version {new} is refused: its ONNX form is not the one that was"
-        )
-        wait_until(lambda: detail(server).startswith(refusal), "the refusal")
+        rejection = f"serving version {old} from the cache: version {new} is rejected: its ONNX model is not the one"
+        wait_until(lambda: detail(server).startswith(rejection), "the rejection")
         assert served(server) == old
     finally:
         put(key, good)

@@ -24,7 +24,7 @@ from credit_risk.data.splits import read_split
 from credit_risk.evaluation.metrics import expected_calibration_error
 from credit_risk.features import FEATURES
 from credit_risk.formats.onnx_export import _splits, export_onnx, with_float32_splits
-from credit_risk.formats.onnx_scorer import OUTPUT_NAME, OnnxMetadata, Scorer
+from credit_risk.formats.onnx_scorer import OUTPUT_NAME, OnnxMetadata, OnnxScorer
 from credit_risk.model import TrainParams, build_pipeline, fit, logistic_baseline, positive_probability
 
 TRAIN = "4.dvc_pipeline/5.train_model.py"
@@ -85,7 +85,7 @@ def test_onnx_splits_where_the_trees_split_to_the_last_bit(
     random = np.random.default_rng(1)
     columns = random.integers(0, features.shape[1], len(rows))
     rows[np.arange(len(rows)), columns] = np.resize(near, len(rows))
-    difference = np.abs(Scorer(content).score(rows) - positive_probability(pipeline, rows))
+    difference = np.abs(OnnxScorer(content).score(rows) - positive_probability(pipeline, rows))
     assert difference.max() <= 1e-6
 
 
@@ -122,7 +122,7 @@ def test_every_model_learns_and_onnx_agrees_with_it(
     pipeline = fit(train, *train_rows)
     content = export_onnx(pipeline, OnnxMetadata(FEATURES.names, 0.2))
     assert content == export_onnx(pipeline, OnnxMetadata(FEATURES.names, 0.2))
-    scorer = Scorer(content)
+    scorer = OnnxScorer(content)
     features, labels = holdout_rows
     scores = positive_probability(pipeline, features)
     assert np.abs(scorer.score(features) - scores).max() <= 1e-6
@@ -147,7 +147,7 @@ def test_a_model_with_another_output_is_rejected(finished: Project) -> None:
     content = finished.path("1.data", "5.model", "model.onnx").read_bytes()
     other = OUTPUT_NAME[::-1]
     with pytest.raises(ProjectError, match=other):
-        Scorer(content.replace(OUTPUT_NAME.encode(), other.encode()))
+        OnnxScorer(content.replace(OUTPUT_NAME.encode(), other.encode()))
 
 
 @pytest.mark.integration
@@ -172,7 +172,7 @@ for model in ("logistic_regression", "random_forest", "hist_gradient_boosting"):
 
 
 def test_scorer_has_threshold_and_features(finished: Project) -> None:
-    scorer = Scorer.load(finished.path("1.data", "5.model", "model.onnx"))
+    scorer = OnnxScorer.load(finished.path("1.data", "5.model", "model.onnx"))
     training = json.loads(finished.path("1.data", "5.model", "training.json").read_text())
     assert scorer.metadata == OnnxMetadata(FEATURES.names, training["threshold"])
 
@@ -180,9 +180,9 @@ def test_scorer_has_threshold_and_features(finished: Project) -> None:
 def test_scorer_rejects_what_is_not_its_model(finished: Project) -> None:
     content = finished.path("1.data", "5.model", "model.onnx").read_bytes()
     with pytest.raises(ProjectError, match="can't be loaded"):
-        Scorer(content[: len(content) // 2])
+        OnnxScorer(content[: len(content) // 2])
     with pytest.raises(ProjectError, match=r"takes the features .* this code computes .*, one_more;"):
-        Scorer(content, expected_features=(*FEATURES.names, "one_more"))
+        OnnxScorer(content, expected_features=(*FEATURES.names, "one_more"))
 
 
 def test_isotonic_calibration_is_rejected_in_one_sentence(
@@ -202,7 +202,7 @@ def test_isotonic_calibration_still_does_not_agree_with_onnx(finished: Project, 
     pipeline = fit(train_params(finished), features, labels)
     classifier = CalibratedClassifierCV(pipeline["classify"], method="isotonic", cv=3, ensemble=False)
     pipeline.set_params(classify=classifier).fit(features, labels)
-    scorer = Scorer(export_onnx(pipeline, OnnxMetadata(FEATURES.names, 0.2)))
+    scorer = OnnxScorer(export_onnx(pipeline, OnnxMetadata(FEATURES.names, 0.2)))
     assert np.abs(scorer.score(features) - positive_probability(pipeline, features)).max() > 1e-3
 
 

@@ -106,6 +106,3 @@ class OnnxScorer:
     def score_rows(self, rows: Sequence[Mapping[str, Any]]) -> npt.NDArray[np.float32]:
         """Probability of the positive class of rows given by field name, one at a time, as the API scores them."""
         return np.concatenate([self.score(FEATURES.from_row(row)) for row in rows])
-
-
-Scorer = OnnxScorer  # temporary

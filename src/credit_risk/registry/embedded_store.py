@@ -1,4 +1,4 @@
-"""The embedded registry: a SQLite file with an `artifacts` folder beside it.
+"""The embedded registry: a SQLite file, and a folder `artifacts` next to it.
 
 MLflow stores absolute addresses of artifacts. After a checkout was moved or copied they would still point to the old
 place, where a copy must never write. So the addresses are corrected whenever the registry is opened.

@@ -79,7 +79,7 @@ def error_text(error: Exception) -> str:
 
 
 def gate_key(champion: str | None) -> str:
-    """Hash of all that a gate's result depends on beside the version: parameters, code, and the champion's number."""
+    """Hash of all that a gate's result depends on besides the version: parameters, code and the champion's number."""
     section = params.raw("gates")
     code = [*sorted((root() / "5.testing").glob("*.py")), *sorted(PACKAGE.rglob("*.py"))]
     content = json.dumps([section, [sha256(path) for path in code], champion], sort_keys=True)
