@@ -363,6 +363,7 @@ def comments(text: str) -> list[str]:
 
 
 @pytest.mark.integration
+@pytest.mark.timeout(600)  # seconds; six scripts run one after the other
 def test_selecting_writes_a_clearly_better_candidate_and_keeps_the_comments(project: Project) -> None:
     boosting = "train.hist_gradient_boosting"
     project.set_params(
