@@ -22,8 +22,8 @@ def raw_row(number: int = 0, **fields: str) -> dict[str, str]:
     row = dict.fromkeys(sorted(CONTRACT.raw_columns), "")
     for field in CONTRACT.fields:
         value = field.example
-        text = value if isinstance(field, Choice) else "" if value is None else f"{value:.10g}"
-        row[field.column] = fields.get(field.name, text or "")
+        text = "" if value is None else str(value) if isinstance(field, Choice) else f"{value:.10g}"
+        row[field.column] = fields.get(field.name, text)
     row[CONTRACT.target.column] = (CONTRACT.target.positive if number % 2 else CONTRACT.target.negative)[0]
     if CONTRACT.date:
         row[CONTRACT.date] = f"20{number % 20:02}-06-15"

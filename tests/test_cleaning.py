@@ -1,6 +1,7 @@
 """Stage 2's machinery: which rows are kept, rejected and counted, whatever the contract."""
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -29,10 +30,9 @@ def clean(tmp_path: Path) -> Callable[..., tuple[pd.DataFrame, pd.DataFrame, Cou
 
     def run(*rows: dict[str, str], most: float = 1.0, **parsing: Any) -> tuple[pd.DataFrame, pd.DataFrame, Counts]:
         raw_frame(*rows).to_parquet(tmp_path / "raw.parquet")
-        files = [tmp_path / "clean.parquet", tmp_path / "rejected.parquet"]
-        counts = clean_file(tmp_path / "raw.parquet", *files, Parsing(**parsing), most)
-        clean, rejected = map(pd.read_parquet, files)
-        return clean, rejected, counts
+        clean, rejected = tmp_path / "clean.parquet", tmp_path / "rejected.parquet"
+        counts = clean_file(tmp_path / "raw.parquet", clean, rejected, Parsing(**parsing), most)
+        return pd.read_parquet(clean), pd.read_parquet(rejected), counts
 
     return run
 
@@ -156,7 +156,7 @@ def test_new_and_missing_columns_are_named() -> None:
 @pytest.mark.parametrize("part", ["words", "parsers", "fillers"])
 def test_a_misspelt_field_in_the_parsing_is_named(part: str) -> None:
     with pytest.raises(ProjectError, match="'no_such_field'"):
-        Parsing(**{part: {"no_such_field": {}}})
+        replace(Parsing(), **{part: {"no_such_field": {}}})  # type: ignore[arg-type]
 
 
 @with_choice

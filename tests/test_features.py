@@ -10,7 +10,6 @@ from rows import Row, columns, example_row, rows
 
 from credit_risk.contract import CONTRACT
 from credit_risk.core.feature_set import default_features
-from credit_risk.data.splits import as_frame
 from credit_risk.features import FEATURES
 from credit_risk.serving.request_model import parse_batch
 
@@ -18,14 +17,14 @@ from credit_risk.serving.request_model import parse_batch
 @settings(max_examples=200, deadline=None)
 @given(st.lists(rows(), min_size=1, max_size=5), st.randoms())
 def test_one_row_and_many_give_the_same_bits_in_any_order(several: list[Row], random: Any) -> None:
-    many = FEATURES.from_columns(as_frame(several))
+    many = FEATURES.from_columns(columns(several))
     single = np.concatenate([FEATURES.from_row(row) for row in several])
     assert many.dtype == single.dtype == np.float32
     assert many.shape == (len(several), len(FEATURES))
     assert np.array_equal(many, single, equal_nan=True)
     order = list(range(len(several)))
     random.shuffle(order)
-    assert np.array_equal(FEATURES.from_columns(as_frame([several[i] for i in order])), many[order], equal_nan=True)
+    assert np.array_equal(FEATURES.from_columns(columns([several[i] for i in order])), many[order], equal_nan=True)
 
 
 @settings(max_examples=100, deadline=None)

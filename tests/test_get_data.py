@@ -15,6 +15,7 @@ import pyarrow.parquet as pq
 import pytest
 from projects import Project, lone_stage, run_script
 
+from credit_risk.core.files import sha256
 from credit_risk.data import sources
 
 STAGE = "4.dvc_pipeline/1.get_data.py"
@@ -37,7 +38,8 @@ def get(project: Project, *patterns: str) -> int:
 
 
 def read_rows(project: Project) -> list[dict[str, Any]]:
-    return pd.read_parquet(project.path("1.data", "1.raw", "rows.parquet")).to_dict("records")
+    rows: Any = pd.read_parquet(project.path("1.data", "1.raw", "rows.parquet")).to_dict("records")
+    return list(rows)
 
 
 def manifest(project: Project) -> Any:
@@ -57,7 +59,7 @@ def test_csv_gz_and_parquet_give_the_same_text(root: Project) -> None:
         ("1.data/source/3.parquet", 2),
     ]
     assert manifest(root)[0]["bytes"] == len(CSV)
-    assert manifest(root)[0]["sha256"] == sources.sha256(source / "1.csv")
+    assert manifest(root)[0]["sha256"] == sha256(source / "1.csv")
 
 
 def test_same_input_same_bytes(root: Project) -> None:

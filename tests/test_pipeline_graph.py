@@ -21,7 +21,7 @@ STAGE_IDS = list(STAGES)
 
 
 def script_of(stage: dict[str, Any]) -> Path:
-    return PIPELINE / stage["cmd"].removeprefix("python ")
+    return PIPELINE / str(stage["cmd"]).removeprefix("python ")
 
 
 def imported(path: Path) -> set[str]:
