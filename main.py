@@ -42,7 +42,7 @@ from credit_risk.core import params
 from credit_risk.core.errors import ProjectError
 from credit_risk.core.files import read_json, replacing
 from credit_risk.core.paths import data, relative, root
-from credit_risk.core.settings import settings
+from credit_risk.project.settings import settings
 
 # DVC and MLflow take seconds to import, so they are imported where they are used.
 if TYPE_CHECKING:
@@ -449,7 +449,7 @@ def rebuild(number: str) -> int:
 
 def rename(name: str) -> int:
     """Renames the project."""
-    from credit_risk.core.rename import rename as rename_project
+    from credit_risk.project.rename import rename as rename_project
 
     changed = rename_project(CONTRACT.problem, name)
     console.print(f"renamed in {changed} files; check with `git diff`, run `uv run main.py`, then commit")

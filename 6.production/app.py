@@ -27,7 +27,7 @@ from starlette.exceptions import HTTPException
 
 from credit_risk.contract import CONTRACT
 from credit_risk.core.schema import Choice
-from credit_risk.core.settings import serving_settings
+from credit_risk.project.settings import serving_settings
 from credit_risk.serving import model_cache, predictions, prometheus
 from credit_risk.serving.active_model import ActiveModel
 from credit_risk.serving.middleware import OPEN, PREDICT, Middleware

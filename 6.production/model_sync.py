@@ -19,9 +19,9 @@ from typing import Any
 
 from credit_risk.core.errors import ProjectError
 from credit_risk.core.files import sha256
-from credit_risk.core.settings import Settings, settings
 from credit_risk.formats.onnx_scorer import OnnxScorer
 from credit_risk.formats.reference_rows import TOLERANCE, max_score_difference
+from credit_risk.project.settings import Settings, settings
 from credit_risk.registry import lineage
 from credit_risk.registry.client import (
     CHAMPION,

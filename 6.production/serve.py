@@ -19,7 +19,7 @@ from pathlib import Path
 
 import uvicorn
 
-from credit_risk.core.settings import serving_settings
+from credit_risk.project.settings import serving_settings
 from credit_risk.serving.structured_log import LOG_CONFIG, log
 
 HERE = Path(__file__).parent

@@ -38,9 +38,9 @@ import requests
 from credit_risk.contract import CONTRACT
 from credit_risk.core.errors import ProjectError
 from credit_risk.core.files import replacing
-from credit_risk.core.host import container_tool, free_port
 from credit_risk.core.paths import root
-from credit_risk.core.settings import Settings
+from credit_risk.project.host import container_tool, free_port
+from credit_risk.project.settings import Settings
 from credit_risk.registry.client import CHALLENGER, CHAMPION, Registry
 
 CONNECTIONS = 20  # of the load generator

@@ -27,9 +27,9 @@ import numpy as np
 
 from credit_risk.core.errors import ProjectError
 from credit_risk.core.files import replacing
-from credit_risk.core.host import free_port
 from credit_risk.core.paths import root
 from credit_risk.data.splits import as_records, read_holdout
+from credit_risk.project.host import free_port
 from credit_risk.serving import model_cache
 from credit_risk.serving.active_model import LoadedModel
 from credit_risk.serving.explanations import PERMUTATIONS, log_odds

@@ -23,7 +23,7 @@ import requests
 from credit_risk.contract import CONTRACT
 from credit_risk.core.errors import ProjectError
 from credit_risk.core.files import replacing
-from credit_risk.core.host import container_tool, free_port
+from credit_risk.project.host import container_tool, free_port
 
 RESULTS = Path(__file__).parent / "results" / "image.md"
 STARTS, READY_SECONDS = 7, 30

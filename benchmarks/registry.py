@@ -29,10 +29,10 @@ import mlflow
 import mlflow.sklearn
 
 from credit_risk.core.files import replacing, sha256
-from credit_risk.core.host import free_port
 from credit_risk.core.paths import data, root
 from credit_risk.formats.onnx_scorer import OnnxScorer
 from credit_risk.formats.reference_rows import TOLERANCE, max_score_difference
+from credit_risk.project.host import free_port
 from credit_risk.registry.client import CHALLENGER, ONNX_PATH, ONNX_SHA256, REFERENCE_ROWS_PATH, Registry
 from credit_risk.registry.preflight import preflight
 

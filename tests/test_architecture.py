@@ -12,6 +12,7 @@ PACKAGE = next(path.parent for path in REPOSITORY.glob("src/*/contract.py"))
 # Each part of the package imports from the floors below its own.
 FLOORS: tuple[set[str], ...] = (
     {"core"},
+    {"project"},
     {"evaluation"},
     {"contract"},
     {"features"},

@@ -16,7 +16,7 @@ from clouds import only, tool
 from projects import REPOSITORY, Project, script, wait_until
 from stacks import Stack
 
-from credit_risk.core.host import free_port
+from credit_risk.project.host import free_port
 
 FOLDER = REPOSITORY / "7.deploy" / "mlflow"
 PASSWORDS = {user: f"the password of {user} in a test" for user in ("admin", "pipeline", "service")}

@@ -15,8 +15,8 @@ from fastapi.routing import APIRoute
 from projects import REPOSITORY, Project, run_script, script
 
 from credit_risk.contract import CONTRACT
-from credit_risk.core.settings import Settings
 from credit_risk.data import cleaning
+from credit_risk.project.settings import Settings
 
 README = (REPOSITORY / "readme.md").read_text(encoding="utf-8")
 FOLDERS = sorted(path.name for path in REPOSITORY.glob("[1-9].*") if path.is_dir())

@@ -14,7 +14,7 @@ import pytest
 from projects import wait_for_script, wait_until
 
 from credit_risk.core.environment import LOCK, environment_sha256
-from credit_risk.core.settings import Settings
+from credit_risk.project.settings import Settings
 
 SCRIPT = """
 import time

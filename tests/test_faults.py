@@ -8,7 +8,7 @@ import pytest
 from projects import Project, run_script
 from stacks import Stack, onnx_object, put
 
-from credit_risk.core.host import free_port
+from credit_risk.project.host import free_port
 from credit_risk.registry.client import CHALLENGER, CHAMPION, Registry
 from credit_risk.registry.gate_results import EXIT_REJECTED
 from credit_risk.registry.promotion import history

@@ -26,7 +26,7 @@ from projects import REPOSITORY, Project, script, wait_until
 from servers import KEY, KEYS
 
 from credit_risk.contract import CONTRACT
-from credit_risk.core.host import free_port
+from credit_risk.project.host import free_port
 
 pytestmark = [pytest.mark.containers, needs_podman]
 

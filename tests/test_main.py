@@ -17,7 +17,7 @@ import yaml
 from projects import Project, descendants, thin, wait_for_script
 
 from credit_risk.contract import CONTRACT
-from credit_risk.core.settings import Settings
+from credit_risk.project.settings import Settings
 from credit_risk.registry.client import Registry
 from credit_risk.registry.promotion import history
 

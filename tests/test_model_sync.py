@@ -22,7 +22,7 @@ from servers import (
     wait_until_ready,
 )
 
-from credit_risk.core.host import free_port
+from credit_risk.project.host import free_port
 from credit_risk.registry.client import CHAMPION, MODEL, ONNX_SHA256
 from credit_risk.serving import active_model, model_cache
 from credit_risk.serving.problem_details import Problem

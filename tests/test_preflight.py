@@ -22,8 +22,8 @@ from projects import REPOSITORY, Project
 from stacks import JUICEFS, Stack, gateway
 
 from credit_risk.core.errors import ProjectError
-from credit_risk.core.host import free_port
-from credit_risk.core.settings import Settings
+from credit_risk.project.host import free_port
+from credit_risk.project.settings import Settings
 from credit_risk.registry.client import Registry, limit_s3
 from credit_risk.registry.preflight import check_bucket, preflight, preflight_checks
 

@@ -12,7 +12,7 @@ from projects import Project, run_script
 
 from credit_risk.contract import CONTRACT
 from credit_risk.core.errors import ProjectError
-from credit_risk.core.settings import Settings
+from credit_risk.project.settings import Settings
 from credit_risk.registry import lineage, promotion
 from credit_risk.registry.client import (
     CHALLENGER,

@@ -1,1 +1,1 @@
-"""Foundations: contract classes, feature engine, errors, paths, files, params, settings, entry point of scripts."""
+"""Foundations of the stages: contract classes, feature engine, errors, paths, files, params, entry point of scripts."""

@@ -23,8 +23,8 @@ from mlflow.exceptions import MlflowException
 
 from credit_risk.contract import CONTRACT
 from credit_risk.core.errors import ProjectError
-from credit_risk.core.settings import Settings
-from credit_risk.core.settings import settings as load_settings
+from credit_risk.project.settings import Settings
+from credit_risk.project.settings import settings as load_settings
 from credit_risk.registry import embedded_store
 from credit_risk.registry.error_messages import describe_error, is_registry_error
 

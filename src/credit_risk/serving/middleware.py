@@ -17,7 +17,7 @@ from typing import Any
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from credit_risk.core.settings import Settings
+from credit_risk.project.settings import Settings
 from credit_risk.serving import predictions, prometheus
 from credit_risk.serving.active_model import ActiveModel
 from credit_risk.serving.problem_details import INTERNAL_ERROR, MEDIA_TYPE, Problem

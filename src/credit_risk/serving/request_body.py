@@ -8,7 +8,7 @@ from time import perf_counter
 from starlette.types import Receive
 
 from credit_risk.contract import CONTRACT
-from credit_risk.core.settings import Settings
+from credit_risk.project.settings import Settings
 from credit_risk.serving.problem_details import Problem
 
 JSON, NDJSON = "application/json", "application/x-ndjson"

@@ -1,0 +1,1 @@
+"""The project and its surroundings, which no training stage depends on: settings, host, renaming."""
