@@ -28,13 +28,12 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
-from typing import IO, TYPE_CHECKING, Any, Self
+from typing import IO, TYPE_CHECKING, Any
 
 import psutil
 import yaml
 from rich.console import Console
 from rich.markup import escape
-from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 from rich.table import Column, Table
 
 from credit_risk.contract import CONTRACT
@@ -109,7 +108,8 @@ def run_all(*, refresh: bool, promote: bool) -> int:
     write_example()
     forced = refresh and sources_changed()
     stages = yaml.safe_load((root() / PIPELINE).read_text(encoding="utf-8"))["stages"]
-    with (root() / LOG).open("w", encoding="utf-8") as log, redirected_output(log), Steps(log) as steps:
+    with (root() / LOG).open("w", encoding="utf-8") as log, redirected_output(log):
+        steps = Steps(log)
         with open_repository() as repo:
             threading.Thread(target=prepare_gates, daemon=True).start()
             for number, stage in enumerate(stages):
@@ -193,30 +193,12 @@ def redirected_output(log: IO[str]) -> Iterator[None]:
 
 
 class Steps:
-    """Runs stages and gates, with a live line for the running one and a printed line for each finished one."""
+    """Runs stages and gates, whose output goes to the log; prints a line for each that has run."""
 
     def __init__(self, log: IO[str]) -> None:
-        """Takes the file that has the output of the steps."""
+        """Takes the log."""
         self.finished: list[str] = []
         self._log = log
-        self._progress = Progress(
-            SpinnerColumn(),
-            TextColumn("{task.description}"),
-            TimeElapsedColumn(),
-            console=console,
-            transient=True,
-            disable=not console.is_terminal,
-        )
-        self._task = self._progress.add_task("starting")
-
-    def __enter__(self) -> Self:
-        """Shows the live line."""
-        self._progress.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        """Removes the live line."""
-        self._progress.stop()
 
     def run_stage(self, repo: "Repo", name: str, *, force: bool) -> None:
         """Runs a stage of the pipeline if its inputs have changed.
@@ -226,22 +208,14 @@ class Steps:
         """
         from dvc.exceptions import DvcException
 
-        def reproduce() -> bool:
-            # Not in the main thread, in which DVC would ignore Ctrl-C.
-            with ThreadPoolExecutor(1) as pool:
-                try:
-                    return bool(
-                        pool.submit(repo.reproduce, f"{PIPELINE}:{name}", single_item=True, force=force).result()
-                    )
-                except KeyboardInterrupt:
-                    end_children()
-                    raise
-
+        self._begin()
         try:
-            self._run(name, reproduce)
+            with console.status(name):
+                ran = reproduce(repo, name, force=force)
         except DvcException as error:
-            sentence = self._last_line() or f"stage {name}: {error.__cause__ or error}"
-            raise ProjectError(f"{sentence} (all output: {LOG})") from error
+            raise self._failure(f"stage {name}: {error.__cause__ or error}") from error
+        if ran:
+            self._finish(name)
 
     def run_script(self, path: str, *arguments: str) -> bool:
         """Runs a script; returns False if it is a gate that rejects the version.
@@ -252,34 +226,43 @@ class Steps:
         from credit_risk.registry.gate_results import EXIT_REJECTED
         from credit_risk.registry.gating import PERFORMANCE
 
-        codes: list[int] = []
-
-        def run() -> bool:
+        name = Path(path).stem.rpartition(".")[2]
+        self._begin()
+        with console.status(name):
             # The loading gate must load the model in a fresh process; the other gate need not import MLflow again.
-            codes.append((execute if path == PERFORMANCE else start)(path, *arguments))
-            return codes[0] in {0, EXIT_REJECTED}
+            code = (execute if path == PERFORMANCE else start)(path, *arguments)
+        if code not in {0, EXIT_REJECTED}:
+            raise self._failure(f"{path} failed")
+        self._finish(name)
+        return code == 0
 
-        if not self._run(Path(path).stem.rpartition(".")[2], run):
-            raise ProjectError(f"{self._last_line() or path + ' failed'} (all output: {LOG})")
-        return codes[0] == 0
+    def _begin(self) -> None:
+        self._start, self._offset = time.monotonic(), os.fstat(self._log.fileno()).st_size
 
-    def _run(self, name: str, work: Callable[[], bool]) -> bool:
-        """Does the work of a step; prints its time and its last line of output if it was done."""
-        start = time.monotonic()
-        self._begin = os.fstat(self._log.fileno()).st_size
-        self._progress.reset(self._task, description=name)
-        done = work()
-        if done:
-            self.finished.append(name)
-            seconds = time.monotonic() - start
-            console.print(f"  {name:<18} {seconds:5.1f} s  {escape(self._last_line())}", soft_wrap=True)
-        return done
+    def _finish(self, name: str) -> None:
+        self.finished.append(name)
+        seconds = time.monotonic() - self._start
+        console.print(f"  {name:<18} {seconds:5.1f} s  {escape(self._last_line())}", soft_wrap=True)
+
+    def _failure(self, otherwise: str) -> ProjectError:
+        return ProjectError(f"{self._last_line() or otherwise} (all output: {LOG})")
 
     def _last_line(self) -> str:
         """The last line that the current step has printed."""
         sys.stdout.flush()
-        output = (root() / LOG).read_bytes()[self._begin :].decode(errors="replace")
+        output = (root() / LOG).read_bytes()[self._offset :].decode(errors="replace")
         return (output.strip().splitlines() or [""])[-1].strip()
+
+
+def reproduce(repo: "Repo", name: str, *, force: bool) -> bool:
+    """Runs a stage by DVC; returns False if nothing that it depends on has changed."""
+    with ThreadPoolExecutor(1) as pool:  # in the main thread, DVC would ignore Ctrl-C
+        future = pool.submit(repo.reproduce, f"{PIPELINE}:{name}", single_item=True, force=force)
+        try:
+            return bool(future.result())
+        except KeyboardInterrupt:
+            end_children()
+            raise
 
 
 def start(path: str, *arguments: str) -> int:
