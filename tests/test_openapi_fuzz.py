@@ -14,6 +14,7 @@ HOOKS = Path(__file__).with_name("openapi_hooks.py")
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(1800)
 def test_every_response_is_documented(finished: Project, cache: Path, tmp_path: Path) -> None:
     environment = {"APP_ENV": "production", "API_KEYS_SHA256": KEYS, "MODEL_CACHE": str(cache)}
     environment["MAX_QUEUE_SECONDS"] = "10"  # tests share the machine
