@@ -14,7 +14,8 @@ from credit_risk.contract import CONTRACT
 def before_call(_context: Any, case: Any, _kwargs: Any) -> None:
     if isinstance(case.body, dict):
         for rule in CONTRACT.rules:
-            smaller, larger = case.body.get(rule.smaller), case.body.get(rule.larger)
+            smaller: Any = case.body.get(rule.smaller)
+            larger: Any = case.body.get(rule.larger)
             # A value that breaks its own field's rule is left: such a request must be rejected.
             valid = CONTRACT.field(rule.smaller).accepts(smaller) and CONTRACT.field(rule.larger).accepts(larger)
             if valid and smaller > larger:
