@@ -128,7 +128,7 @@ def open_repository() -> "Repo":
     from dvc.repo import Repo
     from dvc.scm import SCMError
 
-    logging.getLogger("dvc").setLevel(logging.WARNING)  # so that a stage's last line is its own
+    logging.getLogger("dvc").setLevel(logging.ERROR)  # so that a stage's last line is its own
     try:
         repo = Repo(str(root()))
     except SCMError:
