@@ -23,19 +23,23 @@ T = TypeVar("T")
 REPOSITORY = Path(__file__).resolve().parents[1]
 ROWS = 4_000  # of a copy's data: the committed source is thinned to about so many
 
-# Short training, and gates that a sound model passes in spite of the small sample.
+# Short training, and gates that a sound model passes in spite of the small sample; also what tests assume, so that they
+# do not depend on the values in params.yaml.
 SMALL_PARAMS: Mapping[str, object] = {
+    "train.model": "hist_gradient_boosting",
     "train.threads": 1,  # tests run in parallel, and threads that wait for each other spin
     "train.threshold_folds": 3,
     "train.selection.trees": 10,
     "train.hist_gradient_boosting.max_iter": 60,
     "evaluate.bootstrap_resamples": 100,
     "gates.bootstrap_resamples": 100,
+    "gates.mode": "champion",
     "gates.min_auc": 0.55,
     "gates.min_out_of_time_auc": 0.55,
     "gates.max_calibration_error": 0.06,
     "gates.min_brier_skill": 0.005,
-    "gates.min_auc_over_logistic": 0.0,
+    "gates.min_auc_over_logistic": -0.03,
+    "gates.min_accuracy": None,
     "gates.margin": 0.05,
 }
 

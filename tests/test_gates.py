@@ -362,7 +362,7 @@ def test_a_version_that_the_loading_gate_has_not_passed_fails_at_performance(gat
 
 @integration
 def test_versions_from_different_splits_are_not_compared(gated: Project) -> None:
-    gated.set_params({"split.test_share": 0.3})
+    gated.set_params({"split.test_share": 0.35})
     register(gated, fit(train_params(gated), *read_split("train")), threshold=0.3)
     assert failures(gated, LOADING) == set()
     assert failures(gated, PERFORMANCE) == {"same_split"}
@@ -371,7 +371,7 @@ def test_versions_from_different_splits_are_not_compared(gated: Project) -> None
 @integration
 def test_threshold_mode_does_not_compare_with_the_champion(project: Project, inside: Callable[[Project], None]) -> None:
     inside(project)
-    project.set_params({"split.test_share": 0.3, "gates.mode": "threshold"})
+    project.set_params({"split.test_share": 0.35, "gates.mode": "threshold"})
     version = register(project, fit(train_params(project), *read_split("train")), threshold=0.3)
     assert failures(project, LOADING) == set()
     assert failures(project, PERFORMANCE) == set()
