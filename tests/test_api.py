@@ -277,7 +277,7 @@ def test_large_batches_are_413(client: httpx.Client) -> None:
 def test_a_million_invalid_rows_or_fields_take_no_memory(server: Server) -> None:
     before = server.process.memory_info().rss
     invalid_rows = b"[" + b"1," * 900_000 + b"1]"
-    fields = b"[{" + b",".join(b'"f%d":1' % number for number in range(2_000 * FIELDS)) + b"}]"
+    fields = b"[{" + b",".join(b'"f%d":1' % number for number in range(26_000)) + b"}]"
     assert server.client.post("/predict/batch", content=invalid_rows, headers=JSON).status_code == 413
     (result,) = server.client.post("/predict/batch", content=fields, headers=JSON).json()["results"]
     assert result["errors"][0]["rule"] == f"must not have more than {4 * FIELDS} fields"

@@ -54,6 +54,14 @@ def test_division_by_zero_is_missing_for_one_row_and_for_many() -> None:
         assert np.array_equal(many[:1], FEATURES.from_row(row), equal_nan=True)
 
 
+def test_a_quotient_beyond_float32_is_missing_for_one_row_and_for_many() -> None:
+    row = ROW | {"limit": 1e-300}
+    assert math.isnan(named(row)["load"])
+    assert math.isnan(FEATURES.row_values(row)[1])
+    many = FEATURES.from_columns({name: [row[name]] * 2 for name in TOY.field_names})
+    assert np.array_equal(many[:1], FEATURES.from_row(row), equal_nan=True)
+
+
 def test_truth_values_are_numbers_in_arithmetic() -> None:
     features = FeatureSet(TOY, [Feature("x", "count", "", "(weight > 1) + (limit > 1) - (size == 0)")])
     assert named(ROW, features)["x"] == 2

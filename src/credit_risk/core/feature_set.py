@@ -24,6 +24,7 @@ WORDS_OF_FLAG = {1.0: "yes", 0.0: "no"}
 
 FloatArray = npt.NDArray[np.float32]
 _NAN = float("nan")
+FLOAT32_MAX = float(np.finfo(np.float32).max)
 
 
 @dataclass(frozen=True, slots=True)
@@ -201,7 +202,7 @@ class FeatureSet:
             if len(values[field.name]) != rows:
                 raise ValueError(f"column '{field.name}' has another length than the first one")
         with np.errstate(all="ignore"):
-            computed = self._compute(values, self._code_column)
+            computed = self._compute(values, self._code_column, np.asarray)
             features = np.column_stack([np.asarray(np.broadcast_to(v, rows), np.float32) for v in computed])
         features[~np.isfinite(features)] = np.nan
         return features
@@ -226,7 +227,7 @@ class FeatureSet:
         for name, codes in self._codes.items():
             values[name] = codes[row.get(name)]
         try:
-            computed: tuple[float, ...] = self._compute(values, self._code_value)
+            computed: tuple[float, ...] = self._compute(values, self._code_value, _finite)
         except ZeroDivisionError:  # arrays give infinity or NaN instead
             columns = {name: np.array([row.get(name)], object) for name in self._contract.field_names}
             numbers = {name: np.array([values[name]]) for name in self._number_names}
@@ -298,6 +299,11 @@ class FeatureSet:
             elif rule.larger in what_if.fields:
                 result[rule.larger] = np.maximum(result[rule.larger], np.asarray(result[rule.smaller], np.float64))
         return result
+
+
+def _finite(value: float) -> float:
+    """NaN for a result that float32 can't hold: arrays become infinite there, and infinite values become NaN."""
+    return value if -FLOAT32_MAX <= value <= FLOAT32_MAX else _NAN
 
 
 def default_features(contract: Contract) -> tuple[Feature, ...]:

@@ -58,19 +58,31 @@ def compile_together(formulas: Mapping[str, ast.Expression], coded: Collection[s
         coded: features whose result is a number to be replaced by its category code.
 
     Returns:
-        A function of (values by field name, function (result, feature name) -> code) that returns a tuple of results.
+        A function that returns a tuple of results. Its arguments: values by field name; a function (result, feature
+        name) -> code; a function that makes a result NaN if it does not fit into float32, where formulas may overflow.
     """
     used = sorted({node.id for tree in formulas.values() for node in ast.walk(tree) if isinstance(node, ast.Name)})
     lines = [f"    {name} = values[{name!r}]" for name in used]
-    results = [
-        f"code({ast.unparse(tree)}, {name!r})" if name in coded else ast.unparse(tree)
-        for name, tree in formulas.items()
-    ]
-    source = "\n".join(["def compute(values, code):", *lines, f"    return ({', '.join(results)},)"])
+    results = []
+    for name, tree in formulas.items():
+        text = ast.unparse(tree)
+        if name in coded:
+            text = f"code({text}, {name!r})"
+        elif any(map(_may_overflow, ast.walk(tree))):
+            text = f"finite({text})"
+        results.append(text)
+    source = "\n".join(["def compute(values, code, finite):", *lines, f"    return ({', '.join(results)},)"])
     namespace: dict[str, Any] = {"__builtins__": {}}
     exec(compile(source, "formulas", "exec"), namespace)  # noqa: S102 (the parts have passed parse)
     compute: Callable[..., Any] = namespace["compute"]
     return compute
+
+
+def _may_overflow(node: ast.AST) -> bool:
+    """Whether an operation can leave the range of its operands, as the fields themselves can't."""
+    if not isinstance(node, ast.BinOp):
+        return False
+    return isinstance(node.op, ast.Div) or (isinstance(node.op, ast.Mult) and not isinstance(node.right, ast.Constant))
 
 
 class _AsArithmetic(ast.NodeTransformer):
