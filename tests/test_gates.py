@@ -49,8 +49,8 @@ def gated(project: Project, inside: Callable[[Project], None]) -> Iterator[Proje
     assert champion.number == "1"
 
 
-def train_params(project: Project) -> TrainParams:
-    return TrainParams.model_validate(project.params["train"])
+def train_params(project: Project, **changes: Any) -> TrainParams:
+    return TrainParams.model_validate(project.params["train"] | changes)
 
 
 def register(project: Project, pipeline: Pipeline, threshold: float = 0.2) -> Version:
@@ -96,7 +96,15 @@ def test_a_sound_model_is_promoted(finished: Project, inside: Callable[[Project]
     assert [(event.kind, event.version) for event in history(Registry())] == [("promoted", "1")]
 
 
+def require_half_of_the_champion(project: Project) -> None:
+    """Sets the thresholds between no skill and the champion's: how high they are depends on the data."""
+    metrics = json.loads(project.path("1.data", "6.reports", "metrics.json").read_text())["test"]
+    changes = {"gates.min_auc": (0.5 + metrics["roc_auc"]) / 2, "gates.min_brier_skill": metrics["brier_skill"] / 2}
+    project.set_params(changes)
+
+
 def test_constant_model(gated: Project) -> None:
+    require_half_of_the_champion(gated)
     train = train_params(gated)
     train.hist_gradient_boosting.update(min_samples_leaf=10**6)  # no tree splits
     register(gated, fit(train, *read_split("train")))
@@ -105,17 +113,26 @@ def test_constant_model(gated: Project) -> None:
 
 
 def test_shuffled_labels(gated: Project) -> None:
+    require_half_of_the_champion(gated)
     features, labels = read_split("train")
-    np.random.default_rng(0).shuffle(labels)
+    rng, rate = np.random.default_rng(0), labels.mean()
+    # Shuffled so that each outcome has the same share of positives: if the features predict the outcome well, a plain
+    # shuffle of few rows leaves much skill by chance.
+    for group in (labels == 0, labels == 1):
+        labels[group] = rng.permutation(np.arange(group.sum()) < rate * group.sum())
     register(gated, fit(train_params(gated), features, labels))
     assert failures(gated, LOADING) == set()
     assert failures(gated, PERFORMANCE) >= {"auc", "skill_over_majority", "champion_in_time"}
 
 
 def test_badly_calibrated_model(gated: Project) -> None:
-    train = train_params(gated)
-    train.hist_gradient_boosting["class_weight"] = "balanced"  # ranks as well, but its scores are not rates
-    register(gated, fit(train, *read_split("train")))
+    features, labels = read_split("train")
+    pipeline = fit(train_params(gated, calibration="sigmoid"), features, labels)
+    (calibrator,) = pipeline["classify"].calibrated_classifiers_[0].calibrators
+    # Ranks as before, but its scores are not rates: all are near the rarer outcome.
+    calibrator.a_ /= 10
+    calibrator.b_ = -3 if labels.mean() < 0.5 else 3
+    register(gated, pipeline)
     assert failures(gated, LOADING) == set()
     failed = failures(gated, PERFORMANCE)
     assert failed >= {"calibration", "skill_over_majority"}
@@ -124,10 +141,11 @@ def test_badly_calibrated_model(gated: Project) -> None:
 
 def test_feature_that_leaks_the_outcome(gated: Project, monkeypatch: pytest.MonkeyPatch) -> None:
     """A column derived from the outcome was added to the features, bypassing the contract."""
+    gated.set_params({"gates.leak_auc": 0.99})  # sound features of some data reach almost as much
     rng = np.random.default_rng(0)
     for split in CONTRACT.splits:
         rows = pd.read_parquet(split_path(split))
-        rows["leak"] = (rows[OUTCOME] + rng.normal(0, 0.3, len(rows))).astype("float32")
+        rows["leak"] = (rows[OUTCOME] + rng.normal(0, 0.1, len(rows))).astype("float32")
         rows.to_parquet(split_path(split))
     leaking = pd.concat(
         [pd.read_parquet(split_path(split)).assign(split=split) for split in CONTRACT.splits], ignore_index=True
@@ -150,6 +168,8 @@ def test_feature_that_leaks_the_outcome(gated: Project, monkeypatch: pytest.Monk
         register_directly(gated, registered_pipeline(pipeline), content, signature, example)
     assert "signature" in failures(gated, LOADING)
     assert failures(gated, PERFORMANCE) >= {"leak", "loading"}
+    checks = json.loads(gated.path("5.testing", "reports", "performance.json").read_text())["checks"]
+    assert [check["measured"] for check in checks if check["name"] == "leak"] == ["1.000 (leak)"]
 
 
 @integration

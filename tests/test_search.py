@@ -161,16 +161,16 @@ def project_parameters(project: Project, model: str) -> dict[str, Any]:
 
 
 def test_constraints_that_could_move_to_another_column_are_rejected(finished: Project) -> None:
-    assert finished.params["train"]["selection"]["min_importance"] > 0
-
-    def constrained(name: str) -> TrainParams:
+    def constrained(name: str, min_importance: float) -> TrainParams:
         boosting = project_parameters(finished, "hist_gradient_boosting") | {"monotonic_cst": {name: -1}}
-        return train_section(finished, hist_gradient_boosting=boosting)
+        selection = finished.params["train"]["selection"] | {"min_importance": min_importance}
+        return train_section(finished, hist_gradient_boosting=boosting, selection=selection)
 
+    build_pipeline(constrained(FEATURES.names[0], 0.0))
     with pytest.raises(ProjectError, match="min_importance"):
-        build_pipeline(constrained(FEATURES.names[0]))
+        build_pipeline(constrained(FEATURES.names[0], 0.1))
     with pytest.raises(ProjectError, match=r"train.hist_gradient_boosting.monotonic_cst: no_such_feature"):
-        build_pipeline(constrained("no_such_feature"))
+        build_pipeline(constrained("no_such_feature", 0.0))
 
 
 def test_the_selection_is_fitted_once_a_fold_and_keeps_what_it_would_keep(

@@ -19,7 +19,7 @@ from servers import SERVE, Server, running, wait_until_ready
 
 from credit_risk.contract import CONTRACT
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]  # the first test waits for the fixtures
 
 NAME, PACKAGE, MODEL = "tumour-check", "tumour_check", "TumourCheckModel"
 # Words of the first problem, and of a time axis that the second one does not have.
@@ -159,6 +159,7 @@ def test_experiments_run(project: Renamed) -> None:
     assert foreign_words(result.stdout) == set()
 
 
+@pytest.mark.timeout(1500)
 def test_the_generic_tests_are_green(project: Renamed) -> None:
     result = subprocess.run(
         [sys.executable, "-m", "pytest", "-q", "-n", "2", "tests", "--ignore", "tests/test_docs.py"],
