@@ -30,6 +30,7 @@ def rename(project: Project, name: str) -> "subprocess.CompletedProcess[str]":
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(1200)
 def test_a_renamed_project_is_green_and_keeps_no_trace_of_the_old_name(copy: Project) -> None:
     done = rename(copy, NAME)
     assert done.returncode == 0, done.stdout + done.stderr
