@@ -137,7 +137,7 @@ def test_service_reads_the_champion_without_s3_keys_and_changes_nothing(
         lambda: registry.create_version("models:/m-1", champion.run_id, "m-1", {}),
     ]
     for attempt in attempts:
-        with pytest.raises(ProjectError, match="does not let user service do this"):
+        with pytest.raises(ProjectError, match="denies this request"):
             attempt()
     assert run_script(registered, REGISTER) == 1
     assert registry.version_of(CHALLENGER) == registry.version_of(CHAMPION) == champion
