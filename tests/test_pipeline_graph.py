@@ -25,7 +25,7 @@ def script_of(stage: dict[str, Any]) -> Path:
 
 
 def imported(path: Path) -> set[str]:
-    """Files of the package that a file imports, as `credit_risk/folder/module.py`, with each folder's `__init__.py`."""
+    """Files of the package that a file imports, as `package/folder/module.py`, with each folder's `__init__.py`."""
     found: set[str] = set()
     for node in ast.walk(ast.parse(path.read_text())):
         names: list[str] = []
