@@ -97,6 +97,9 @@ class Project:
         """Sets parameters by their dotted keys, as `{"train.seed": 1}`; a section that is missing fails."""
         round_trip = YAML()  # keeps comments and order
         round_trip.width = 10_000
+        round_trip.representer.add_representer(
+            type(None), lambda representer, _: representer.represent_scalar("tag:yaml.org,2002:null", "null")
+        )
         round_trip.indent(mapping=2, sequence=4, offset=2)
         sections = round_trip.load(self.params_file.read_text(encoding="utf-8"))
         for key, value in changes.items():

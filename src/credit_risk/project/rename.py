@@ -40,6 +40,7 @@ def rename(old: Problem, name: str) -> int:
 
 def _tracked_files() -> list[Path]:
     names = _git("ls-files", "-z").split("\0")
+    names.append("uv.lock")  # not tracked, but uv needs the project's name in it
     return [root() / name for name in names if name and not DATA.match(name) and (root() / name).is_file()]
 
 
