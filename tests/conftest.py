@@ -19,6 +19,8 @@ from hypothesis import settings
 from projects import REPOSITORY, Project, copy_finished, copy_project, once
 from servers import fetch
 
+from credit_risk.contract import CONTRACT
+
 if TYPE_CHECKING:
     from stacks import Stack
 
@@ -95,8 +97,11 @@ def empty_registry(shared: Path) -> Path:
     """An MLflow database with its tables, for copying: making them takes five seconds."""
 
     def make(path: Path) -> None:
-        code = f"from mlflow import MlflowClient; MlflowClient('sqlite:///{path}').search_experiments()"
-        subprocess.run([sys.executable, "-c", code], check=True, capture_output=True)
+        code = (
+            f"from {CONTRACT.problem.package}.registry.client import Registry; Registry().client.search_experiments()"
+        )
+        environment = os.environ | {"MLFLOW_TRACKING_URI": f"sqlite:///{path}"}
+        subprocess.run([sys.executable, "-c", code], env=environment, check=True, capture_output=True)
 
     return once(shared / "mlflow.db", make)
 
