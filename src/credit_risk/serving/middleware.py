@@ -11,6 +11,7 @@ import itertools
 import re
 import secrets
 import signal
+import threading
 from collections.abc import Callable, Iterable
 from time import perf_counter
 from typing import Any
@@ -124,7 +125,7 @@ class Middleware:
         Then the server's own handler stops it, after the requests in flight.
         """
         loop, stop = asyncio.get_running_loop(), signal.getsignal(signal.SIGTERM)
-        if not callable(stop):
+        if not callable(stop) or threading.current_thread() is not threading.main_thread():
             return  # no server that handles signals: a test client
 
         def drain(number: int, frame: Any) -> None:
