@@ -249,7 +249,7 @@ def clean_rows(raw: pd.DataFrame, parsing: Parsing) -> "tuple[pd.DataFrame, pd.S
     """
     why = pd.Series("", index=raw.index, dtype="str")
 
-    def reject(rows: "pd.Series[bool]", reason: str) -> None:
+    def reject(rows: "pd.Series[bool]", reason: "str | pd.Series[str]") -> None:
         why[rows & (why == "")] = reason
 
     clean = pd.DataFrame({ROW_ID: row_ids(raw)})
@@ -264,17 +264,34 @@ def clean_rows(raw: pd.DataFrame, parsing: Parsing) -> "tuple[pd.DataFrame, pd.S
     codes = dict.fromkeys(target.positive, 1) | dict.fromkeys(target.negative, 0)
     clean[OUTCOME] = outcome.map(codes).astype("Int8")
     reject(~outcome.isin([*codes, *target.unlabelled]), f"{target.column} is none of {', '.join(filter(None, codes))}")
+    fields, broken = read_fields(raw, parsing)
+    reject(broken != "", broken)
+    return clean.join(fields), why
+
+
+def read_fields(raw: pd.DataFrame, parsing: Parsing) -> "tuple[pd.DataFrame, pd.Series[str]]":
+    """Reads the contract's fields from raw text; keys and outcome need not be there.
+
+    Args:
+        raw: text columns as in the source, those of the fields at least.
+        parsing: how they are read.
+
+    Returns:
+        The frame of the fields, and for each row why it can't be used ("" when it can).
+    """
+    why = pd.Series("", index=raw.index, dtype="str")
+    fields = pd.DataFrame(index=raw.index)
     for each in CONTRACT.fields:
         text = raw[each.column].str.strip()
         text = text.where(~text.isin(parsing.missing), "")
-        clean[each.name] = values = _parsed(each, text, parsing)
+        fields[each.name] = values = _parsed(each, text, parsing)
         if not isinstance(each, Choice):
-            reject(values.isna() & (text != ""), f"{each.column} can't be read as a number")
+            why[values.isna() & (text != "") & (why == "")] = f"{each.column} can't be read as a number"
             fillers = parsing.fillers.get(each.name, frozenset())
-            clean[each.name] = values.where(~values.isin(fillers))
-    broken = failures(clean[list(CONTRACT.field_names)])
+            fields[each.name] = values.where(~values.isin(fillers))
+    broken = failures(fields)
     why.loc[broken.index] = why.loc[broken.index].where(why.loc[broken.index] != "", broken)
-    return clean, why
+    return fields, why
 
 
 def row_ids(raw: pd.DataFrame) -> "pd.Series[str]":
