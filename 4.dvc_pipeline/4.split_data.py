@@ -13,13 +13,10 @@ its split when others arrive.
 
 from credit_risk.core.entry_point import run
 
-import hashlib
 import shutil
 from datetime import date
 from typing import Any
 
-import numpy as np
-import numpy.typing as npt
 import pandas as pd
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -32,7 +29,7 @@ from credit_risk.core.errors import ProjectError
 from credit_risk.core.files import replacing, write_json
 from credit_risk.core.paths import data
 from credit_risk.core.schema import DATE, OUTCOME, ROW_ID
-from credit_risk.data.splits import split_path
+from credit_risk.data.splits import hash_share, split_path
 
 
 class SplitParams(params.Params):
@@ -76,12 +73,6 @@ def split(rows: pa.Table, section: SplitParams) -> dict[str, pa.Table]:
 def last_day_in_time(newest: date, months: int) -> date:
     """The last date before the newest `months` months."""
     return (pd.Timestamp(newest) - pd.DateOffset(months=months)).date()
-
-
-def hash_share(row_ids: list[str]) -> npt.NDArray[np.float64]:
-    """A number in [0, 1) for each row id: the first 8 bytes of its SHA-256, as a share of 2^64."""
-    digests = b"".join(hashlib.sha256(row_id.encode()).digest()[:8] for row_id in row_ids)
-    return np.frombuffer(digests, ">u8") / 2.0**64
 
 
 def check_split(name: str, part: pa.Table) -> None:

@@ -165,13 +165,9 @@ def test_a_word_that_is_no_choice_is_named(field: Choice) -> None:
         Parsing(words={field.name: {"7": "nonsense"}})
 
 
-def test_without_an_id_equal_rows_are_duplicates(monkeypatch: pytest.MonkeyPatch) -> None:
-    class WithoutId:
-        row_id = None
-        raw_columns = CONTRACT.raw_columns
-
-    monkeypatch.setattr(cleaning, "CONTRACT", WithoutId)
-    ids = cleaning.row_ids(raw_frame(raw_row(0), raw_row(1), raw_row(0)))
+def test_without_an_id_equal_rows_are_duplicates() -> None:
+    without_id = replace(CONTRACT, row_id=None)
+    ids = cleaning.row_ids(raw_frame(raw_row(0), raw_row(1), raw_row(0)), without_id)
     assert ids[0] == ids[2] != ids[1]
     assert ids.str.fullmatch("[0-9a-f]{64}").all()
 

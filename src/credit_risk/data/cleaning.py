@@ -25,7 +25,7 @@ from credit_risk.core import params
 from credit_risk.core.errors import ProjectError
 from credit_risk.core.files import replacing, write_json
 from credit_risk.core.paths import data
-from credit_risk.core.schema import DATE, OUTCOME, ROW_ID, Choice
+from credit_risk.core.schema import DATE, OUTCOME, ROW_ID, Choice, Contract
 from credit_risk.core.schema import Field as ContractField
 from credit_risk.data.validation import failures
 
@@ -294,11 +294,11 @@ def read_fields(raw: pd.DataFrame, parsing: Parsing) -> "tuple[pd.DataFrame, pd.
     return fields, why
 
 
-def row_ids(raw: pd.DataFrame) -> "pd.Series[str]":
+def row_ids(raw: pd.DataFrame, contract: Contract = CONTRACT) -> "pd.Series[str]":
     """The row id of each raw row: its column, or a SHA-256 of all columns where the source has no id."""
-    if CONTRACT.row_id:
-        return raw[CONTRACT.row_id.column].str.strip()
-    names = sorted(CONTRACT.raw_columns)
+    if contract.row_id:
+        return raw[contract.row_id.column].str.strip()
+    names = sorted(contract.raw_columns)
     lines = raw[names].agg("\x1f".join, axis=1)
     return lines.map(lambda line: hashlib.sha256(line.encode()).hexdigest())
 

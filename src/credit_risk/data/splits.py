@@ -1,5 +1,6 @@
-"""Reading the files of stage 4, and the held-out rows with their fields."""
+"""The hash that stage 4 splits by, reading its files, and the held-out rows with their fields."""
 
+import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,6 +26,12 @@ class Holdout:
     rows: pd.DataFrame
     features: npt.NDArray[np.float32]
     labels: Labels
+
+
+def hash_share(row_ids: list[str]) -> npt.NDArray[np.float64]:
+    """A number in [0, 1) for each row id: the first 8 bytes of its SHA-256, as a share of 2^64."""
+    digests = b"".join(hashlib.sha256(row_id.encode()).digest()[:8] for row_id in row_ids)
+    return np.frombuffer(digests, ">u8") / 2.0**64
 
 
 def split_path(split: str) -> Path:
