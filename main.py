@@ -7,6 +7,7 @@ uv run main.py report         prints where the report is, and the gate's result 
 uv run main.py serve          serves the champion over HTTP
 uv run main.py history        lists promotions, rejections and rollbacks
 uv run main.py rollback       makes the previous champion the champion again
+uv run main.py score FILE     scores a file or folder of any size with the champion
 uv run main.py doctor         checks registry, artifact store and data remote, and says how to fix them
 uv run main.py rebuild N      rebuilds version N from its lineage and compares it with the registered version
 uv run main.py rename NAME    renames the project: package, imports, pyproject and contract
@@ -58,6 +59,9 @@ NEXT_COMMANDS = """next:
   curl -s localhost:8000/predict -H 'content-type: application/json' -d @6.production/example.json
   uv run main.py history                promotions, rejections and rollbacks
   uv run mlflow ui --backend-store-uri sqlite:///3.experiments/mlflow.db     runs and versions in a browser"""
+SCRIPTS = {  # commands that are scripts of their own, with their own arguments; delete the line with the script
+    "score": ("6.production/score.py", "score a file or folder of any size"),
+}
 console = Console(file=os.fdopen(os.dup(1), "w", encoding="utf-8"), highlight=False)  # stays when output is redirected
 
 
@@ -80,7 +84,13 @@ def main() -> None:
     renaming.add_argument("name", metavar="NAME", help="lower-case words joined by hyphens")
     rebuilding = commands.add_parser("rebuild", help="rebuild a version from its lineage, and compare")
     rebuilding.add_argument("version", metavar="N", help="number of the version")
-    arguments = parser.parse_args()
+    for name, (_, what) in SCRIPTS.items():
+        commands.add_parser(name, help=what, add_help=False)
+    arguments, rest = parser.parse_known_args()
+    if arguments.command in SCRIPTS:
+        sys.exit(execute(SCRIPTS[arguments.command][0], *rest))
+    if rest:
+        parser.error(f"unrecognized arguments: {' '.join(rest)}")
     run: dict[str | None, Callable[[], int]] = {
         None: lambda: run_all(refresh=arguments.refresh, promote=not arguments.no_promote),
         "serve": lambda: serve(arguments.host, arguments.port, arguments.workers),

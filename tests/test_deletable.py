@@ -46,12 +46,34 @@ def delete_search(project: Project) -> None:
         script.unlink()
 
 
-@pytest.mark.parametrize("delete", [delete_report, delete_search])
-def test_stages_and_gates_run_without_it(delete: Callable[[Project], None], fresh: Project) -> None:
-    delete(fresh)
+def delete_scoring(project: Project) -> None:
+    """The folder, its script with the line of main.py, its benchmark and its tests."""
+    shutil.rmtree(project.path(PACKAGE, "scoring"))
+    delete_command(project, "score", "6.production/score.py")
+    project.path("benchmarks", "scoring.py").unlink()
+    shutil.rmtree(project.path("benchmarks", "scoring_peers"))
+    project.path("tests", "test_scoring.py").unlink()
+    project.path("tests", "example", "test_loan_scoring.py").unlink()
+
+
+def delete_command(project: Project, command: str, script: str) -> None:
+    """A script, and the line of main.py that names it."""
+    project.path(script).unlink()
+    main = project.path("main.py")
+    lines = main.read_text(encoding="utf-8").splitlines(keepends=True)
+    left = [line for line in lines if not line.startswith(f'    "{command}": ("{script}"')]
+    assert len(left) == len(lines) - 1
+    main.write_text("".join(left), encoding="utf-8")
+
+
+@pytest.mark.parametrize("deletes", [(delete_report,), (delete_search, delete_scoring)], ids=["report", "others"])
+def test_stages_and_gates_run_without_it(deletes: tuple[Callable[[Project], None], ...], fresh: Project) -> None:
+    for delete in deletes:
+        delete(fresh)
+    fresh.run("main.py", "--help")
     source = str(fresh.path("src"))
     fresh.run(str(REPOSITORY / "tests" / "spine.py"), PYTHONPATH=source)
-    assert (fresh.path("1.data", "6.reports", "report.html").exists()) == (delete is not delete_report)
+    assert (fresh.path("1.data", "6.reports", "report.html").exists()) == (delete_report not in deletes)
     assert fresh.path("5.testing", "reports", "performance.json").exists()
     static = ["tests/test_architecture.py", "tests/test_pipeline_graph.py", "-k", "architecture or deps_have"]
     fresh.run("-m", "pytest", "-q", "-n", "0", "-p", "no:cacheprovider", *static, PYTHONPATH=source)

@@ -201,11 +201,27 @@ class FeatureSet:
                 values[field.name] = np.asarray(columns[field.name], np.float64)
             if len(values[field.name]) != rows:
                 raise ValueError(f"column '{field.name}' has another length than the first one")
+        return self.from_numbers(values)
+
+    def from_numbers(self, values: Mapping[str, npt.NDArray[np.float64]]) -> FloatArray:
+        """Features of many rows whose words are category codes already, as `code` gives them.
+
+        Args:
+            values: by field name, of all fields, an array of shape (n,).
+
+        Returns:
+            Array of shape (n, len(self)), float32; the same bits as `from_columns` gives.
+        """
+        rows = len(next(iter(values.values())))
         with np.errstate(all="ignore"):
             computed = self._compute(values, self._code_column, np.asarray)
             features = np.column_stack([np.asarray(np.broadcast_to(v, rows), np.float32) for v in computed])
         features[~np.isfinite(features)] = np.nan
         return features
+
+    def code(self, field: str, word: str | None) -> float:
+        """The category code of a word of a choice field; MISSING for None, UNSEEN for a word that is not listed."""
+        return self._codes[field][word]
 
     def from_row(self, row: Mapping[str, Any]) -> FloatArray:
         """Features of one row, the same bits as `from_columns` gives.
