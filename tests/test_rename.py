@@ -1,4 +1,7 @@
-"""The project under another name: nothing of the old one stays, and lint, types and tests are green."""
+"""The project under another name: nothing of the old one stays, and lint and types are green.
+
+That the generic tests are green too is seen by test_second_problem.py, which renames its copy.
+"""
 
 import re
 import subprocess
@@ -45,7 +48,7 @@ def test_a_renamed_project_is_green_and_keeps_no_trace_of_the_old_name(copy: Pro
     for command in (
         [*python, "ruff", "check", "."],
         [*python, "mypy", "main.py", "src/late_parcels", *scripts],
-        [*python, "pytest", "-q", "-n", "2", "tests", "--ignore", "tests/test_docs.py"],
+        [*python, "pytest", "-q", "-n", "0", "tests/test_architecture.py", "tests/test_pipeline_graph.py"],
     ):
         result = run(copy, *command)
         assert result.returncode == 0, result.stdout[-3000:] + result.stderr[-1000:]
