@@ -19,6 +19,7 @@ from pathlib import Path
 
 import uvicorn
 
+from credit_risk.project.host import add_server_arguments, check_address
 from credit_risk.project.settings import serving_settings
 from credit_risk.serving.structured_log import LOG_CONFIG, log
 
@@ -29,12 +30,11 @@ RESTART_SECONDS = 5.0  # before a model sync process that has ended is started a
 def main() -> None:
     """Starts model sync and runs the server."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--host", default="127.0.0.1", help="address to listen on (default: %(default)s)")
-    parser.add_argument("--port", type=int, default=8000, help="port to listen on (default: %(default)s)")
-    parser.add_argument("--workers", type=int, default=1, help="number of worker processes (default: %(default)s)")
+    add_server_arguments(parser)
     parser.add_argument("--no-sync", action="store_true", help="serve what is in the cache, without a registry")
     arguments = parser.parse_args()
     current = serving_settings()
+    check_address(arguments.host, arguments.port)
     # Uvicorn ends itself by the signal that stopped it; the handler lets `finally` stop model sync first.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
     with tempfile.TemporaryDirectory(prefix="metrics-") as folder:
@@ -71,8 +71,11 @@ class SyncProcess:
     def _supervise(self) -> None:
         while not self._stopping.is_set():
             environment = os.environ | {PIPELINE_PID: str(os.getpid())}
-            self._child = subprocess.Popen([sys.executable, str(HERE / "model_sync.py")], env=environment)
-            code = self._child.wait()
+            try:
+                self._child = subprocess.Popen([sys.executable, str(HERE / "model_sync.py")], env=environment)
+                code: int | str = self._child.wait()
+            except OSError as error:  # too many open files, for example: a later start may succeed
+                code = str(error)
             if not self._stopping.wait(RESTART_SECONDS):
                 log.warning("model sync ended, starting it again", code=code)
 

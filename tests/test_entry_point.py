@@ -1,7 +1,8 @@
 """Scripts: expected errors are one sentence, and a stage does not outlive the run that it belongs to."""
 
-from credit_risk.core.entry_point import PIPELINE_PID
+from credit_risk.core.entry_point import _MACHINE, PIPELINE_PID, describe
 
+import errno
 import hashlib
 import os
 import shutil
@@ -13,7 +14,9 @@ import psutil
 import pytest
 from projects import wait_for_script, wait_until
 
+from credit_risk.core import entry_point
 from credit_risk.core.environment import LOCK, environment_sha256
+from credit_risk.core.paths import root
 from credit_risk.project.settings import Settings
 
 SCRIPT = """
@@ -69,6 +72,98 @@ def test_characters_that_the_terminal_lacks_do_not_stop_a_script(tmp_path: Path)
     code = "from credit_risk.core.entry_point import run\nrun('stage', lambda: print('┃ done'))"
     result = python(tmp_path, code, PYTHONIOENCODING="latin-1")
     assert (result.returncode, result.stdout) == (0, "? done\n")
+
+
+def test_a_closed_output_is_no_error_and_takes_nothing_from_the_next_file(tmp_path: Path) -> None:
+    code = (
+        "from credit_risk.core.entry_point import run\n"
+        "def main():\n"
+        "    with open('made', 'w') as file:\n"
+        "        print('printed')\n"
+        "        file.write('written')\n"
+        "run('stage', main)"
+    )
+    (tmp_path / "stage.py").write_text(code)
+    command = ["sh", "-c", f"exec {sys.executable} stage.py >&- 2>&-"]
+    assert subprocess.run(command, cwd=tmp_path, check=False).returncode == 0
+    assert (tmp_path / "made").read_text() == "written"
+
+
+def test_work_goes_on_when_nobody_reads_the_output(tmp_path: Path) -> None:
+    code = (
+        "from pathlib import Path\n"
+        "from credit_risk.core.entry_point import run\n"
+        "run('stage', lambda: ([print('x' * 1000) for _ in range(1000)], Path('done').touch()))"
+    )
+    (tmp_path / "stage.py").write_text(code)
+    with subprocess.Popen(
+        [sys.executable, "stage.py"], cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE
+    ) as process:
+        assert process.stdout
+        process.stdout.close()  # as `| head` does
+        _, errors = process.communicate()
+    assert (process.returncode, errors) == (0, b"")
+    assert (tmp_path / "done").exists()
+
+
+@pytest.mark.parametrize(
+    ("number", "remedy"),
+    [(errno.ENOSPC, "free some space"), (errno.EROFS, "make it writable"), (errno.EMFILE, "ulimit -n")],
+)
+def test_a_problem_of_the_machine_is_one_sentence(number: int, remedy: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("PROJECT_ROOT", raising=False)
+    sentence = describe(OSError(number, os.strerror(number), str(root() / "1.data" / "2.clean" / "rows.parquet")))
+    assert sentence == f"1.data/2.clean/rows.parquet: {os.strerror(number)}; {_MACHINE[number]}"
+    assert remedy in sentence
+    assert describe(OSError(number, os.strerror(number), "/elsewhere")) == f"/elsewhere: {sentence.partition(': ')[2]}"
+    assert describe(OSError(number, os.strerror(number))) == sentence.partition(": ")[2]
+
+
+def test_a_missing_output_names_the_command_and_any_other_file_keeps_its_traceback(tmp_path: Path) -> None:
+    code = "from credit_risk.core.entry_point import run\nrun('stage 7', lambda: open('{}'))"
+    result = python(tmp_path, code.format(tmp_path / "1.data" / "5.model" / "model.onnx"))
+    assert result.stderr == "stage 7: 1.data/5.model/model.onnx is missing; run the pipeline first: `uv run main.py`\n"
+    assert result.returncode == 1
+    assert "Traceback" in python(tmp_path, code.format(tmp_path / "other")).stderr
+
+
+@pytest.mark.parametrize(("name", "value"), [("PROJECT_ROOT", "/nowhere"), (PIPELINE_PID, "abc"), (PIPELINE_PID, "-1")])
+def test_variables_of_the_scripts_themselves(name: str, value: str, tmp_path: Path) -> None:
+    code = "from credit_risk.core.entry_point import run\nfrom credit_risk.core.paths import root\nrun('stage', root)"
+    result = python(tmp_path, code, **{name: value})
+    assert result.returncode == 1
+    assert result.stderr.startswith(f"stage: environment: {name} must be ")
+    assert result.stderr.count("\n") == 1
+
+
+def test_a_stage_of_an_experiment_uses_the_checkout_that_it_is_in(tmp_path: Path) -> None:
+    """DVC runs `dvc exp run --temp` and `--queue` in a checkout of their own, and names the first one in DVC_ROOT."""
+    package = Path(entry_point.__file__).parents[1]
+    (tmp_path / "src").mkdir()
+    (tmp_path / "src" / package.name).symlink_to(package)
+    folder = tmp_path / "4.dvc_pipeline"
+    folder.mkdir()
+    module = f"{package.name}.core"
+    (folder / "stage.py").write_text(
+        f"import {module}.entry_point, {module}.paths as paths\nprint(paths.root(), paths.__file__)"
+    )
+    environment = {name: value for name, value in os.environ.items() if name != "PROJECT_ROOT"}
+    command = [sys.executable, "stage.py", "an argument"]
+    done = subprocess.run(
+        command, cwd=folder, env=environment | {"DVC_STAGE": "x"}, capture_output=True, text=True, check=True
+    )
+    assert done.stdout.split() == [str(tmp_path), str(tmp_path / "src" / package.name / "core" / "paths.py")]
+
+
+def test_the_watch_on_the_run_survives_too_many_open_files() -> None:
+    code = (
+        "import os, psutil, resource\n"
+        "from credit_risk.core.entry_point import _alive\n"
+        "process = psutil.Process()\n"
+        "resource.setrlimit(resource.RLIMIT_NOFILE, (3, 3))\n"
+        "assert _alive(process)"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)
 
 
 def test_an_empty_variable_counts_as_unset(monkeypatch: pytest.MonkeyPatch) -> None:

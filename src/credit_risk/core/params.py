@@ -52,6 +52,8 @@ def raw(section: str) -> Any:
     sections = read(path())
     if section not in sections:
         raise ProjectError(f"section '{section}' is missing from {relative(path())}; add it")
+    if not isinstance(sections[section] or {}, dict):
+        raise ProjectError(f"section '{section}' of {relative(path())} must have keys")
     return sections[section] or {}
 
 

@@ -3,10 +3,18 @@
 import os
 from pathlib import Path
 
+from credit_risk.core.errors import ProjectError
+
 
 def root() -> Path:
-    """The repository root: PROJECT_ROOT if set, else the checkout this package is installed from."""
+    """The repository root: PROJECT_ROOT if set, else the checkout this package is installed from.
+
+    Raises:
+        ProjectError: PROJECT_ROOT is not a folder.
+    """
     override = os.environ.get("PROJECT_ROOT")
+    if override and not Path(override).is_dir():
+        raise ProjectError("environment: PROJECT_ROOT must be the project's folder; correct it, or unset it")
     return Path(override).resolve() if override else Path(__file__).resolve().parents[3]
 
 

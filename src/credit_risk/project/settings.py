@@ -21,6 +21,8 @@ _PLACEHOLDER_DIGESTS = {hashlib.sha256(word.encode()).hexdigest() for word in {*
 _SHA256 = r"^[0-9a-f]{64}$"
 
 Words = Annotated[tuple[str, ...], NoDecode]  # comma-separated in the environment
+Seconds = Annotated[float, Field(gt=0, le=86_400)]
+Count = Annotated[int, Field(gt=0, le=2**31 - 1)]
 
 
 def _sqlite_path(path: Path) -> str:
@@ -48,31 +50,34 @@ class Settings(BaseSettings):
         None, description="Secret of AWS_ACCESS_KEY_ID for S3; not needed with a role"
     )
     mlflow_http_request_timeout: int = Field(
-        10, description="Seconds until an MLflow server that does not answer counts as down"
+        10, gt=0, le=3_600, description="Seconds until an MLflow server that does not answer counts as down"
     )
-    mlflow_http_request_max_retries: int = Field(2, description="Retries of a request to the MLflow server")
+    mlflow_http_request_max_retries: int = Field(
+        2, ge=0, le=10, description="Retries of a request to the MLflow server"
+    )
+    mlflow_artifact_upload_download_timeout: int = Field(
+        60, gt=0, le=3_600, description="Seconds until a store that is sent or asked for a model counts as down"
+    )
     model_cache: Path = Field(
         default_factory=lambda: root() / "6.production" / "cache",
         description="Folder of the served model",
     )
-    model_sync_seconds: float = Field(
-        2, gt=0, description="Seconds between two syncs of the served model with the registry"
+    model_sync_seconds: Seconds = Field(
+        2, description="Seconds between two syncs of the served model with the registry"
     )
     api_keys_sha256: Words = Field((), description="SHA-256 of each accepted API key, in hexadecimal, comma-separated")
     cors_origins: Words = Field((), description="Origins whose pages may call the API, comma-separated")
-    max_body_bytes: int = Field(
-        16_384, gt=0, description="Largest body of a single request, and longest line of a stream"
-    )
-    max_batch_bytes: int = Field(16_777_216, gt=0, description="Largest body of a JSON batch")
-    max_batch_rows: int = Field(10_000, gt=0, description="Most rows in a JSON batch")
-    max_stream_rows: int = Field(1_000_000, gt=0, description="Most rows in an NDJSON stream")
-    request_timeout_seconds: float = Field(10, gt=0, description="Seconds until a request body must have arrived")
-    max_in_flight: int = Field(256, gt=0, description="Requests that a worker handles at once; further ones get 503")
-    max_queue_seconds: float = Field(
-        1, gt=0, description="Longest delay of the worker's event loop; beyond it, requests get 503"
+    max_body_bytes: Count = Field(16_384, description="Largest body of a single request, and longest line of a stream")
+    max_batch_bytes: Count = Field(16_777_216, description="Largest body of a JSON batch")
+    max_batch_rows: Count = Field(10_000, description="Most rows in a JSON batch")
+    max_stream_rows: Count = Field(1_000_000, description="Most rows in an NDJSON stream")
+    request_timeout_seconds: Seconds = Field(10, description="Seconds until a request body must have arrived")
+    max_in_flight: Count = Field(256, description="Requests that a worker handles at once; further ones get 503")
+    max_queue_seconds: Seconds = Field(
+        1, description="Longest delay of the worker's event loop; beyond it, requests get 503"
     )
     drain_seconds: float = Field(
-        1, ge=0, description="Seconds of serving after SIGTERM while /readyz reports not ready"
+        1, ge=0, le=3_600, description="Seconds of serving after SIGTERM while /readyz reports not ready"
     )
     log_requests: Literal["errors", "all"] = Field("errors", description="Which requests are logged")
 
@@ -89,6 +94,20 @@ class Settings(BaseSettings):
                 "must be SHA-256 digests of 64 hexadecimal digits; make one with 6.production/new_api_key.py"
             )
         return digests
+
+    @field_validator("mlflow_tracking_uri")
+    @classmethod
+    def _check_uri(cls, uri: str) -> str:
+        try:
+            parts = urlsplit(uri)
+            readable = parts.port is None or parts.port > 0
+        except ValueError:
+            readable = False
+        if not readable or (parts.scheme in {"http", "https"} and not parts.hostname):
+            raise ValueError("must be an address such as http://host:5000")
+        if parts.scheme == "sqlite" and not re.match(r"sqlite:///[^?]", uri):
+            raise ValueError("must name a file, such as sqlite:////folder/mlflow.db")
+        return uri
 
     @model_validator(mode="after")
     def reject_placeholders(self) -> Self:
