@@ -1,7 +1,7 @@
 """Stage 7: registers the model as the challenger.
 
 Reads:  1.data/5.model/*, 1.data/6.reports/*, 1.data/1.raw/manifest.json; 1.data/2.clean/rows.parquet and
-        1.data/4.split/rows/test.parquet for the reference rows
+        1.data/4.split/rows/test.parquet for the reference rows; train.parquet for the ids of the training rows
 Writes: 1.data/7.registered/model.json: lineage key and digest of the ONNX model, the same for the same model;
         in the registry at MLFLOW_TRACKING_URI: one run with everything, and one version, with the alias `challenger`
 Params: data, clean, split, train (part of the lineage), evaluate (shapes the reports)
@@ -33,11 +33,11 @@ from mlflow.entities import RunStatus
 from credit_risk.contract import CONTRACT
 from credit_risk.core.files import read_json, write_json
 from credit_risk.core.paths import data
-from credit_risk.data.splits import as_records, read_holdout
+from credit_risk.data.splits import as_records, read_dates, read_holdout, read_row_ids
 from credit_risk.formats.reference_rows import FILE_NAME, write_reference_rows
 from credit_risk.formats.skops_model import TRUSTED, registered_pipeline
 from credit_risk.model import positive_probability
-from credit_risk.registry import lineage
+from credit_risk.registry import lineage, training_rows
 from credit_risk.registry.client import CHALLENGER, LINEAGE, LINEAGE_KEY, ONNX_SHA256, Registry
 from credit_risk.registry.preflight import preflight
 from credit_risk.registry.signature import contract_signature
@@ -83,7 +83,7 @@ def end_interrupted_runs(registry: Registry, key: str) -> None:
 def logged_run(registry: Registry, key: str) -> Iterator[str]:
     """An MLflow run; gives its id."""
     experiment_id = registry.experiment_id()
-    with registry.plain_errors(), mlflow.start_run(experiment_id=experiment_id, tags={LINEAGE_KEY: key}) as active:
+    with registry.transfer(), mlflow.start_run(experiment_id=experiment_id, tags={LINEAGE_KEY: key}) as active:
         yield active.info.run_id
 
 
@@ -94,6 +94,9 @@ def log_everything(record: dict[str, Any]) -> Any:
     source: Any = HTTPDatasetSource(", ".join(record["data"]))  # type: ignore[no-untyped-call]
     mlflow.log_input(MetaDataset(source, CONTRACT.problem.rows, digest[:32]), "training")  # type: ignore[abstract]
     mlflow.log_dict(record, "lineage.json")
+    dates = read_dates("train")
+    last_date = None if dates is None else str(dates.max())
+    mlflow.log_dict(training_rows.summarize(read_row_ids("train"), last_date), training_rows.FILE_NAME)
     mlflow.log_artifacts(str(data("6.reports")), "reports")
     with tempfile.TemporaryDirectory() as folder:
         model = log_model(Path(folder))

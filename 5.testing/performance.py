@@ -15,7 +15,9 @@ from credit_risk.core.entry_point import run
 
 import argparse
 import sys
+import tempfile
 from functools import cache, cached_property
+from pathlib import Path
 from typing import Any, Literal, Self
 
 import numpy as np
@@ -28,13 +30,13 @@ from credit_risk.core.arrays import Labels, Scores
 from credit_risk.core.errors import ProjectError
 from credit_risk.core.files import read_json
 from credit_risk.core.paths import data, root
-from credit_risk.data.splits import Holdout, read_holdout, read_split
+from credit_risk.data.splits import Holdout, read_holdout, read_row_ids, read_split
 from credit_risk.evaluation.bootstrap import auc_difference
 from credit_risk.evaluation.leakage import single_feature_aucs
 from credit_risk.evaluation.metrics import measure
 from credit_risk.formats.onnx_scorer import OnnxScorer
 from credit_risk.formats.reference_rows import TOLERANCE, max_score_difference
-from credit_risk.registry import lineage
+from credit_risk.registry import lineage, training_rows
 from credit_risk.registry.client import CHAMPION, ONNX_PATH, REFERENCE_ROWS_PATH, Registry, Version
 from credit_risk.registry.gate_results import (
     EXIT_REJECTED,
@@ -140,6 +142,7 @@ class EvaluatedVersion:
     def __init__(self, registry: Registry, version: Version, holdouts: Holdouts) -> None:
         """Downloads the version."""
         self.version = version
+        self.registry = registry
         self.holdouts = holdouts
         self.folder = registry.download(version.number)
         self.scores = cache(self._scores)
@@ -154,6 +157,18 @@ class EvaluatedVersion:
     def split_params(self) -> Any:
         """Parameters of the split that the version was trained on."""
         return lineage.of(self.version)["params"]["split"]
+
+    def unseen_rows(self) -> Measured:
+        """The version was not trained on rows that are held out today."""
+        with tempfile.TemporaryDirectory() as folder:
+            file = self.registry.download_file(self.version, training_rows.FILE_NAME, Path(folder))
+            summary = read_json(file) if file else None
+        if summary is None:
+            return True, "not recorded"
+        shares = {name: training_rows.seen_share(summary, read_row_ids(name)) for name in self.holdouts}
+        shown = ", ".join(f"{name.replace('_', ' ')} {share:.1%}" for name, share in shares.items())
+        until = f", trained on rows until {summary['last_date']}" if summary["last_date"] else ""
+        return not any(shares.values()), shown + until
 
     def decisions(self, holdout: str) -> npt.NDArray[np.bool_]:
         """Whether each held-out row is declined, at the version's own threshold."""
@@ -191,6 +206,7 @@ class PerformanceChecks:
             check("lineage", "registered by this project for this problem", self.lineage),
             check("loading", "the loading gate has passed", self.loading),
             check("not_rolled_back", "never, or promoted since", self.not_rolled_back),
+            check("unseen_rows", "trained on no held-out row", self.evaluated.unseen_rows),
             self.at_least("auc", "roc_auc", "test", section.min_auc),
         ]
         if CONTRACT.has_date:
@@ -210,6 +226,11 @@ class PerformanceChecks:
         margin = self.params.margin
         checks = [
             check("same_split", "split parameters of both, and now", lambda: self.same_split(champion)),
+            check(
+                "champion_unseen_rows",
+                "trained on no held-out row; else use gates.mode: threshold",
+                champion.unseen_rows,
+            ),
             check(
                 "champion_scores",
                 f"as registered, within {TOLERANCE:.0e}; else use gates.mode: threshold",

@@ -1,7 +1,10 @@
 """The embedded registry works wherever the checkout is, and after it was moved or copied."""
 
+import shlex
 import shutil
+import sqlite3
 from collections.abc import Callable
+from contextlib import closing
 from pathlib import Path
 
 import mlflow
@@ -94,6 +97,33 @@ def test_any_folder_name(tmp_path: Path, empty_registry: Path, name: str, monkey
     assert logged(project) == read_all() == {"first"}
     files = [path for path in tmp_path.rglob("*") if path.is_file() and "mlflow.db" not in path.name]
     assert all(path.is_relative_to(project.path("3.experiments", "artifacts")) for path in files)
+
+
+def test_the_database_of_an_older_mlflow_is_upgraded_by_the_command_that_is_named(
+    original: Project, inside: Enter
+) -> None:
+    database = with_schema("bd07f7e963c5", original, inside)
+    with pytest.raises(ProjectError, match="was made by an older MLflow; copy and upgrade it: ") as raised:
+        Registry().versions()
+    copy, _, upgrade = str(raised.value).partition("upgrade it: ")[2].partition(" && uv run ")
+    assert shlex.split(copy) == ["cp", str(database), f"{database}.copy"]
+    assert shlex.split(upgrade) == ["mlflow", "db", "upgrade", f"sqlite:///{database}"]
+
+
+def test_the_database_of_a_newer_mlflow_needs_that_one(original: Project, inside: Enter) -> None:
+    with_schema("0123456789ab", original, inside)
+    with pytest.raises(ProjectError, match=rf"was made by a newer MLflow than {mlflow.__version__}"):
+        Registry().versions()
+
+
+def with_schema(revision: str, original: Project, inside: Enter) -> Path:
+    """Enters a copy, which MLflow has not opened yet, whose database has another revision; returns its path."""
+    copy = Project(Path(shutil.copytree(original.root, original.root.with_name("a copy"))))
+    database = copy.path("3.experiments", "mlflow.db")
+    with closing(sqlite3.connect(database)) as connection, connection:
+        connection.execute("update alembic_version set version_num = ?", (revision,))
+    inside(copy)
+    return database
 
 
 @pytest.mark.integration

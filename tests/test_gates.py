@@ -21,15 +21,16 @@ from sklearn.ensemble import HistGradientBoostingClassifier
 from sklearn.pipeline import Pipeline
 
 from credit_risk.contract import CONTRACT
+from credit_risk.core.files import write_json
 from credit_risk.core.schema import OUTCOME
-from credit_risk.data.splits import read_split, split_path
+from credit_risk.data.splits import read_row_ids, read_split, split_path
 from credit_risk.features import FEATURES
 from credit_risk.formats import skops_model
 from credit_risk.formats.onnx_export import export_onnx
 from credit_risk.formats.onnx_scorer import OnnxMetadata
 from credit_risk.formats.skops_model import registered_pipeline
 from credit_risk.model import TrainParams, build_pipeline, fit
-from credit_risk.registry import gate_results, lineage
+from credit_risk.registry import gate_results, lineage, training_rows
 from credit_risk.registry.client import CHALLENGER, CHAMPION, LINEAGE, ONNX_PATH, ONNX_SHA256, Registry, Version
 from credit_risk.registry.promotion import history, promote, rollback
 from credit_risk.registry.signature import contract_signature
@@ -123,6 +124,35 @@ def test_shuffled_labels(gated: Project) -> None:
     register(gated, fit(train_params(gated), features, labels))
     assert failures(gated, LOADING) == set()
     assert failures(gated, PERFORMANCE) >= {"auc", "skill_over_majority", "champion_in_time"}
+
+
+def test_versions_that_were_trained_on_rows_that_are_held_out_today(gated: Project, tmp_path: Path) -> None:
+    version = register(gated, fit(train_params(gated, seed=7), *read_split("train")))
+    assert failures(gated, LOADING) == set()
+    file = tmp_path / training_rows.FILE_NAME
+    registry = Registry()
+    recorded = registry.download_file(version, training_rows.FILE_NAME, tmp_path)
+    assert recorded is not None
+    seen = json.loads(recorded.read_text())
+    assert seen["rows"] == len(read_row_ids("train"))
+    write_json(file, training_rows.summarize([*read_row_ids("train"), *read_row_ids("test")[:400]], "2005-12-31"))
+    registry.log_file(registry.version("1"), file)
+    assert failures(gated, PERFORMANCE) == {"champion_unseen_rows"}
+    registry.log_file(version, file)
+    assert failures(gated, PERFORMANCE) == {"unseen_rows", "champion_unseen_rows"}
+
+
+def test_the_share_of_rows_that_a_version_has_seen() -> None:
+    few = training_rows.summarize(["a", "b", "c"], None)
+    assert (few["rows"], few["last_date"], len(few["row_id_hashes"])) == (3, None, 3)
+    assert training_rows.seen_share(few, ["d", "e"]) == 0
+    assert training_rows.seen_share(few, ["a", "e", "c", "d"]) == 0.5
+    assert training_rows.seen_share(few, []) == 0
+    many = training_rows.summarize([str(number) for number in range(4 * training_rows.SAMPLE)], None)
+    assert len(many["row_id_hashes"]) == training_rows.SAMPLE
+    half = [str(number) for number in range(3 * training_rows.SAMPLE, 5 * training_rows.SAMPLE)]
+    assert training_rows.seen_share(many, half) == pytest.approx(0.5, abs=0.05)
+    assert training_rows.seen_share(many, [f"other {number}" for number in range(1000)]) == 0
 
 
 def test_badly_calibrated_model(gated: Project) -> None:

@@ -1,6 +1,7 @@
 """`register_and_gate` runs only what is still to be done; stand-ins for the scripts act on a real registry."""
 
 import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
@@ -10,7 +11,7 @@ from projects import Project
 from credit_risk.contract import CONTRACT
 from credit_risk.core.errors import ProjectError
 from credit_risk.core.files import write_json
-from credit_risk.registry import gate_results
+from credit_risk.registry import gate_results, lineage
 from credit_risk.registry.client import CHALLENGER, CHAMPION, LINEAGE, LINEAGE_KEY, MODEL, Registry
 from credit_risk.registry.gate_results import Check, GateResult, gate_key, publish
 from credit_risk.registry.gating import LOADING, PERFORMANCE, REGISTER, register_and_gate
@@ -117,6 +118,20 @@ def test_a_rejection_is_reported_and_remembered_until_the_gates_change(scripts: 
     assert scripts.started == [LOADING, PERFORMANCE]
 
 
+def test_a_result_depends_on_code_held_out_rows_and_baseline(scripts: Scripts, monkeypatch: pytest.MonkeyPatch) -> None:
+    package = Path(shutil.copytree(lineage.PACKAGE, scripts.project.path("package")))
+    monkeypatch.setattr(lineage, "PACKAGE", package)
+    paths = [package / "evaluation" / "metrics.py", scripts.project.path("5.testing", "performance.py")]
+    paths += [scripts.project.path("1.data", "4.split", "rows", f"{name}.parquet") for name in CONTRACT.holdouts]
+    paths.append(scripts.project.path("1.data", "6.reports", "metrics.json"))
+    keys = [gate_key("1"), gate_key("2"), gate_key(None)]
+    for path in paths:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text("# changed")
+        keys.append(gate_key("1"))
+    assert len(set(keys)) == len(keys)
+
+
 def test_a_rolled_back_model_is_not_gated_again_and_an_older_one_comes_back(scripts: Scripts) -> None:
     register_and_gate(scripts.registry, scripts.run)
     scripts.train("second")
@@ -131,6 +146,29 @@ def test_a_rolled_back_model_is_not_gated_again_and_an_older_one_comes_back(scri
     assert scripts.started == [REGISTER]
     assert outcome.challenger.number == "1"
     assert "already the champion" in outcome.result
+
+
+def test_a_promotion_that_a_crash_interrupted_is_finished_first(
+    scripts: Scripts, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    register_and_gate(scripts.registry, scripts.run)
+    scripts.train("second")
+    set_alias = scripts.registry.set_alias
+
+    def crash(alias: str, number: str) -> None:
+        if alias == CHAMPION:
+            raise KeyboardInterrupt
+        set_alias(alias, number)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(scripts.registry, "set_alias", crash)
+        with pytest.raises(KeyboardInterrupt):
+            register_and_gate(scripts.registry, scripts.run)
+    scripts.started.clear()
+    outcome = register_and_gate(scripts.registry, scripts.run)
+    assert (scripts.started, outcome.result) == ([], "is already the champion")
+    assert outcome.champion is not None
+    assert outcome.champion.number == "2"
 
 
 def test_another_registry_gets_the_model(scripts: Scripts, monkeypatch: pytest.MonkeyPatch) -> None:

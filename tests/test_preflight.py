@@ -2,6 +2,7 @@
 
 import datetime as dt
 import json
+import os
 import socket
 import ssl
 import subprocess
@@ -17,6 +18,7 @@ import botocore.auth
 import mlflow
 import pytest
 import requests
+from botocore.exceptions import ProfileNotFound
 from moto.server import ThreadedMotoServer
 from projects import REPOSITORY, Project
 from stacks import JUICEFS, Stack, gateway
@@ -25,7 +27,10 @@ from credit_risk.core.errors import ProjectError
 from credit_risk.project.host import free_port
 from credit_risk.project.settings import Settings
 from credit_risk.registry.client import Registry, limit_s3
-from credit_risk.registry.preflight import check_bucket, preflight, preflight_checks
+from credit_risk.registry.error_messages import describe_error
+from credit_risk.registry.preflight import check_bucket, check_data_remote, preflight, preflight_checks
+
+CHECKSUMS = ("NotImplemented", "MissingContentLength", "AuthorizationHeaderMalformed", "XAmzContentSHA256Mismatch")
 
 
 @pytest.fixture(autouse=True)
@@ -157,6 +162,32 @@ def test_https_to_a_server_without_tls(monkeypatch: pytest.MonkeyPatch) -> None:
     assert "does not use TLS; write http:// in MLFLOW_TRACKING_URI" in sentence
 
 
+def test_a_proxy_that_does_not_answer(monkeypatch: pytest.MonkeyPatch) -> None:
+    behind_a_dead_proxy(monkeypatch)
+    with listening("OK") as uri:
+        sentence = problem(uri, monkeypatch)
+    assert f"{uri} can't be reached through the proxy; correct HTTP_PROXY and HTTPS_PROXY, or add" in sentence
+
+
+def behind_a_dead_proxy(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("no_proxy", "NO_PROXY", "http_proxy", "HTTPS_PROXY", "https_proxy", "all_proxy", "ALL_PROXY"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("HTTP_PROXY", f"http://127.0.0.1:{free_port()}")
+
+
+def test_what_is_wrong_with_the_data_remote_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """In a folder without git, too."""
+    (tmp_path / ".dvc").mkdir()
+    (tmp_path / ".dvc" / "config").write_text("[core]\n    remote = r\n['remote \"r\"']\n    url = s3://data/x\n")
+    monkeypatch.setenv("PROJECT_ROOT", str(tmp_path))
+    (check,) = check_data_remote()
+    assert check.found == "s3://data/x is not used: there are no AWS keys"
+    monkeypatch.setenv("AWS_PROFILE", "nope")
+    (check,) = check_data_remote()
+    assert check.problem.startswith("s3://data/x: this machine has no such AWS profile; correct AWS_PROFILE")
+    assert "nope" in check.problem
+
+
 @pytest.fixture(scope="module")
 def usual(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """A real S3 service with the bucket `models`."""
@@ -256,9 +287,44 @@ def test_s3_is_down(s3: Callable[..., str]) -> None:
     assert "there is no host with this name" in s3("http://no.invalid")
 
 
+def test_s3_behind_a_proxy_that_does_not_answer(s3: Callable[..., str], monkeypatch: pytest.MonkeyPatch) -> None:
+    behind_a_dead_proxy(monkeypatch)
+    assert "s3://models can't be reached through the proxy; correct HTTP_PROXY" in s3("http://s3.invalid")
+
+
+def test_an_aws_profile_that_does_not_exist(s3: Callable[..., str]) -> None:
+    with pytest.raises(ProfileNotFound) as raised:
+        s3("http://127.0.0.1:9", AWS_PROFILE="nope")
+    sentence = describe_error(raised.value, "s3://models", "AWS_ENDPOINT_URL_S3")
+    assert sentence.startswith("s3://models: this machine has no such AWS profile; correct AWS_PROFILE")
+
+
+def test_a_profile_whose_sign_in_has_expired(tmp_path: Path, s3: Callable[..., str]) -> None:
+    (tmp_path / "config").write_text(
+        "[profile work]\nsso_start_url = https://x.invalid\nsso_region = us-east-1\n"
+        "sso_account_id = 123456789012\nsso_role_name = role\n"
+    )
+    no_keys = {"AWS_ACCESS_KEY_ID": "", "AWS_SECRET_ACCESS_KEY": "", "HOME": str(tmp_path)}
+    said = s3("http://127.0.0.1:9", AWS_PROFILE="work", AWS_CONFIG_FILE=str(tmp_path / "config"), **no_keys)
+    assert said.startswith("s3://models: the AWS sign-in has expired; sign in again: aws sso login (")
+
+
 def test_s3_is_frozen(s3: Callable[..., str]) -> None:
     with socket.create_server(("127.0.0.1", 0)) as silent:
-        assert "does not answer in time" in s3(f"http://127.0.0.1:{silent.getsockname()[1]}")
+        said = s3(f"http://127.0.0.1:{silent.getsockname()[1]}")
+    assert "does not answer in time" in said
+    assert "raise MLFLOW_HTTP_REQUEST_TIMEOUT (MLFLOW_ARTIFACT_UPLOAD_DOWNLOAD_TIMEOUT for a large model)" in said
+
+
+def test_transfers_may_take_longer_than_other_requests(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_TIMEOUT", "1")
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://127.0.0.1:9")
+    registry = Registry()
+    with registry.transfer():
+        assert os.environ["MLFLOW_HTTP_REQUEST_TIMEOUT"] == "60"
+    assert os.environ["MLFLOW_HTTP_REQUEST_TIMEOUT"] == "1"
+    limits = boto3.client("s3", region_name="us-east-1").meta.config
+    assert (limits.connect_timeout, limits.read_timeout) == (1, 60)
 
 
 def test_s3_has_a_certificate_that_is_not_trusted(tls: ssl.SSLContext, s3: Callable[..., str]) -> None:
@@ -275,12 +341,14 @@ def test_clock_differs_from_that_of_s3(usual: str, s3: Callable[..., str], monke
 @pytest.mark.parametrize(
     ("code", "sentence"),
     [
+        *((code, "set AWS_REQUEST_CHECKSUM_CALCULATION=when_required") for code in CHECKSUMS),
+        ("IllegalLocationConstraintException", "is in another region; correct AWS_DEFAULT_REGION"),
         ("ExpiredToken", "the AWS keys have expired; renew them"),
         ("RequestExpired", "the AWS keys have expired; renew them"),
     ],
 )
 def test_what_aws_alone_answers(code: str, sentence: str, s3: Callable[..., str]) -> None:
-    """Session tokens, which no service on one machine has: the answers that AWS documents, over HTTP."""
+    """Session tokens and old stores, which no service here has: the answers that are documented, over HTTP."""
     with listening(f"<Error><Code>{code}</Code><Message>No.</Message></Error>", status=403) as address:
         assert sentence in s3(address, AWS_SESSION_TOKEN="token")  # noqa: S106
 

@@ -1,5 +1,6 @@
 """Registration, promotion, rollback and their history, on a real registry."""
 
+import errno
 import json
 import shutil
 import threading
@@ -7,6 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 from urllib.parse import quote
 
+import mlflow
 import pytest
 from projects import Project, run_script
 
@@ -23,8 +25,17 @@ from credit_risk.registry.client import (
     ONNX_SHA256,
     PREVIOUS_CHAMPION,
     Registry,
+    Version,
 )
-from credit_risk.registry.promotion import events, history, promote, record_rejection, rollback, rolled_back
+from credit_risk.registry.promotion import (
+    events,
+    finish_interrupted_move,
+    history,
+    promote,
+    record_rejection,
+    rollback,
+    rolled_back,
+)
 
 REGISTER = "4.dvc_pipeline/7.register_model.py"
 
@@ -150,6 +161,123 @@ def test_a_concurrent_move_is_reported_and_recorded(registry: Registry, monkeypa
     assert rolled_back(registry.version("1")) is None
 
 
+class Stopped(BaseException):
+    """As a kill: no code catches it."""
+
+
+@pytest.mark.parametrize("move", ["promote", "rollback"])
+def test_a_move_that_is_interrupted_at_any_write_is_finished_later(
+    move: str, registry: Registry, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def move_champion() -> None:
+        promote(registry, "3", "2", "better") if move == "promote" else rollback(registry, "complaints")
+
+    writes = ("set_alias", "delete_alias", "tag", "set_model_tag", "delete_model_tag")
+    steps = 0
+    while True:
+        for alias, number in {CHAMPION: "2", PREVIOUS_CHAMPION: "1"}.items():
+            registry.set_alias(alias, number)
+        events_before = len(history(registry))
+        done: list[str] = []
+        with monkeypatch.context() as patch:
+            for name in writes:
+                patch.setattr(registry, name, stopping(getattr(registry, name), done, after=steps))
+            try:
+                move_champion()
+                break
+            except Stopped:
+                steps += 1
+        later = Registry()
+        if not done:  # nothing was written
+            finish_interrupted_move(later)
+            assert numbers(later, CHAMPION, PREVIOUS_CHAMPION) == ["2", "1"]
+            assert len(history(later)) == events_before
+            continue
+        if move == "rollback":
+            assert rollback(later, "once more") == ("2", "1")  # the one that was interrupted, not another one
+        else:
+            finish_interrupted_move(later)
+        finished = {"promote": ["3", "2"], "rollback": ["1", None]}[move]
+        assert numbers(later, CHAMPION, PREVIOUS_CHAMPION) == finished
+        finish_interrupted_move(later)  # nothing is left
+        recorded = history(later)[events_before:]
+        assert [(event.kind, event.champion) for event in recorded] == [
+            ("promoted", "3") if move == "promote" else ("rolled back", "1")
+        ]
+    assert steps >= 4  # the intent, two aliases, the event, the end of the intent
+
+
+def stopping(write: Callable[..., None], done: list[str], after: int) -> Callable[..., None]:
+    def stopped(*arguments: str) -> None:
+        if len(done) == after:
+            raise Stopped
+        write(*arguments)
+        done.append(arguments[0])
+
+    return stopped
+
+
+def test_an_interrupted_move_is_not_finished_over_another_one(
+    registry: Registry, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    promote(registry, "1", None, "first")
+    with monkeypatch.context() as patch:
+        patch.setattr(registry, "set_alias", stopping(registry.set_alias, [], after=0))
+        with pytest.raises(Stopped):
+            promote(registry, "2", "1", "better")
+    registry.set_alias(CHAMPION, "3")  # another machine
+    with pytest.raises(ProjectError, match="another process moved the alias to version 3 while it was moved to 2"):
+        finish_interrupted_move(registry)
+    assert numbers(registry, CHAMPION) == ["3"]
+    assert history(registry)[-1].kind == "conflict"
+    finish_interrupted_move(registry)
+
+
+def test_other_variables_of_mlflow_send_nothing_elsewhere(
+    registry: Registry, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    other = tmp_path / "other.db"
+    elsewhere = {
+        "MLFLOW_REGISTRY_URI": f"sqlite:///{other}",
+        "MLFLOW_EXPERIMENT_NAME": "another",
+        "MLFLOW_RUN_ID": "0" * 32,
+    }
+    for name, value in elsewhere.items():
+        monkeypatch.setenv(name, value)
+    registry = Registry()
+    registry.set_alias(CHAMPION, "2")
+    with mlflow.start_run(experiment_id=registry.experiment_id()) as run:
+        pass
+    assert run.info.run_id != elsewhere["MLFLOW_RUN_ID"]
+    assert run.info.experiment_id == registry.experiment_id()
+    for name in elsewhere:
+        monkeypatch.delenv(name, raising=False)
+    assert numbers(Registry(), CHAMPION) == ["2"]
+    assert not other.exists()
+
+
+def test_one_lock_for_each_registry_in_a_folder_of_this_user(
+    registry: Registry, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+
+    def lock(uri: str) -> Path:
+        monkeypatch.setattr(registry, "uri", uri)
+        monkeypatch.setattr(registry, "embedded", uri.startswith("sqlite"))
+        return promotion._lock_path(registry)
+
+    same = {lock(uri) for uri in ("http://h:5000", "http://h:5000/", "http://u:p@h:5000", "http://H:5000")}
+    assert len(same) == 1
+    assert {path.parent.parent for path in same} == {tmp_path / "cache"}
+    assert len({*same, *map(lock, ("http://h:5001", "https://h:5000", "http://h:5000/ml"))}) == 4
+    (tmp_path / "a b").mkdir()
+    assert (
+        lock(f"sqlite:///{tmp_path}/a b/m.db") == lock(f"sqlite:///{tmp_path}/a%20b/m.db") == tmp_path / "a b/m.db.lock"
+    )
+    monkeypatch.setenv("XDG_CACHE_HOME", "/proc/nowhere")
+    assert lock("http://h:5000").parent == tmp_path / "3.experiments"
+
+
 def test_the_actor_is_who_started_the_ci_job(registry: Registry, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("GITHUB_ACTOR", "ada")
     promote(registry, "1", None, "first")
@@ -164,6 +292,30 @@ def test_the_promotion_lock_is_free_after_a_promotion(registry: Registry, monkey
     promote(registry, "2", "1", "better")
     with promotion._promotion_lock(registry), pytest.raises(ProjectError, match="another promotion has held"):
         promote(Registry(), "3", "2", "meanwhile")
+
+
+@pytest.mark.parametrize("number", ["abc", "1.0", "-1", "", " ", "٣", "9" * 30])
+def test_what_is_no_number_of_a_version(number: str, registry: Registry) -> None:
+    with pytest.raises(ProjectError, match=r"^'.*' is not the number of a version; see `uv run main.py history`$"):
+        registry.version(number)
+
+
+def test_only_what_the_registry_raised_is_blamed_on_it(registry: Registry, tmp_path: Path) -> None:
+    run = registry.client.create_run(registry.experiment_id())
+    version = Version("1", {}, (), run.info.run_id)
+    with pytest.raises(FileNotFoundError):
+        registry.log_file(version, tmp_path / "ours")  # MLflow reads it, and it is not the store's
+    for error in (PermissionError(errno.EACCES, "denied", "ours.py"), OSError(errno.ENOSPC, "full"), KeyError("ours")):
+        with pytest.raises(type(error)), registry.plain_errors():
+            raise error
+    with pytest.raises(ProjectError, match="does not answer in time"), registry.plain_errors():
+        raise TimeoutError
+    artifacts = tmp_path / "3.experiments" / "artifacts"
+    shutil.rmtree(artifacts, ignore_errors=True)
+    artifacts.write_text("a file where the store needs a folder")
+    (tmp_path / "ours").write_text("content")
+    with pytest.raises(ProjectError, match=r"the registry at sqlite:.* fails"):
+        registry.log_file(version, tmp_path / "ours")
 
 
 def test_unknown_version(registry: Registry) -> None:
@@ -278,12 +430,11 @@ def test_errors_of_the_projects_own_code_are_not_blamed_on_the_registry(
 ) -> None:
     inside(project)
     project.set_params({"train.logistic_regression.C": 0.5})  # another lineage
-    project.path("1.data", "5.model", "model.joblib").unlink()
-    with pytest.raises(FileNotFoundError, match=r"model\.joblib"):
-        run_script(project, REGISTER)
-    with pytest.raises(KeyError), Registry().plain_errors():
-        raise KeyError("ours")
-    assert "registry" not in capsys.readouterr().err
+    for name in ("model.joblib", "model.onnx"):
+        project.path("1.data", "5.model", name).unlink()
+        assert run_script(project, REGISTER) == 1
+        expected = f"stage 7: 1.data/5.model/{name} is missing; run the pipeline first: `uv run main.py`\n"
+        assert capsys.readouterr().err == expected
 
 
 def test_a_changed_contract_is_registered_again(
@@ -294,8 +445,13 @@ def test_a_changed_contract_is_registered_again(
     before = lineage.lineage_key(lineage.read_lineage())
     monkeypatch.setattr(lineage, "PACKAGE", package)
     assert lineage.lineage_key(lineage.read_lineage()) == before
-    (package / "contract.py").write_text("# another contract")
-    assert lineage.lineage_key(lineage.read_lineage()) != before
+    for name in ("contract.py", "features.py", "model.py", "registry/signature.py", "formats/skops_model.py"):
+        text = (package / name).read_text()
+        (package / name).write_text(f"{text}# changed")
+        assert lineage.lineage_key(lineage.read_lineage()) != before, name
+        (package / name).write_text(text)
+    (package / "serving" / "middleware.py").write_text("# changed")
+    assert lineage.lineage_key(lineage.read_lineage()) == before
 
 
 def test_password_in_the_address_is_not_shown(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -48,6 +48,12 @@ def read_split(split: str, names: Sequence[str] = FEATURES.names) -> tuple[npt.N
     return features, table[OUTCOME].to_numpy().astype(np.int8)
 
 
+def read_row_ids(split: str) -> list[str]:
+    """The id of each row of a split."""
+    ids: list[str] = pq.read_table(split_path(split), columns=[ROW_ID])[ROW_ID].to_pylist()
+    return ids
+
+
 def read_dates(split: str) -> npt.NDArray[Any] | None:
     """The date of each row of a split, shape (n,); None without a date in the contract."""
     if not CONTRACT.has_date:

@@ -33,6 +33,11 @@ CHALLENGER, CHAMPION, PREVIOUS_CHAMPION = "challenger", "champion", "previous_ch
 LINEAGE, LINEAGE_KEY, ONNX_SHA256 = "lineage", "lineage_key", "onnx_sha256"  # tags of a version
 ONNX_PATH = "extra_files/model.onnx"  # within a version's artifacts
 REFERENCE_ROWS_PATH = "extra_files/reference_rows.json"
+# MLflow reads these as well; they would send parts of a version to another store, run or experiment.
+_REDIRECTIONS = (
+    *("MLFLOW_REGISTRY_URI", "MLFLOW_EXPERIMENT_NAME", "MLFLOW_EXPERIMENT_ID"),
+    *("MLFLOW_RUN_ID", "MLFLOW_ACTIVE_MODEL_ID"),
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,6 +61,9 @@ class Registry:
         settings = settings or load_settings()
         self.uri = settings.mlflow_tracking_uri
         self.embedded = embedded_store.is_embedded(self.uri)
+        self._artifact_seconds = settings.mlflow_artifact_upload_download_timeout
+        for name in _REDIRECTIONS:
+            os.environ.pop(name, None)
         os.environ["MLFLOW_HTTP_REQUEST_TIMEOUT"] = str(settings.mlflow_http_request_timeout)
         os.environ["MLFLOW_HTTP_REQUEST_MAX_RETRIES"] = str(settings.mlflow_http_request_max_retries)
         logging.getLogger("mlflow").setLevel(logging.ERROR)  # it reports each table that it creates
@@ -63,11 +71,11 @@ class Registry:
         os.environ.setdefault("MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT", "true")
         if self.embedded:
             self.moved_from = embedded_store.prepare(self.uri)  # old address of the artifacts, if it was corrected
-        else:
-            limit_s3(settings)
         with self.plain_errors():
+            if not self.embedded:
+                limit_s3(settings)
             mlflow.set_tracking_uri(self.uri)  # for MLflow's own functions, and for child processes
-            self.client = MlflowClient(self.uri)
+            self.client = MlflowClient(self.uri, registry_uri=self.uri)
 
     @property
     def address(self) -> str:
@@ -88,9 +96,23 @@ class Registry:
         try:
             yield
         except Exception as error:
-            if is_registry_error(error):
+            if self.embedded and (problem := embedded_store.schema_problem(self.uri, error)):
+                raise ProjectError(problem) from error
+            if is_registry_error(error, embedded_store.artifact_folder(self.uri) if self.embedded else None):
                 raise ProjectError(describe_error(error, self.display_name, "MLFLOW_TRACKING_URI")) from error
             raise
+
+    @contextmanager
+    def transfer(self) -> Iterator[None]:
+        """`plain_errors`, with the timeout of artifacts: a store may need long for a large model."""
+        name = "MLFLOW_HTTP_REQUEST_TIMEOUT"
+        usual = os.environ[name]
+        os.environ[name] = str(max(int(usual), self._artifact_seconds))
+        try:
+            with self.plain_errors():
+                yield
+        finally:
+            os.environ[name] = usual
 
     def experiment_id(self, name: str = EXPERIMENT) -> str:
         """The experiment that holds the runs; created on first use."""
@@ -123,6 +145,8 @@ class Registry:
         Raises:
             ProjectError: there is no such version.
         """
+        if not (number.isascii() and number.isdecimal() and len(number) < 10):  # noqa: PLR2004 (32 bits)
+            raise ProjectError(f"'{number}' is not the number of a version; see `uv run main.py history`")
         with self.plain_errors():
             try:
                 return _version(self.client.get_model_version(MODEL, number))
@@ -159,6 +183,22 @@ class Registry:
         with self.plain_errors():
             self.client.delete_registered_model_alias(MODEL, alias)
 
+    def model_tag(self, key: str) -> str | None:
+        """A tag of the model itself, which all versions share; None without the tag or the model."""
+        with self.plain_errors():
+            found = self.client.search_registered_models(f"name = '{MODEL}'")
+            return found[0].tags.get(key) if found else None
+
+    def set_model_tag(self, key: str, value: str) -> None:
+        """Sets a tag of the model itself."""
+        with self.plain_errors():
+            self.client.set_registered_model_tag(MODEL, key, value)
+
+    def delete_model_tag(self, key: str) -> None:
+        """Deletes a tag of the model itself."""
+        with self.plain_errors():
+            self.client.delete_registered_model_tag(MODEL, key)
+
     def tag(self, number: str, key: str, value: Any) -> None:
         """Sets a tag of a version."""
         with self.plain_errors():
@@ -166,12 +206,12 @@ class Registry:
 
     def log_file(self, version: Version, file: Path) -> None:
         """Logs a file with the version's run; a file of the same name is replaced."""
-        with self.plain_errors():
+        with self.transfer():
             self.client.log_artifact(version.run_id, str(file))
 
     def download_file(self, version: Version, path: str, folder: Path) -> Path | None:
         """Downloads a file of the version's run into a folder; None if the run has no such file."""
-        with self.plain_errors():
+        with self.transfer():
             parent = path.rpartition("/")[0] or None
             if path not in [found.path for found in self.client.list_artifacts(version.run_id, parent)]:
                 return None
@@ -179,17 +219,20 @@ class Registry:
 
     def download(self, number: str, path: str = "", into: Path | None = None) -> Path:
         """Downloads a version's artifacts, or one of them, into a folder if one is given; returns the local path."""
-        with self.plain_errors():
+        with self.transfer():
             uri = f"models:/{MODEL}/{number}/{path}".rstrip("/")
             return Path(download_artifacts(artifact_uri=uri, dst_path=str(into) if into else None))
 
 
 def limit_s3(settings: Settings) -> None:
-    """Gives boto3, which waits for minutes by default, the timeout and retries of the MLflow client."""
+    """Gives boto3, which waits for minutes by default, the timeouts and retries of the MLflow client."""
     session = botocore.session.get_session()
     attempts = {"total_max_attempts": settings.mlflow_http_request_max_retries + 1}
-    seconds = settings.mlflow_http_request_timeout
-    session.set_default_client_config(Config(connect_timeout=seconds, read_timeout=seconds, retries=attempts))
+    timeouts = {
+        "connect_timeout": settings.mlflow_http_request_timeout,
+        "read_timeout": settings.mlflow_artifact_upload_download_timeout,
+    }
+    session.set_default_client_config(Config(**timeouts, retries=attempts))
     boto3.setup_default_session(botocore_session=session)
 
 

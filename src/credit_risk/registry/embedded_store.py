@@ -4,10 +4,13 @@ MLflow stores absolute addresses of artifacts. After a checkout was moved or cop
 place, where a copy must never write. So the addresses are corrected whenever the registry is opened.
 """
 
+import shlex
 import sqlite3
 import sys
 from contextlib import closing
 from functools import cache
+from importlib.metadata import version
+from importlib.resources import files
 from pathlib import Path
 from urllib.parse import unquote
 
@@ -30,7 +33,7 @@ def is_embedded(uri: str) -> bool:
 
 def database_path(uri: str) -> Path:
     """The SQLite file of a tracking URI."""
-    return Path(unquote(uri.removeprefix(_SCHEME))).absolute()
+    return Path(unquote(uri.removeprefix(_SCHEME).partition("?")[0])).absolute()
 
 
 def artifact_folder(uri: str) -> Path:
@@ -54,6 +57,22 @@ def prepare(uri: str) -> str:
         return _correct_addresses(database, artifact_folder(uri)) if database.exists() else ""
     except (OSError, sqlite3.Error) as error:
         raise ProjectError(f"the registry at {uri} can't be opened; check MLFLOW_TRACKING_URI ({error})") from error
+
+
+def schema_problem(uri: str, error: BaseException) -> str:
+    """What to do about a database whose tables another version of MLflow has made; empty for any other error."""
+    if "database schema" not in str(error) and "Can't locate revision" not in str(error):
+        return ""
+    database, known = database_path(uri), files("mlflow") / "store" / "db_migrations" / "versions"
+    with closing(sqlite3.connect(database)) as connection:
+        (revision,) = connection.execute("select version_num from alembic_version").fetchone() or ("none",)
+    if not any(path.name.startswith(f"{revision}_") for path in known.iterdir()):
+        return (
+            f"{database} was made by a newer MLflow than {version('mlflow')}, which is installed; install that one, "
+            "or move the file away to begin with an empty registry"
+        )
+    copy, upgrade = (shlex.join(words) for words in (["cp", str(database), f"{database}.copy"], ["upgrade", uri]))
+    return f"{database} was made by an older MLflow; copy and upgrade it: {copy} && uv run mlflow db {upgrade}"
 
 
 @cache

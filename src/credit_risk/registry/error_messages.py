@@ -1,9 +1,12 @@
 """Turns exceptions of MLflow, its databases, requests and boto3 into one sentence with a remedy."""
 
 import errno
+import os
 import socket
 import ssl
+import traceback
 from collections.abc import Callable, Iterator
+from pathlib import Path
 
 import botocore.exceptions as aws
 import requests
@@ -16,12 +19,28 @@ _DISK_FULL, _READ_ONLY = (errno.ENOSPC, errno.EDQUOT), (errno.EROFS, errno.EACCE
 _Matches = Callable[[BaseException], bool]
 
 
-def is_registry_error(error: BaseException) -> bool:
-    """Whether the registry or its storage has failed, and not this project's code."""
+def is_registry_error(error: BaseException, folder: Path | None) -> bool:
+    """Whether the registry or its storage has failed, and not this project's code or this machine.
+
+    Args:
+        error: what was raised while the registry was used.
+        folder: where an embedded registry keeps its artifacts; None for a server.
+    """
     if type(error) is MlflowException and error.error_code == "INVALID_PARAMETER_VALUE":
         return False  # MLflow's own check of the arguments it was called with
-    by_library = any(kind.__module__.partition(".")[0] in _LIBRARIES for kind in type(error).__mro__)
-    return by_library or (isinstance(error, OSError) and error.errno in {*_DISK_FULL, errno.EROFS})
+    if any(kind.__module__.partition(".")[0] in _LIBRARIES for kind in type(error).__mro__):
+        return True
+    if isinstance(error, ConnectionError | TimeoutError | socket.gaierror | ssl.SSLError):
+        return True
+    if not isinstance(error, OSError) or folder is None or not _raised_in(error, "mlflow.store."):
+        return False
+    paths = [Path(os.fsdecode(path)) for path in (error.filename, error.filename2) if isinstance(path, str | bytes)]
+    return not paths or any(path.is_relative_to(folder) for path in paths)
+
+
+def _raised_in(error: BaseException, package: str) -> bool:
+    frames = (frame.f_globals.get("__name__", "") for frame, _ in traceback.walk_tb(error.__traceback__))
+    return any(name.startswith(package) for name in frames)
 
 
 def describe_error(error: BaseException, server: str, setting: str) -> str:
@@ -66,7 +85,19 @@ def _status(code: int) -> _Matches:
     return matches
 
 
+def _wrong_region(error: BaseException) -> bool:
+    malformed = _s3("AuthorizationHeaderMalformed")(error) and "region" in str(error).lower()
+    return malformed or _s3("IllegalLocationConstraintException", "PermanentRedirect", "301")(error)
+
+
 _CASES: tuple[tuple[_Matches, str], ...] = (
+    (
+        lambda error: (
+            _is(requests.exceptions.ProxyError, aws.ProxyConnectionError)(error)
+            or _says("unable to connect to proxy", "cannot connect to proxy")(error)
+        ),
+        "{server} can't be reached through the proxy; correct HTTP_PROXY and HTTPS_PROXY, or add the host to NO_PROXY",
+    ),
     # As OpenSSL 3.0, and later versions, report an answer in plain HTTP.
     (_says("wrong version number", "record layer failure"), "{server} does not use TLS; write http:// in {setting}"),
     (_is(socket.gaierror), "{server}: there is no host with this name; correct {setting}"),
@@ -77,7 +108,20 @@ _CASES: tuple[tuple[_Matches, str], ...] = (
     (_is(ConnectionRefusedError), "{server} is down; start it, or correct {setting}"),
     (
         _is(TimeoutError, requests.Timeout, aws.ConnectTimeoutError, aws.ReadTimeoutError),
-        "{server} does not answer in time; check it and the firewall, or correct {setting}",
+        (
+            "{server} does not answer in time; check it and the firewall, correct {setting}, or raise "
+            "MLFLOW_HTTP_REQUEST_TIMEOUT (MLFLOW_ARTIFACT_UPLOAD_DOWNLOAD_TIMEOUT for a large model)"
+        ),
+    ),
+    (_is(aws.ProfileNotFound), "{server}: this machine has no such AWS profile; correct AWS_PROFILE, or unset it"),
+    (
+        _is(aws.UnauthorizedSSOTokenError, aws.SSOTokenLoadError, aws.TokenRetrievalError),
+        "{server}: the AWS sign-in has expired; sign in again: aws sso login",
+    ),
+    (_is(aws.ConfigParseError, aws.ConfigNotFound), "{server}: the AWS configuration can't be read; correct the file"),
+    (
+        _is(aws.CredentialRetrievalError, aws.MetadataRetrievalError),
+        "{server}: this machine's AWS role or credential program gives no keys; correct it, or set AWS_ACCESS_KEY_ID",
     ),
     (
         _is(aws.NoCredentialsError, aws.PartialCredentialsError),
@@ -94,8 +138,19 @@ _CASES: tuple[tuple[_Matches, str], ...] = (
     ),
     (_s3("NoSuchBucket", "404"), "{server} does not exist; create the bucket, or correct its name"),
     (
-        _s3("AuthorizationHeaderMalformed", "IllegalLocationConstraintException", "PermanentRedirect", "301"),
+        _wrong_region,
         "{server} is in another region; correct AWS_DEFAULT_REGION",
+    ),
+    (
+        # Stores that are compatible with S3 as it was before 2025.
+        _s3(
+            *("NotImplemented", "MissingContentLength", "AuthorizationHeaderMalformed"),
+            *("XAmzContentSHA256Mismatch", "XAmzContentChecksumMismatch"),
+        ),
+        (
+            "{server} does not take the checksums of uploads; set AWS_REQUEST_CHECKSUM_CALCULATION=when_required and "
+            "AWS_RESPONSE_CHECKSUM_VALIDATION=when_required"
+        ),
     ),
     (
         _status(requests.codes.unauthorized),

@@ -13,12 +13,13 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from credit_risk.contract import CONTRACT
 from credit_risk.core import params
 from credit_risk.core.errors import ProjectError
 from credit_risk.core.files import sha256, write_json
-from credit_risk.core.paths import root
+from credit_risk.core.paths import data, root
+from credit_risk.registry import lineage
 from credit_risk.registry.client import CHALLENGER, Registry, Version
-from credit_risk.registry.lineage import PACKAGE
 from credit_risk.registry.promotion import rolled_back
 
 EXIT_REJECTED = 3  # the gate worked and rejects the version; 1 is an error
@@ -79,10 +80,14 @@ def error_text(error: Exception) -> str:
 
 
 def gate_key(champion: str | None) -> str:
-    """Hash of all that a gate's result depends on besides the version: parameters, code and the champion's number."""
-    section = params.raw("gates")
-    code = [*sorted((root() / "5.testing").glob("*.py")), *sorted(PACKAGE.rglob("*.py"))]
-    content = json.dumps([section, [sha256(path) for path in code], champion], sort_keys=True)
+    """Hash of all that a gate's result depends on besides the version.
+
+    Parameters, the code of gates and package, the held-out rows, the baseline of stage 6, and the champion's number.
+    """
+    held_out = [data("4.split", "rows", f"{name}.parquet") for name in CONTRACT.holdouts]
+    files = [*sorted((root() / "5.testing").glob("*.py")), *sorted(lineage.PACKAGE.rglob("*.py"))]
+    files += [path for path in (*held_out, data("6.reports", "metrics.json")) if path.exists()]
+    content = json.dumps([params.raw("gates"), [sha256(path) for path in files], champion], sort_keys=True)
     return hashlib.sha256(content.encode()).hexdigest()
 
 

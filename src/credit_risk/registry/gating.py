@@ -9,6 +9,7 @@ from credit_risk.core.paths import data
 from credit_risk.registry import lineage
 from credit_risk.registry.client import CHALLENGER, CHAMPION, LINEAGE_KEY, Registry, Version
 from credit_risk.registry.gate_results import last_rejection
+from credit_risk.registry.promotion import finish_interrupted_move
 
 REGISTER = "4.dvc_pipeline/7.register_model.py"
 LOADING, PERFORMANCE = "5.testing/loading.py", "5.testing/performance.py"
@@ -37,6 +38,7 @@ def register_and_gate(registry: Registry, run_script: RunScript, *, promote: boo
     Raises:
         ProjectError: a script has failed.
     """
+    finish_interrupted_move(registry)
     key = read_json(data("7.registered", "model.json"))[LINEAGE_KEY]
     challenger = registry.version_of(CHALLENGER)
     if challenger is None or challenger.tags.get(LINEAGE_KEY) != key:

@@ -32,13 +32,14 @@ MODEL_CODE = (  # of the package: what the registered pipeline needs to be loade
     "formats/__init__.py",
     "formats/skops_model.py",
 )
+_CODE = (*MODEL_CODE, "model.py", "registry/signature.py")  # what a version is made of, or by
 
 
 def read_lineage() -> dict[str, Any]:
     """The lineage of the model in `1.data/5.model`."""
     return {
         "problem": CONTRACT.identity,
-        "code": {name: sha256(PACKAGE / name) for name in (*MODEL_CODE, "model.py")},
+        "code": {name: sha256(PACKAGE / name) for name in _CODE},
         "data": {entry["source"]: entry["sha256"] for entry in read_json(data("1.raw", "manifest.json"))},
         "params": {name: params.raw(name) for name in SECTIONS},
         "environment_sha256": read_json(data("5.model", "training.json"))["environment_sha256"],

@@ -12,12 +12,14 @@ from urllib.parse import urlsplit
 import boto3
 import mlflow
 import requests
+from botocore.config import Config
 from mlflow.store.artifact.artifact_repository_registry import get_artifact_repository
 from mlflow.utils.credentials import get_default_host_creds
 from mlflow.utils.rest_utils import http_request
 
 from credit_risk.core.errors import ProjectError
 from credit_risk.core.paths import root
+from credit_risk.project.settings import settings
 from credit_risk.registry import embedded_store
 from credit_risk.registry.client import EXPERIMENT, Registry
 from credit_risk.registry.error_messages import describe_error
@@ -70,12 +72,17 @@ def check_data_remote() -> Iterator[PreflightCheck]:
     """Checks DVC's default remote, if it is on S3 and there are keys or a role for it."""
     from dvc.repo import Repo  # takes half a second
 
-    with Repo(str(root())) as repo:
+    with Repo(str(root()), config={"core": {"no_scm": True}}) as repo:  # also without git
         config = repo.config
         url = config["remote"].get(config["core"].get("remote", ""), {}).get("url", "")
     if not url.startswith("s3:"):
         return
-    if boto3.Session().get_credentials() is None:
+    try:
+        keys = boto3.Session().get_credentials()
+    except Exception as error:  # noqa: BLE001 (boto3 raises many kinds)
+        yield PreflightCheck("data remote", problem=describe_error(error, url, "AWS_ENDPOINT_URL_S3"))
+        return
+    if keys is None:
         yield PreflightCheck("data remote", found=f"{url} is not used: there are no AWS keys")
         return
     try:
@@ -109,7 +116,8 @@ def check_bucket(url: str) -> str:
     bucket = f"s3://{parts.netloc}"
     place = {"Bucket": parts.netloc, "Key": f"{parts.path.strip('/')}/{PROBE}".lstrip("/")}
     try:
-        s3 = boto3.client("s3")
+        # As long as for a small request: a probe must not wait as for a large model.
+        s3 = boto3.client("s3", config=Config(read_timeout=settings().mlflow_http_request_timeout))
         put = s3.put_object(**place, Body=PROBE.encode())["ResponseMetadata"]["HTTPHeaders"]
         content = s3.get_object(**place)["Body"].read()
         s3.delete_object(**place)
