@@ -1,22 +1,21 @@
 """YOURS. Stage 2: turns the raw text into the fields of the contract.
 
-Reads:  1.data/1.raw/rows.parquet
+Reads:  1.data/1.raw/rows.parquet, 1.data/1.raw/manifest.json
 Writes: 1.data/2.clean/rows.parquet       row id, date, outcome and one column per field
         1.data/2.clean/rejected.parquet   the rows that can't be used: raw columns, and the reason
-        1.data/2.clean/metrics.json       rows in and out, rejected by reason, duplicates, rows without an outcome
+        1.data/2.clean/metrics.json       rows in and out, rejected by reason, duplicates, unknown codes, …
 Params: clean
 
-Only the parsing of this data set's columns is here; batches, rejection, counting and duplicates are in
-`data/cleaning.py` of the package.
+Only the parsing of this data set's columns is here; `data/parsing.py` of the package says what else rejects a row, and
+`data/cleaning.py` counts, and leaves out duplicates.
 """
 
 from credit_risk.core.entry_point import run
 
 import pandas as pd
 
-from credit_risk.data.cleaning import Parsing, numbers, run_stage
-
-NO_FRANCHISE = ("0", "1", "00000", "00001")
+from credit_risk.data.cleaning import run_stage
+from credit_risk.data.parsing import Parsing, numbers
 
 
 def money(text: "pd.Series[str]") -> "pd.Series[float]":
@@ -26,8 +25,8 @@ def money(text: "pd.Series[str]") -> "pd.Series[float]":
 
 
 def franchise(text: "pd.Series[str]") -> "pd.Series[str]":
-    """Whether a franchise code names a franchise."""
-    return text.isin(NO_FRANCHISE).map({True: "no", False: "yes"}).where(text != "")
+    """Whether a franchise code names a franchise: 0 and 1 do not, with any number of leading zeros."""
+    return text.str.fullmatch(r"0*[01]").map({True: "no", False: "yes"}).where(text.str.fullmatch(r"[0-9]+"))
 
 
 def approval_dates(raw: pd.DataFrame) -> "pd.Series[pd.Timestamp]":
@@ -49,9 +48,9 @@ def approval_dates(raw: pd.DataFrame) -> "pd.Series[pd.Timestamp]":
 PARSING = Parsing(
     missing=frozenset({"", "NA", "N/A", "NULL", "null", "NaN", "nan", "None"}),
     words={
-        "new_business": {"1": "no", "2": "yes"},
-        "urban_rural": {"1": "urban", "2": "rural"},
-        "revolving_credit": {"Y": "yes", "N": "no"},
+        "new_business": {"1": "no", "2": "yes", "0": None},
+        "urban_rural": {"1": "urban", "2": "rural", "0": None},
+        "revolving_credit": {"Y": "yes", "N": "no", "0": None, "T": None},
         "low_doc": {"Y": "yes", "N": "no"},
     },
     parsers={"gross_approved": money, "sba_guaranteed": money, "franchise": franchise},

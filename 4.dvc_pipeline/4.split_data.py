@@ -37,6 +37,7 @@ class SplitParams(params.Params):
 
     out_of_time_months: int | None = Field(None, ge=1)  # needed where rows have dates
     test_share: float = Field(gt=0, lt=1)
+    min_rows: int = Field(ge=1)
 
 
 def main() -> None:
@@ -45,7 +46,7 @@ def main() -> None:
     rows = pq.read_table(data("3.features", "features.parquet"))
     splits = split(rows.filter(pc.is_valid(rows[OUTCOME])), section)
     for name, part in splits.items():
-        check_split(name, part)
+        check_split(name, part, section.min_rows)
     shutil.rmtree(data("4.split", "rows"), ignore_errors=True)  # without a date, no older out_of_time may stay
     for name, part in splits.items():
         with replacing(split_path(name)) as temporary:
@@ -75,17 +76,22 @@ def last_day_in_time(newest: date, months: int) -> date:
     return (pd.Timestamp(newest) - pd.DateOffset(months=months)).date()
 
 
-def check_split(name: str, part: pa.Table) -> None:
-    """A split without both outcomes can't be used to fit or to measure a model.
+def check_split(name: str, part: pa.Table, min_rows: int) -> None:
+    """A split with few rows of an outcome can't be used to fit or to measure a model.
 
     Raises:
-        ProjectError: names the split.
+        ProjectError: names the split, its rows of each outcome and, if it is out of time, its newest date.
     """
-    if pc.count_distinct(part[OUTCOME]).as_py() < 2:  # noqa: PLR2004 (positive and negative)
-        raise ProjectError(
-            f"{name} has {part.num_rows:,} {CONTRACT.problem.rows} and not both outcomes; change section split of "
-            "params.yaml, or add data"
-        )
+    positive = pc.sum(part[OUTCOME]).as_py() or 0
+    negative = part.num_rows - positive
+    if min(positive, negative) >= min_rows:
+        return
+    words = CONTRACT.problem
+    newest = f"; the newest date is {pc.max(part[DATE])}" if name == "out_of_time" else ""
+    raise ProjectError(
+        f"{name} has {part.num_rows:,} {words.rows}, {positive:,} {words.positive} and {negative:,} {words.negative}, "
+        f"and needs {min_rows} of each (split.min_rows){newest}; change section split of params.yaml, or add data"
+    )
 
 
 def summary(part: pa.Table) -> dict[str, Any]:

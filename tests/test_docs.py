@@ -15,7 +15,7 @@ from fastapi.routing import APIRoute
 from projects import REPOSITORY, Project, run_script, script
 
 from credit_risk.contract import CONTRACT
-from credit_risk.data import cleaning
+from credit_risk.data import parsing
 from credit_risk.project.settings import Settings
 
 README = (REPOSITORY / "readme.md").read_text(encoding="utf-8")
@@ -96,7 +96,7 @@ def test_examples_of_the_recipe_work_together(monkeypatch: pytest.MonkeyPatch) -
     names: dict[str, Any] = {}
     for block in blocks:
         exec(block, names)  # noqa: S102 (our own page)
-        monkeypatch.setattr(cleaning, "CONTRACT", names["CONTRACT"])  # parsing is checked against it
+        monkeypatch.setattr(parsing, "CONTRACT", names["CONTRACT"])  # parsing is checked against it
     contract, features = names["CONTRACT"], names["FEATURES"]
     assert features.from_row(contract.example).shape == (1, len(features))
     assert names["amount"](pd.Series(["$1,200.50"]))[0] == 1200.5

@@ -3,9 +3,12 @@
 import functools
 import gzip
 import http.server
+import itertools
 import json
 import threading
 from collections.abc import Callable, Iterator
+from datetime import date, datetime
+from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
@@ -62,6 +65,74 @@ def test_csv_gz_and_parquet_give_the_same_text(root: Project) -> None:
     assert manifest(root)[0]["sha256"] == sha256(source / "1.csv")
 
 
+def test_a_suffix_in_capitals_is_read(root: Project) -> None:
+    source = root.path("1.data", "source")
+    (source / "1.CSV").write_text(CSV)
+    (source / "2.Csv.GZ").write_bytes(gzip.compress(CSV.encode()))
+    pq.write_table(pa.table({"a": ["1"], "b": ["x, y"]}), source / "3.PARQUET")
+    assert get(root) == 0
+    assert read_rows(root) == [*ROWS, *ROWS, ROWS[0]]
+
+
+def order(project: Project, *patterns: str) -> list[str]:
+    assert get(project, *patterns) == 0
+    return [Path(entry["source"]).name for entry in manifest(project)]
+
+
+def test_sources_are_read_in_the_order_that_is_listed(root: Project) -> None:
+    for name in ("1.csv", "2008.csv", "rows.csv"):
+        root.path("1.data", "source", name).write_text(CSV)
+    folder = "1.data/source"
+    assert order(root) == ["1.csv", "2008.csv", "rows.csv"]
+    assert order(root, f"{folder}/rows.csv", f"{folder}/2008.csv") == ["rows.csv", "2008.csv"]
+    assert order(root, f"{folder}/*", f"{folder}/2008.csv") == ["1.csv", "rows.csv", "2008.csv"]
+    assert order(root, f"{folder}/rows.csv", f"{folder}/*") == ["rows.csv", "1.csv", "2008.csv"]
+
+
+@pytest.mark.parametrize(
+    ("values", "texts"),
+    [
+        (pa.array([1.0, 5290384004.0, float("nan"), None]), ["1", "5290384004", "", ""]),
+        (pa.array([True, None]), ["true", ""]),
+        (pa.array([Decimal("60000.50")]), ["60000.50"]),
+        (pa.array([date(1997, 2, 28)]), ["1997-02-28"]),
+        (pa.array([datetime(1997, 2, 28)], pa.timestamp("ns")), ["1997-02-28 00:00:00.000000000"]),  # noqa: DTZ001
+        (pa.array(["x", None]).dictionary_encode(), ["x", ""]),
+        (pa.array([1.0, 2.0]).dictionary_encode(), ["1", "2"]),
+        (pa.nulls(1), [""]),
+    ],
+    ids=lambda value: str(value.type) if isinstance(value, pa.Array) else "",
+)
+def test_values_of_parquet_become_text(root: Project, values: pa.Array, texts: list[str]) -> None:
+    pq.write_table(pa.table({"a": values}), root.path("1.data", "source", "1.parquet"))
+    assert get(root) == 0
+    assert [row["a"] for row in read_rows(root)] == texts
+
+
+@pytest.mark.parametrize(
+    ("values", "kind"),
+    [
+        (pa.array([[1]]), "list<element: int64>"),
+        (pa.array([{"x": 1}]), "struct<x: int64>"),
+        (pa.array([b"\xff"]), "binary"),
+    ],
+    ids=["list", "struct", "binary"],
+)
+def test_a_column_without_text_is_named_with_its_type(
+    root: Project, values: pa.Array, kind: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    pq.write_table(pa.table({"a": ["x"], "tags": values}), root.path("1.data", "source", "1.parquet"))
+    assert get(root) == 1
+    assert f"1.parquet: column 'tags' of type {kind} can't be written as text" in capsys.readouterr().err
+
+
+def test_a_pandas_index_is_named(root: Project, capsys: pytest.CaptureFixture[str]) -> None:
+    frame = pd.DataFrame({"a": ["x", "y"]}, index=[3, 5])
+    frame.to_parquet(root.path("1.data", "source", "1.parquet"))
+    assert get(root) == 1
+    assert "1.parquet has no name for column 2; pandas writes its index so" in capsys.readouterr().err
+
+
 def test_same_input_same_bytes(root: Project) -> None:
     root.path("1.data", "source", "1.csv").write_text(CSV)
     written = []
@@ -87,7 +158,23 @@ def test_a_file_named_twice_is_read_once(root: Project) -> None:
         ({"1.csv": ""}, "source 1.data/source/1.csv is damaged or not a table"),
         ({"1.csv": "a,b\n1,2\n1,2,3\n"}, "source 1.data/source/1.csv is damaged or not a table: CSV parse error"),
         ({"1.csv": b"a,b\n1,\xff\n"}, "source 1.data/source/1.csv is damaged or not a table"),
-        ({"1.csv": "a,a\n1,2\n"}, "source 1.data/source/1.csv has a column twice"),
+        ({"1.csv": "a,a\n1,2\n"}, "source 1.data/source/1.csv has a column twice: a"),
+        ({"1.csv": b"a,b\n1,\xff\n"}, "it is not encoded as UTF-8 after row 0; save it as UTF-8"),
+        ({"1.csv": CSV.encode("utf-16")}, "source 1.data/source/1.csv is encoded as UTF-16: save it as UTF-8"),
+        ({"1.csv": CSV.encode("utf-16-le")}, "source 1.data/source/1.csv has NUL characters, as UTF-16 has"),
+        ({"1.csv": "a;b\n1,5;2\n"}, "source 1.data/source/1.csv is separated by semicolons: save it with commas"),
+        ({"1.csv": '"a";"b, c"\n1;2\n'}, "source 1.data/source/1.csv is separated by semicolons"),
+        ({"1.csv": '"a;b"\n1,2\n'}, "CSV parse error"),
+        ({"1.csv": "sep=;\na;b\n1;2\n"}, "source 1.data/source/1.csv is separated by semicolons"),
+        ({"1.csv": "a\tb\n1\t2\n"}, "source 1.data/source/1.csv is separated by tabs"),
+        ({"1.csv": CSV, "2.csv": "A,b\n1,2\n"}, "source 1.data/source/2.csv has column A instead of a, compared with"),
+        ({"1.csv": CSV, "2.csv": " a ,b\n1,2\n"}, "source 1.data/source/2.csv has column  a  instead of a, compared"),
+        ({"1.csv": ",a,b\n0,1,2\n"}, "source 1.data/source/1.csv has no name for column 1"),
+        ({"1.csv": "a,b,,\n0,1,,\n"}, "source 1.data/source/1.csv has no name for column 3"),
+        ({"1.csv": gzip.compress(CSV.encode())}, "source 1.data/source/1.csv is compressed by gzip: name it .csv.gz"),
+        ({"1.csv": b"PK\x03\x04rest"}, "source 1.data/source/1.csv is a ZIP or Excel file, not a CSV"),
+        ({"1.csv": f"a,b\n{'1,2' * 10**7}\n"}, "has a row of more than 8 MiB after row 0; is a quotation mark"),
+        ({"1.csv": 'a,b\n1,2\n3,"' + "4,5\n" * 5 * 10**6}, "after row 1; is a quotation mark not closed there?"),
         (
             {"1.csv.gz": gzip.compress(CSV.encode() * 99)[:-20]},
             "source 1.data/source/1.csv.gz is damaged or not a table",
@@ -96,7 +183,7 @@ def test_a_file_named_twice_is_read_once(root: Project) -> None:
         ({"1.parquet": CSV}, "source 1.data/source/1.parquet is damaged or not a table"),
         ({"notes.txt": CSV}, "source 1.data/source/notes.txt is not one of .csv, .csv.gz, .parquet"),
     ],
-    ids=range(12),
+    ids=itertools.count(),
 )
 def test_bad_sources_are_named(
     root: Project, files: dict[str, str | bytes], message: str, capsys: pytest.CaptureFixture[str]
@@ -112,10 +199,20 @@ def test_bad_sources_are_named(
     assert not raw.exists() or list(raw.iterdir()) == []
 
 
-def test_hidden_files_are_no_sources(root: Project) -> None:
+def test_hidden_files_and_those_of_dvc_are_no_sources(root: Project) -> None:
     root.path("1.data", "source", "1.csv").write_text(CSV)
-    root.path("1.data", "source", ".DS_Store").write_text("")
+    for name in (".DS_Store", ".gitignore", "1.csv.dvc"):
+        root.path("1.data", "source", name).write_text("")
     assert get(root) == 0
+    assert len(manifest(root)) == 1
+
+
+def test_a_long_row_in_an_error_is_cut(root: Project, capsys: pytest.CaptureFixture[str]) -> None:
+    root.path("1.data", "source", "1.csv").write_text(f"a,b\n1,2,{'private' * 1000}\n")
+    assert get(root) == 1
+    error = capsys.readouterr().err
+    assert "Expected 2 columns, got 3" in error
+    assert len(error) < 500
 
 
 class Handler(http.server.SimpleHTTPRequestHandler):

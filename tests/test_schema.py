@@ -7,9 +7,19 @@ import pytest
 from toy import PROBLEM, TOY, changed
 
 from credit_risk.core.errors import ProjectError
-from credit_risk.core.schema import Choice, NotAbove, Number, RowId, Target, name_problem
+from credit_risk.core.schema import Choice, NotAbove, Number, RowId, Target, name_problem, plain_code
 
 WEIGHT = TOY.fields[0]
+SIZE = TOY.choices[0]
+
+
+@pytest.mark.parametrize(
+    ("code", "plain"),
+    [("1", "1"), ("01", "1"), ("1.0", "1"), ("007.", "7"), ("000", "0"), ("-01.00", "-1"), ("10", "10")]
+    + [(code, code) for code in ("", "1.5", "A01", "1e3", "٣", "0x1", "1 ")],
+)
+def test_a_code_loses_what_spreadsheets_add_to_numbers(code: str, plain: str) -> None:
+    assert plain_code(code) == plain
 
 
 def test_names_are_derived_from_the_problem() -> None:
@@ -104,6 +114,23 @@ def number(**attributes: Any) -> tuple[Any, ...]:
         ({"rules": (NotAbove("weight", "size"),)}, "needs required numbers, and 'size' is none"),
         ({"rules": (NotAbove("limit", "weight"),)}, "the examples break the rule 'limit must not be above weight'"),
         ({"problem": replace(PROBLEM, name="Late Parcels")}, "must be lower-case words"),
+        ({"problem": replace(PROBLEM, rows="")}, "problem rows: a text is empty"),
+        ({"problem": replace(PROBLEM, limits=("Not for pricing.", " "))}, "problem limits: a text is empty"),
+        ({"fields": number(description=" ")}, "field 'weight': a text is empty"),
+        ({"fields": number(unit="")}, "field 'weight': a text is empty"),
+        ({"fields": number(column="")}, "columns: a text is empty"),
+        ({"fields": (*TOY.fields[:3], replace(SIZE, choices=("M", "")))}, "field 'size': a text is empty"),
+        ({"not_fields": {"Arrived": ""}}, "not_fields: a text is empty"),
+        ({"date": ""}, "columns: a text is empty"),
+        ({"row_id": RowId("Parcel", "[0-9]*")}, "the pattern '[0-9]*' of the row id accepts rows without an id"),
+        ({"row_id": RowId("Parcel", "[0-9")}, "the pattern of the row id is not a regular expression"),
+        ({"target": Target(column="Late", positive=("Y ",), negative=("N",))}, "'Y ' begins or ends with a blank"),
+        (
+            {"fields": (*TOY.fields[:3], replace(SIZE, choices=("M", " L")))},
+            "' L' begins or ends with a blank",
+        ),
+        ({"target": Target(column="Late", positive=("",), negative=("N",), unlabelled=())}, "an empty target value"),
+        ({"target": Target(column="Late", positive=("1",), negative=("01",))}, "'1' has more than one outcome"),
     ],
     ids=str,
 )

@@ -27,7 +27,7 @@ from sklearn.preprocessing import StandardScaler
 from credit_risk.contract import CONTRACT
 from credit_risk.core.errors import ProjectError
 from credit_risk.core.schema import ROW_ID, Choice
-from credit_risk.data.cleaning import Parsing
+from credit_risk.data.parsing import Parsing
 from credit_risk.data.splits import as_frame
 from credit_risk.data.validation import failures
 from credit_risk.features import FEATURES

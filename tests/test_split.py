@@ -1,6 +1,7 @@
 """Stage 4: the out-of-time window follows the newest row, and no row changes its split."""
 
 import hashlib
+import re
 from collections.abc import Callable
 from datetime import date
 from pathlib import Path
@@ -21,7 +22,7 @@ Row = tuple[str, date, int | None]
 
 @pytest.fixture
 def root(tmp_path: Path, inside: Callable[[Project], None]) -> Project:
-    project = lone_stage(tmp_path, STAGE, "3.features", "split: {out_of_time_months: 24, test_share: 0.2}")
+    project = lone_stage(tmp_path, STAGE, "3.features", "split: {out_of_time_months: 24, test_share: 0.2, min_rows: 1}")
     inside(project)
     return project
 
@@ -98,16 +99,30 @@ def test_hash_is_sha256_of_the_row_id(root: Project) -> None:
     assert abs((shares < 0.2).mean() - 0.2) < 0.01  # 3.5 standard errors of 20,000 draws
 
 
+WORDS = CONTRACT.problem
+
+
+def outcomes(split: str, positive: int, negative: int) -> str:
+    """What the message says about a split."""
+    return (
+        f"{split} has {positive + negative} {WORDS.rows}, {positive} {WORDS.positive} and {negative} {WORDS.negative}"
+    )
+
+
 @needs_date
 @pytest.mark.parametrize(
     ("rows", "message"),
     [
         ([], "no row has an outcome"),
         ([("1", date(2000, 1, 1), None)], "no row has an outcome"),
-        (made(50), f"train has 0 {CONTRACT.problem.rows} and not both outcomes"),
-        ([*made(50), ("x", date(2010, 1, 1), 0)], f"out_of_time has 1 {CONTRACT.problem.rows} and not both outcomes"),
+        (made(50), outcomes("train", 0, 0)),
+        ([*made(50), ("x", date(2010, 1, 1), 0)], outcomes("out_of_time", 0, 1)),
+        (
+            [*made(50), ("x", date(2010, 1, 1), 0)],
+            "and needs 1 of each (split.min_rows); the newest date is 2010-01-01",
+        ),
     ],
-    ids=range(4),
+    ids=range(5),
 )
 def test_a_split_without_both_outcomes_is_named(
     root: Project, rows: list[Row], message: str, capsys: pytest.CaptureFixture[str]
@@ -115,3 +130,23 @@ def test_a_split_without_both_outcomes_is_named(
     assert run(root, rows) == 1
     assert message in capsys.readouterr().err
     assert not root.path("1.data", "4.split").exists()
+
+
+@pytest.mark.parametrize("outcome", [0, 1])
+def test_a_constant_outcome_stops(root: Project, outcome: int, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(root, [(name, day, outcome) for name, day, _ in [*made(300), *made(50, 1000, 2010)]]) == 1
+    assert re.search(r"train has .* and needs 1 of each \(split.min_rows\)", capsys.readouterr().err)
+
+
+def test_few_rows_of_an_outcome_stop(root: Project, capsys: pytest.CaptureFixture[str]) -> None:
+    rows = [*made(300), *made(50, 1000, 2010)]
+    outcome_of = {name: outcome for name, _, outcome in rows}
+    counts = [
+        sum(outcome_of[name] == outcome for name in names) for names in split(root, rows).values() for outcome in (0, 1)
+    ]
+    params = "split: {out_of_time_months: 24, test_share: 0.2, min_rows: %d}"
+    root.params_file.write_text(params % min(counts))
+    assert run(root, rows) == 0
+    root.params_file.write_text(params % (min(counts) + 1))
+    assert run(root, rows) == 1
+    assert f"and needs {min(counts) + 1} of each (split.min_rows)" in capsys.readouterr().err

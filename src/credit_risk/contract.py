@@ -44,7 +44,7 @@ CONTRACT = Contract(
         acronyms=("NAICS", "SBA"),
     ),
     target=Target(column="MIS_Status", positive=("CHGOFF",), negative=("P I F",)),
-    row_id=RowId("LoanNr_ChkDgt", pattern=r"[0-9]+"),
+    row_id=RowId("LoanNr_ChkDgt", pattern=r"[0-9]+", number=True),
     date="ApprovalDate",
     fields=(
         Number(

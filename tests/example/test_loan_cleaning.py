@@ -24,7 +24,7 @@ GOOD = {
 @pytest.fixture
 def root(tmp_path: Path, inside: Callable[[Project], None]) -> Project:
     """A folder with raw rows and parameters, for the stage alone."""
-    project = lone_stage(tmp_path, STAGE, "1.raw", "clean: {max_rejected_share: 1.0}")
+    project = lone_stage(tmp_path, STAGE, "1.raw", "clean: {max_rejected_share: 1, max_unknown_share: 1}")
     inside(project)
     return project
 
@@ -33,6 +33,7 @@ def clean(project: Project, *changes: dict[str, str]) -> int:
     """Runs the stage on one row a change; each has a loan number of its own unless the change says otherwise."""
     raw = pd.DataFrame([GOOD | {"LoanNr_ChkDgt": str(10**9 + i)} | change for i, change in enumerate(changes)])
     raw.to_parquet(project.path("1.data", "1.raw", "rows.parquet"))
+    project.path("1.data", "1.raw", "manifest.json").write_text(json.dumps([{"source": "x.csv", "rows": len(raw)}]))
     return run_script(project, STAGE)
 
 
@@ -78,6 +79,7 @@ def test_a_row_by_hand(root: Project) -> None:
         ("3-Jun-76", "1976A", date(1976, 6, 3)),
         ("31-Dec-69", "1970", date(1969, 12, 31)),
         ("29-Feb-99", "1999", None),
+        ("31-Dec-30", "2031", date(2030, 12, 31)),
         ("28-Feb-97", "2005", None),
         ("28-Feb-97", "", None),
         ("", "1997", None),
@@ -142,6 +144,7 @@ def test_fillers_are_missing(root: Project) -> None:
         ({"GrAppv": "a lot"}, "GrAppv can't be read as a number"),
         ({"NoEmp": "few"}, "NoEmp can't be read as a number"),
         ({"NoEmp": "٣"}, "NoEmp can't be read as a number"),
+        ({"ApprovalDate": "31-Dec-30", "ApprovalFY": "2031"}, "ApprovalDate is after today"),
         ({"LoanNr_ChkDgt": "5.29E+09"}, "LoanNr_ChkDgt is empty or malformed"),
         ({"FranchiseCode": "NA"}, "franchise must be one of no, yes"),
         ({"NoEmp": ""}, "employees must be a whole number from 0 to 9,999"),
@@ -158,6 +161,23 @@ def test_rows_that_cant_be_used_are_kept_with_their_reason(root: Project, change
     (rejected,) = read(root, "rejected").to_dict("records")
     assert rejected.pop("reason") == reason
     assert rejected == GOOD | {"LoanNr_ChkDgt": "1000000001"} | change
-    assert metrics(root) == {
-        "rows": 3, "clean": 2, "rejected": 1, "duplicates": 0, "unlabelled": 0, "reasons": {reason: 1}
-    }  # fmt: skip
+    counted = metrics(root)
+    assert [counted[name] for name in ("rows", "clean", "rejected", "duplicates", "unlabelled")] == [3, 2, 1, 0, 0]
+    assert counted["reasons"] == {reason: 1}
+
+
+def test_undefined_codes_say_nothing_and_new_ones_are_counted(root: Project) -> None:
+    assert clean(root, {"RevLineCr": "0"}, {"RevLineCr": "T"}, {"RevLineCr": "`"}, {"FranchiseCode": "none"}) == 0
+    assert read(root, "rows")["revolving_credit"].isna().tolist() == [True, True, True]
+    unknown = metrics(root)["unknown_codes"]
+    assert unknown["RevLineCr"] == {"rows": 1, "commonest": {"`": 1}}
+    assert unknown["FranchiseCode"] == {"rows": 1, "commonest": {"none": 1}}
+    assert list(read(root, "rejected")["reason"]) == ["franchise must be one of no, yes"]
+
+
+def test_the_last_source_wins_and_is_named(root: Project, capsys: pytest.CaptureFixture[str]) -> None:
+    late = {"LoanNr_ChkDgt": "01000000000", "MIS_Status": "CHGOFF"}
+    assert clean(root, {}, {}, late) == 0
+    assert read(root, "rows")["outcome"].tolist() == [0, 1]
+    line = "2 clean, 0 rejected, 1 duplicates, 1 with another outcome than before: kept as in x.csv (1)"
+    assert line in capsys.readouterr().out

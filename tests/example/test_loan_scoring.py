@@ -7,7 +7,7 @@ from credit_risk.features import FEATURES
 from credit_risk.scoring.fields import kind_of, read
 
 LOAN = {
-    "LoanNr_ChkDgt": " 1000014003 ",
+    "LoanNr_ChkDgt": " 01000014003.0 ",
     "GrAppv": "$60,000.00 ",
     "SBA_Appv": "$48,000.00 ",
     "NAICS": "451120",

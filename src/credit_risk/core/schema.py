@@ -11,6 +11,7 @@ import sys
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from dataclasses import field as dataclass_field
+from dataclasses import fields as dataclass_fields
 from functools import cached_property
 from typing import Any
 
@@ -20,6 +21,8 @@ ROW_ID, DATE, OUTCOME = "row_id", "date", "outcome"  # key columns of the files 
 SHOWN_CHOICES = 3  # in an error message
 _NAME = re.compile(r"[a-z][a-z0-9_]*").fullmatch
 _SLUG = re.compile(r"[a-z][a-z0-9]*(-[a-z0-9]+)*").fullmatch
+# A whole number as codes and ids have it, with the leading zeros and the empty decimal part that spreadsheets add.
+NUMBER_SPELLING = r"^(-?)0*([0-9]+)(\.0*)?$"
 MAX_NAME = 32  # characters; AWS limits load balancer and target group names to 32 characters
 
 
@@ -96,10 +99,19 @@ class Target:
 
 @dataclass(frozen=True, slots=True)
 class RowId:
-    """The raw column that identifies a row, and what its values must match in full."""
+    """The raw column that identifies a row.
+
+    Attributes:
+        column: raw column.
+        pattern: what its values must match in full.
+        number: whether the values are whole numbers: `007` and `7.0`, as spreadsheets write them, are then stored as
+            `7`, which must match the pattern. With False, they are three values; with None, two spellings of one number
+            stop the stage that cleans the rows.
+    """
 
     column: str
     pattern: str = r".+"
+    number: bool | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -314,6 +326,11 @@ class Contract:
         return {_plain(column): reason for column, reason in reasons.items()}
 
 
+def plain_code(code: str) -> str:
+    """A code without what spreadsheets do to numbers: `1` for `01` and `1.0`; other codes stay as they are."""
+    return re.sub(NUMBER_SPELLING, r"\1\2", code)
+
+
 def _columns(fields: Iterable[Field]) -> list[str]:
     return [field.column for field in fields]
 
@@ -345,6 +362,7 @@ def _problems(contract: Contract) -> Iterator[str]:
     if not contract.fields:
         yield "there are no fields"
     yield from _target_problems(contract.target)
+    yield from _key_problems(contract)
     seen: set[str] = set()
     for each in contract.fields:
         if each.name in seen:
@@ -352,14 +370,44 @@ def _problems(contract: Contract) -> Iterator[str]:
         seen.add(each.name)
         yield from _field_problems(contract, each)
     yield from _rule_problems(contract)
+    yield from _word_problems(contract)
 
 
 def _target_problems(target: Target) -> Iterator[str]:
     if not target.positive or not target.negative:
         yield "the target needs at least one positive and one negative value"
-    values = [*target.positive, *target.negative, *target.unlabelled]
-    if doubled := sorted({value for value in values if values.count(value) > 1}):
+    codes = [plain_code(value) for value in (*target.positive, *target.negative, *target.unlabelled)]
+    if doubled := sorted({code for code in codes if codes.count(code) > 1}):
         yield f"target value '{doubled[0]}' has more than one outcome"
+    if "" in (*target.positive, *target.negative):
+        yield "an empty target value is a row without an outcome, neither positive nor negative"
+
+
+def _key_problems(contract: Contract) -> Iterator[str]:
+    if not contract.row_id:
+        return
+    try:
+        matches_empty = re.fullmatch(contract.row_id.pattern, "")
+    except re.error as error:
+        yield f"the pattern of the row id is not a regular expression: {error}"
+    else:
+        if matches_empty:
+            yield f"the pattern '{contract.row_id.pattern}' of the row id accepts rows without an id"
+
+
+def _word_problems(contract: Contract) -> Iterator[str]:
+    """Empty texts, which would leave a gap in a page or a message, and values that no stripped text equals."""
+    texts = {f"problem {each.name}": getattr(contract.problem, each.name) for each in dataclass_fields(Problem)}
+    texts |= {"columns": sorted(contract.raw_columns), "not_fields": list(contract.not_fields.values())}
+    for each in contract.fields:
+        texts[f"field '{each.name}'"] = [each.description, *(each.choices if isinstance(each, Choice) else [each.unit])]
+    for where, text in texts.items():
+        if any(not one.strip() for one in ([text] if isinstance(text, str) else text)):
+            yield f"{where}: a text is empty"
+    values = [*contract.target.positive, *contract.target.negative, *contract.target.unlabelled]
+    for value in [*values, *(word for choice in contract.choices for word in choice.choices)]:
+        if value != value.strip():
+            yield f"'{value}' begins or ends with a blank; what the source has is compared without them"
 
 
 def _field_problems(contract: Contract, each: Field) -> Iterator[str]:

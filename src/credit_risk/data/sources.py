@@ -14,6 +14,7 @@ from credit_risk.core.files import sha256
 from credit_risk.core.paths import relative, root
 
 SUFFIXES = (".csv", ".csv.gz", ".parquet")
+SHOWN_CHARACTERS = 300  # of an error's text, which may quote a whole row
 # Names of content tags in remote stores, the most reliable first; HTTP servers and S3 differ.
 _TAGS = ("ETag", "Content-MD5", "Digest", "Last-Modified", "LastModified")
 
@@ -47,17 +48,23 @@ class Source:
 
 
 def expand(patterns: list[str]) -> list[Source]:
-    """The files that paths, globs and URLs match, sorted within each pattern, each once.
+    """The files that paths, globs and URLs match, each once, in the order in which they are read.
+
+    The order is that of the patterns, and by name within a glob. A file that a pattern names without a glob has the
+    place of that pattern: `[1.data/source/*, 1.data/source/corrections.csv]` puts the corrections last.
 
     Raises:
         ProjectError: a pattern matches nothing, a file's type is not supported, or a store does not answer.
     """
+    matches = [_matches(pattern) for pattern in patterns]
+    named = {sources[0].name for pattern, sources in zip(patterns, matches, strict=True) if not _is_glob(pattern)}
     found: dict[str, Source] = {}
-    for pattern in patterns:
-        for source in _matches(pattern):
-            if not source.name.endswith(SUFFIXES):
+    for pattern, sources in zip(patterns, matches, strict=True):
+        for source in sources:
+            if not source.name.lower().endswith(SUFFIXES):
                 raise ProjectError(f"source {source.name} is not one of {', '.join(SUFFIXES)}; move it elsewhere")
-            found.setdefault(source.name, source)
+            if source.name not in named or not _is_glob(pattern):
+                found.setdefault(source.name, source)
     return list(found.values())
 
 
@@ -70,16 +77,17 @@ def changed(source: Source, known: dict[str, Any]) -> bool:
 
 
 def reason(error: BaseException) -> str:
-    """An error's text on one line, or the name of its type if it has none."""
-    return " ".join(str(error).split()) or type(error).__name__
+    """The beginning of an error's text on one line, or the name of its type if it has none."""
+    text = " ".join(str(error).split()) or type(error).__name__
+    return text if len(text) <= SHOWN_CHARACTERS else f"{text[:SHOWN_CHARACTERS]}…"
 
 
 def _matches(pattern: str) -> list[Source]:
     url = pattern if "://" in pattern else str(Path(glob.escape(str(root())), pattern))
     try:
         filesystem, path = fsspec.core.url_to_fs(url)
-        if any(character in path for character in "*?["):
-            paths = sorted(p for p in filesystem.glob(path) if not Path(p).name.startswith("."))
+        if _is_glob(path):
+            paths = sorted(p for p in filesystem.glob(path) if not _is_hidden(Path(p).name))
         else:
             paths = [path] if filesystem.exists(path) else []
     except Exception as error:  # each file system has its own exceptions
@@ -87,6 +95,15 @@ def _matches(pattern: str) -> list[Source]:
     if not paths:
         raise ProjectError(f"source {public(pattern)} matches no file; check data.sources in params.yaml")
     return [Source(_name(filesystem, p), filesystem, p) for p in paths]
+
+
+def _is_glob(pattern: str) -> bool:
+    return any(character in pattern for character in "*?[")
+
+
+def _is_hidden(name: str) -> bool:
+    """Whether a glob leaves a file out: also DVC's own, which `dvc import-url` and `dvc add` write beside the data."""
+    return name.startswith(".") or name.endswith(".dvc")
 
 
 def _name(filesystem: Any, path: str) -> str:

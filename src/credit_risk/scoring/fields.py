@@ -92,14 +92,16 @@ def read(batch: pa.RecordBatch, kind: Kind, source: str, first_row: int) -> Rows
 
 
 def _read_raw(batch: pa.RecordBatch, source: str, first_row: int) -> Rows:
-    from credit_risk.data.cleaning import read_fields
+    from credit_risk.data.parsing import plain_ids, read_fields
 
     text = pa.RecordBatch.from_arrays([as_text(column) for column in batch.columns], names=batch.schema.names)
-    frame, why = read_fields(text.to_pandas(), parsing())
+    frame, why, _ = read_fields(text.to_pandas(), parsing())
     values, _ = field_values(pa.RecordBatch.from_pandas(frame, preserve_index=False), source)
     reasons = why.to_numpy(object)
     key = CONTRACT.row_id
     ids = _ids(text, key.column if key else "", source, first_row)
+    if key and key.number:  # as stage 2 stores them
+        ids = pa.array(plain_ids(ids.to_pandas()), pa.string())
     if key and key.column in text.schema.names:
         malformed = ~ids.to_pandas().str.fullmatch(key.pattern).to_numpy(bool)
         reasons[malformed] = f"{key.column} is empty or malformed"
@@ -168,7 +170,7 @@ def _numbers(field: Number, column: pa.Array) -> tuple[npt.NDArray[np.float64], 
     """A column of numbers, NaN where it is missing, and which rows break the field's rule."""
     unreadable: Any = False
     if pa.types.is_dictionary(column.type) or pa.types.is_string(column.type) or pa.types.is_large_string(column.type):
-        from credit_risk.data.cleaning import numbers
+        from credit_risk.data.parsing import numbers
 
         text = as_text(column).to_pandas().str.strip()
         values = numbers(text).to_numpy(np.float64)
