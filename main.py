@@ -133,6 +133,7 @@ def fill_cache(current: Settings) -> None:
     from credit_risk.registry.embedded_store import is_embedded
     from credit_risk.serving import model_cache
 
+    model_cache.check_folder(current.model_cache)
     try:
         cached = model_cache.load(current.model_cache).version
     except ProjectError:

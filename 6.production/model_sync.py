@@ -7,13 +7,14 @@ active. When the registry is down it keeps trying; the API's /readyz shows the p
 Usage: uv run 6.production/model_sync.py [--once]      started by serve.py; --once syncs once and ends
 """
 
-from credit_risk.core.entry_point import run
+from credit_risk.core.entry_point import describe, run
 
 import argparse
 import json
 import random
 import tempfile
 import time
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -33,11 +34,10 @@ from credit_risk.registry.client import (
     Version,
 )
 from credit_risk.registry.promotion import events
-from credit_risk.serving import model_cache
-from credit_risk.serving.prometheus import REGISTRY_CHECKS
+from credit_risk.serving import model_cache, prometheus
 from credit_risk.serving.structured_log import log
 
-FILES = (ONNX_PATH, REFERENCE_ROWS_PATH)
+FILES = {model_cache.ONNX: ONNX_PATH, model_cache.REFERENCE_ROWS: REFERENCE_ROWS_PATH}  # in the cache, in a version
 REJECTED_SECONDS = 60  # until a rejected version is downloaded again: its files may have been repaired
 
 
@@ -47,6 +47,7 @@ def main() -> None:
     parser.add_argument("--once", action="store_true", help="sync once and end")
     once = parser.parse_args().once
     sync = ModelSync(settings())
+    model_cache.check_folder(sync.cache)
     if once:
         print(sync.sync_once())
         return
@@ -55,12 +56,15 @@ def main() -> None:
         problem = ""
         try:
             sync.sync_once()
-        except ProjectError as error:
-            problem = str(error)
+            model_cache.write_sync_status(sync.cache, "")
+        except (ProjectError, OSError) as error:  # a full disk, for example: the next sync may succeed
+            problem = describe(error) or str(error)
             if problem != logged:
                 log.warning("model not synced", reason=problem)
-        model_cache.write_sync_status(sync.cache, problem)
+            with suppress(OSError):
+                model_cache.write_sync_status(sync.cache, problem)
         logged = problem
+        prometheus.flush()
         # Servers that start together must not query the registry in step.
         time.sleep(sync.settings.model_sync_seconds * random.uniform(0.8, 1.2))  # noqa: S311 (no secret)
 
@@ -83,10 +87,10 @@ class ModelSync:
         """
         try:
             result, version = self._sync()
-        except ProjectError:
-            REGISTRY_CHECKS.labels("failed").inc()
+        except (ProjectError, OSError):
+            prometheus.REGISTRY_CHECKS.labels("failed").inc()
             raise
-        REGISTRY_CHECKS.labels(result).inc()
+        prometheus.REGISTRY_CHECKS.labels(result).inc()
         if result == "installed":
             log.info("model installed", version=version)
         return f"version {version} is in the cache ({result})"
@@ -104,16 +108,22 @@ class ModelSync:
         if time.monotonic() < until:
             raise ProjectError(reason)
         with tempfile.TemporaryDirectory() as folder:
-            onnx, reference_rows = (self.registry.download(champion.number, path, Path(folder)) for path in FILES)
             try:
-                scorer = check(champion, onnx, reference_rows)
+                files, scorer = self._checked_files(self.registry, champion, Path(folder))
             except ProjectError as error:
                 reason = f"version {champion.number} is rejected: {error}"
                 self._rejected[champion.number] = (time.monotonic() + REJECTED_SECONDS, reason)
                 raise ProjectError(reason) from error
-            files = {model_cache.ONNX: onnx, model_cache.REFERENCE_ROWS: reference_rows}
             model_cache.install(self.cache, files, model_info(champion, scorer))
         return "installed", champion.number
+
+    def _checked_files(self, registry: Registry, champion: Version, folder: Path) -> tuple[dict[str, Path], OnnxScorer]:
+        """The champion's files: those that the cache has kept since it was active, else downloaded ones."""
+        if kept := model_cache.kept_files(self.cache, champion.number, champion.tags.get(ONNX_SHA256, "")):
+            with suppress(ProjectError):
+                return kept, check(champion, *kept.values())
+        files = {name: registry.download(champion.number, path, folder) for name, path in FILES.items()}
+        return files, check(champion, *files.values())
 
 
 def check(champion: Version, onnx: Path, reference_rows: Path) -> OnnxScorer:

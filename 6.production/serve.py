@@ -21,6 +21,7 @@ import uvicorn
 
 from credit_risk.project.host import add_server_arguments, check_address
 from credit_risk.project.settings import serving_settings
+from credit_risk.serving import metrics_files, model_cache
 from credit_risk.serving.structured_log import LOG_CONFIG, log
 
 HERE = Path(__file__).parent
@@ -35,10 +36,13 @@ def main() -> None:
     arguments = parser.parse_args()
     current = serving_settings()
     check_address(arguments.host, arguments.port)
+    if not arguments.no_sync:
+        model_cache.check_folder(current.model_cache)
     # Uvicorn ends itself by the signal that stopped it; the handler lets `finally` stop model sync first.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
     with tempfile.TemporaryDirectory(prefix="metrics-") as folder:
-        os.environ["PROMETHEUS_MULTIPROC_DIR"] = folder  # must be set before the metrics are imported
+        metrics_files.check_space(Path(folder))
+        os.environ[metrics_files.DIRECTORY] = folder  # must be set before the metrics are imported
         sync = None if arguments.no_sync else SyncProcess()
         try:
             uvicorn.run(

@@ -2,13 +2,14 @@
 
 import json
 import shutil
+import socket
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import psutil
 import pytest
-from projects import Project, descendants, wait_for_script, wait_until
+from projects import Project, descendants, run_script, wait_for_script, wait_until
 from servers import (
     EXAMPLE,
     LONE,
@@ -22,12 +23,11 @@ from servers import (
     wait_until_ready,
 )
 
+from credit_risk.core.errors import ProjectError
 from credit_risk.project.host import free_port
-from credit_risk.registry.client import CHAMPION, MODEL, ONNX_SHA256
+from credit_risk.registry.client import CHAMPION, MODEL, ONNX_SHA256, Registry
 from credit_risk.serving import active_model, model_cache
 from credit_risk.serving.problem_details import Problem
-
-pytestmark = pytest.mark.integration
 
 pytestmark = pytest.mark.integration
 
@@ -171,10 +171,12 @@ def test_with_the_registry_down_the_last_good_model_is_served_and_readyz_says_so
         assert detail.startswith("serving version 1 from the cache: the MLflow server at http://127.0.0.1:9")
 
 
-def test_main_serves_the_last_good_model_with_the_registry_down(finished: Project, cache: Path) -> None:
-    with running(finished, "main.py", "serve", MODEL_CACHE=str(cache), **DOWN) as server:
-        assert server.client.post("/predict", json=EXAMPLE).status_code == 200
-        assert "serving version 1 from the cache" in server.log.read_text()
+def test_main_serves_the_last_good_model_at_once_with_a_registry_that_hangs(finished: Project, cache: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        uri = f"http://127.0.0.1:{silent.getsockname()[1]}"
+        with running(finished, "main.py", "serve", MODEL_CACHE=str(cache), MLFLOW_TRACKING_URI=uri) as server:
+            assert server.client.post("/predict", json=EXAMPLE).status_code == 200
+            assert "serving version 1 from the cache until model sync finds" in server.log.read_text()
 
 
 def test_without_model_sync_readyz_says_so(finished: Project, cache: Path) -> None:
@@ -226,6 +228,60 @@ def test_the_cache_keeps_two_versions_and_everything_that_is_not_its_own(cache: 
     assert [path.parent.parent.name for path in sorted(cache.rglob("2024/file"))] == sorted(it.name for it in foreign)
     assert (cache / "7-0123456789ab").is_file()
     assert sorted(path.parent.name.split("-")[0] for path in cache.rglob("model.onnx")) == ["5", "6"]
+
+
+def test_a_rollback_uses_the_kept_version_and_does_not_download_it(
+    project: Project, cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    registry = second_version(project)
+    registry.set_alias(CHAMPION, "2")
+    assert sync(project, cache) == "version 2 is in the cache (installed)"
+    registry.set_alias(CHAMPION, "1")
+    with monkeypatch.context() as patch:
+        patch.setattr(Registry, "download", None)
+        assert sync(project, cache) == "version 1 is in the cache (installed)"
+    assert model_cache.load(cache).version == "1"
+    (kept,) = cache.glob("2-*/model.onnx")
+    kept.write_bytes(kept.read_bytes()[:-1])  # damaged: downloaded again
+    registry.set_alias(CHAMPION, "2")
+    assert sync(project, cache) == "version 2 is in the cache (installed)"
+    assert model_cache.load(cache).version == "2"
+
+
+@pytest.mark.parametrize("content", ["photos/", "thesis.txt", "7-0123456789ab/mine/", "", "file"])
+def test_a_folder_with_other_things_is_no_cache(content: str, tmp_path: Path) -> None:
+    folder = tmp_path / "folder"
+    if content == "file":
+        folder.write_text("a file")
+    else:
+        (folder / ".hidden").mkdir(parents=True)
+        (folder / "lost+found").mkdir()
+        (folder / content).mkdir(parents=True, exist_ok=True)
+    if content:
+        with pytest.raises(ProjectError, match=r"^MODEL_CACHE .*folder"):
+            model_cache.check_folder(folder)
+    else:
+        model_cache.check_folder(folder)
+    model_cache.check_folder(tmp_path / "missing")
+
+
+def test_a_folder_with_other_things_stops_server_and_sync_before_they_write(finished: Project, tmp_path: Path) -> None:
+    (tmp_path / "photos").mkdir()
+    for command in (("6.production/model_sync.py", "--once"), SERVE, ("main.py", "serve")):
+        done = finished.run(*command, check=False, MODEL_CACHE=str(tmp_path))
+        assert (done.returncode, done.stderr.count("\n")) == (1, 1), done.stderr
+        assert "holds other things (photos); name an empty or a new folder" in done.stderr
+    assert [path.name for path in tmp_path.iterdir()] == ["photos"]
+
+
+def test_a_problem_of_the_disk_is_one_sentence(
+    project: Project, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("MODEL_CACHE", "/sys/cache")  # where nobody can make a folder
+    assert run_script(project, "6.production/model_sync.py", "--once") == 1
+    error = capsys.readouterr().err
+    assert error.startswith("model sync: /sys/cache")
+    assert error.count("\n") == 1
 
 
 def test_a_load_that_failed_for_a_moment_is_tried_again(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -81,17 +81,50 @@ def _read(cache: Path) -> tuple[Path, dict[str, Any], dict[str, Any]]:
     raise ProjectError(f"the model cache is damaged; delete {cache.name}, and model sync fetches the model again")
 
 
+def check_folder(cache: Path) -> None:
+    """Checks that a folder is a model cache, or empty: old versions are deleted from it.
+
+    Raises:
+        ProjectError: it is a file, can't be read, or holds other things.
+    """
+    if (cache / _POINTER).exists() or not cache.exists():
+        return
+    try:
+        foreign = [path.name for path in cache.iterdir() if not (path.name[0] == "." or _is_own(path))]
+    except OSError as error:
+        raise ProjectError(f"MODEL_CACHE {cache} can't be used: {error.strerror}; name a folder") from error
+    if foreign:
+        raise ProjectError(f"MODEL_CACHE {cache} holds other things ({min(foreign)}); name an empty or a new folder")
+
+
+def _is_own(path: Path) -> bool:
+    """Whether a path in the cache was made by it; a version's folder has its information inside."""
+    if path.name in {_SYNC_STATUS, "lost+found"}:  # the second is in the root of each volume
+        return True
+    return bool(_FOLDER.fullmatch(path.name)) and (path / MODEL_INFO).is_file()
+
+
+def kept_files(cache: Path, version: str, digest: str) -> dict[str, Path]:
+    """The files of a version that was active before, by their name; empty if it is not kept undamaged."""
+    folder = cache / _folder_name(version, digest)
+    files = {name: folder / name for name in (ONNX, REFERENCE_ROWS)}
+    try:
+        return files if sha256(files[ONNX]) == digest and files[REFERENCE_ROWS].exists() else {}
+    except OSError:
+        return {}
+
+
 def install(cache: Path, files: dict[str, Path], info: dict[str, Any]) -> None:
     """Copies a checked version into the cache, makes it the active one, and deletes older versions.
 
-    The version that was active before is kept: a worker may be loading it.
+    The version that was active before is kept: a worker may be loading it, and a rollback uses it again.
 
     Args:
         cache: the cache's folder.
         files: the version's files by their name in the cache.
         info: the answer of GET /model; has `version` and `onnx_sha256`.
     """
-    name = f"{info['version']}-{info['onnx_sha256'][:_DIGEST_LENGTH]}"
+    name = _folder_name(info["version"], info["onnx_sha256"])
     folder, temporary = cache / name, cache / f".{name}.part"
     shutil.rmtree(temporary, ignore_errors=True)
     temporary.mkdir(parents=True)
@@ -103,8 +136,12 @@ def install(cache: Path, files: dict[str, Path], info: dict[str, Any]) -> None:
     kept = {name, _active_folder(cache)}
     write_json(cache / _POINTER, {"folder": name})
     for path in cache.iterdir():
-        if path.name not in kept and _FOLDER.fullmatch(path.name) and path.is_dir():
+        if path.name not in kept and path.is_dir() and _FOLDER.fullmatch(path.name) and _is_own(path):
             shutil.rmtree(path, ignore_errors=True)
+
+
+def _folder_name(version: str, digest: str) -> str:
+    return f"{version}-{digest[:_DIGEST_LENGTH]}"
 
 
 def _active_folder(cache: Path) -> str | None:

@@ -13,10 +13,13 @@ from pathlib import Path
 import numpy as np
 import psutil
 from prometheus_client import REGISTRY, CollectorRegistry, Counter, Gauge, Metric, generate_latest
-from prometheus_client.multiprocess import MultiProcessCollector, mark_process_dead
+from prometheus_client.multiprocess import MultiProcessCollector
 from prometheus_client.registry import Collector
 
-DIRECTORY = "PROMETHEUS_MULTIPROC_DIR"
+from credit_risk.serving import metrics_files
+from credit_risk.serving.metrics_files import DIRECTORY
+
+metrics_files.prepare()
 
 
 class BufferedHistogram:
@@ -40,6 +43,11 @@ class BufferedHistogram:
             totals = [counter.labels(*labels) if labels else counter for counter in (self._sum, self._count)]
             self._observed[labels] = [], [*buckets, *totals]
         return self._observed[labels][0]
+
+    @property
+    def counters(self) -> tuple[Counter, ...]:
+        """The counters of its parts."""
+        return self._buckets, self._sum, self._count
 
     def flush(self) -> None:
         """Counts the values observed since the last call."""
@@ -86,10 +94,16 @@ IN_FLIGHT = Gauge("http_requests_in_flight", "Requests that are being answered",
 MODEL_INFO = Gauge("model_info", "Workers that serve a model version", ["version"], multiprocess_mode="livesum")
 MODEL_LOADS = Counter("model_loads", "Loads of a model by a worker, by result", ["result"])
 REGISTRY_CHECKS = Counter("registry_checks", "Checks of the registry by model sync, by result", ["result"])
+_METRICS: tuple[Counter | Gauge, ...] = (
+    *(IN_FLIGHT, MODEL_INFO, MODEL_LOADS, REGISTRY_CHECKS),
+    *REQUEST_SECONDS.counters,
+    *PROBABILITIES.counters,
+)
 
 
 def flush() -> None:
     """Counts the values that this process has observed. Called often, so that /metrics is up to date."""
+    metrics_files.restore(_METRICS)
     REQUEST_SECONDS.flush()
     PROBABILITIES.flush()
 
@@ -112,4 +126,4 @@ def _drop_dead_gauges(folder: Path) -> None:
     for path in folder.glob("gauge_live*.db"):
         pid = int(re.findall(r"\d+", path.stem)[-1])
         if not psutil.pid_exists(pid):
-            mark_process_dead(pid, str(folder))  # type: ignore[no-untyped-call]
+            path.unlink(missing_ok=True)
