@@ -10,8 +10,11 @@ from pathlib import Path
 import mlflow
 import pytest
 from projects import Project, run_script
+from sqlalchemy.engine import make_url
 
 from credit_risk.core.errors import ProjectError
+from credit_risk.core.paths import sqlite_url
+from credit_risk.registry import embedded_store
 from credit_risk.registry.client import CHALLENGER, Registry
 from credit_risk.registry.preflight import preflight_checks
 
@@ -86,7 +89,17 @@ def test_doctor_names_a_correction(original: Project, inside: Enter) -> None:
     assert str(copy.root) in found["database"]
 
 
-@pytest.mark.parametrize("name", ["a b", "c [1]", "d#1", "e 100%", "f%20g", "h's (2) & ü", "what?"])
+NAMES = ["a b", "c [1]", "d#1", "e 100%", "f%20g", "h's (2) & ü", "what?"]
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_the_url_of_a_database_in_any_folder(name: str) -> None:
+    path = Path("/work", name, "optuna.db")
+    assert make_url(sqlite_url(path)).database == str(path)
+    assert embedded_store.database_path(sqlite_url(path)) == path
+
+
+@pytest.mark.parametrize("name", NAMES)
 def test_any_folder_name(tmp_path: Path, empty_registry: Path, name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     project = Project(tmp_path / name)
     project.path("3.experiments").mkdir(parents=True)

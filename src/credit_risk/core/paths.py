@@ -1,7 +1,9 @@
 """Paths of the project. All of them resolve against the repository root."""
 
 import os
+import re
 from pathlib import Path
+from urllib.parse import quote
 
 from credit_risk.core.errors import ProjectError
 
@@ -26,3 +28,8 @@ def data(*parts: str) -> Path:
 def relative(path: str | Path) -> str:
     """A path relative to the repository root, with forward slashes, as messages show it."""
     return Path(os.path.relpath(path, root())).as_posix()
+
+
+def sqlite_url(path: Path) -> str:
+    """The database URL of a SQLite file: SQLAlchemy decodes %xx in it, and ends the path at a question mark."""
+    return "sqlite:///" + re.sub(r"%(?=[0-9A-Fa-f]{2})|\?", lambda found: quote(found[0]), str(path))

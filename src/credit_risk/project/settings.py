@@ -4,13 +4,13 @@ import hashlib
 import re
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
-from urllib.parse import quote, unquote, urlsplit
+from urllib.parse import unquote, urlsplit
 
 from pydantic import Field, SecretStr, ValidationError, field_validator, model_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from credit_risk.core.errors import ProjectError
-from credit_risk.core.paths import root
+from credit_risk.core.paths import root, sqlite_url
 
 # Secrets of examples and templates.
 PLACEHOLDERS = {
@@ -25,11 +25,6 @@ Seconds = Annotated[float, Field(gt=0, le=86_400)]
 Count = Annotated[int, Field(gt=0, le=2**31 - 1)]
 
 
-def _sqlite_path(path: Path) -> str:
-    """A path as part of a database URL: SQLAlchemy decodes %xx, and ends the path at a question mark."""
-    return re.sub(r"%(?=[0-9A-Fa-f]{2})|\?", lambda found: quote(found[0]), str(path))
-
-
 class Settings(BaseSettings):
     """The environment variables that this project reads; an empty one counts as unset.
 
@@ -42,7 +37,7 @@ class Settings(BaseSettings):
         "development", description="production requires API keys and rejects placeholder secrets"
     )
     mlflow_tracking_uri: str = Field(
-        default_factory=lambda: f"sqlite:///{_sqlite_path(root() / '3.experiments' / 'mlflow.db')}",
+        default_factory=lambda: sqlite_url(root() / "3.experiments" / "mlflow.db"),
         description="Store of runs and model versions: a SQLite file on a laptop, an MLflow server elsewhere",
     )
     mlflow_tracking_password: SecretStr | None = Field(None, description="Password of MLFLOW_TRACKING_USERNAME")

@@ -12,7 +12,7 @@ from optuna.exceptions import ExperimentalWarning
 from optuna.trial import FrozenTrial, TrialState
 
 from credit_risk.core.files import sha256
-from credit_risk.core.paths import root
+from credit_risk.core.paths import root, sqlite_url
 from credit_risk.model import TrainParams
 from credit_risk.search.backends import Evaluate
 from credit_risk.search.folds import FoldResult, TrainRows, mean
@@ -44,7 +44,7 @@ def study_name(model: str, batch: int, train: TrainParams, rows: TrainRows, regi
 def open_study(name: str) -> optuna.Study:
     """The study of this name, new or as it was interrupted."""
     return optuna.create_study(
-        storage=f"sqlite:///{root() / '3.experiments' / 'optuna.db'}",
+        storage=sqlite_url(root() / "3.experiments" / "optuna.db"),
         study_name=name,
         load_if_exists=True,
         direction="maximize",
