@@ -30,7 +30,7 @@ from credit_risk.core.schema import Choice
 from credit_risk.project.settings import serving_settings
 from credit_risk.serving import model_cache, predictions, prometheus
 from credit_risk.serving.active_model import ActiveModel
-from credit_risk.serving.middleware import OPEN, PREDICT, Middleware
+from credit_risk.serving.middleware import OPEN, PREDICT, PREDICT_BATCH, Middleware
 from credit_risk.serving.predictions import BatchPrediction, ExplainedPrediction, Prediction
 from credit_risk.serving.problem_details import INTERNAL_ERROR, MEDIA_TYPE, Problem, ProblemDocument, documented
 from credit_risk.serving.request_body import JSON, NDJSON, check_media_type, read_lines
@@ -78,7 +78,9 @@ async def repeat(step: Callable[[], Awaitable[None]]) -> None:
             await asyncio.sleep(1)
 
 
-api = FastAPI(title=CONTRACT.problem.title, version="1", lifespan=lifespan, redoc_url=None, redirect_slashes=False)
+api = FastAPI(
+    title=CONTRACT.problem.title, version="1", lifespan=lifespan, docs_url=None, redoc_url=None, redirect_slashes=False
+)
 
 
 def respond(problem: Problem, request: Request) -> Response:
@@ -152,7 +154,7 @@ async def predict(request: Request, *, explain: bool = False) -> Response:
 
 
 @api.post(
-    "/predict/batch",
+    PREDICT_BATCH,
     dependencies=KEY,
     response_model=BatchPrediction,
     responses=documented(400, 401, 408, 413, 415, 503)
@@ -228,17 +230,26 @@ async def livez() -> dict[str, str]:
 
 @api.get("/readyz", responses=documented(503))
 async def readyz() -> dict[str, str]:
-    """Whether the worker can predict and accepts requests; the detail says if it may not be up to date."""
-    if middleware.draining:
-        raise Problem(503, "the server is stopping")
-    version = active_model.get().version
+    """Whether the worker can predict and accepts requests; `/status` says why not."""
+    if middleware.draining or not active_model.loaded:
+        raise Problem(503, "not ready")
+    return {"detail": "ready"}
+
+
+@api.get("/status")
+async def status() -> dict[str, Any]:
+    """Internal: what this worker serves and whether it is up to date, and which version each worker serves."""
+    detail = "the server is stopping" if middleware.draining else active_model.status()
     problem = model_cache.sync_problem(current.model_cache, MAX_SYNC_AGE * current.model_sync_seconds)
-    return {"detail": f"serving version {version}" + (f" from the cache: {problem}" if problem else "")}
+    if active_model.loaded and problem:
+        detail += f" from the cache: {problem}"
+    ready = active_model.loaded and not middleware.draining
+    return {"ready": ready, "detail": detail, "workers": prometheus.model_versions()}
 
 
 @api.get("/metrics", response_class=Response)
 async def metrics() -> Response:
-    """Metrics of all workers, for Prometheus."""
+    """Internal: metrics of all workers, for Prometheus."""
     return Response(prometheus.render(), media_type="text/plain; version=0.0.4; charset=utf-8")
 
 
@@ -248,8 +259,14 @@ async def page() -> Response:
     return FileResponse(PAGE / "index.html", headers=PAGE_HEADERS)
 
 
+@api.get("/docs", include_in_schema=False)
+async def docs() -> Response:
+    """The documentation, by Swagger UI."""
+    return FileResponse(PAGE / "docs.html", headers=PAGE_HEADERS)
+
+
 class PageFiles(StaticFiles):
-    """The page's files, with its security headers."""
+    """Files of the page and of Swagger UI, with the page's security headers."""
 
     def file_response(self, *args: Any, **kwargs: Any) -> Response:
         """Adds the headers."""
@@ -259,7 +276,8 @@ class PageFiles(StaticFiles):
 
 
 api.mount("/page", PageFiles(directory=PAGE, check_dir=False), "page")
-middleware = Middleware(api, active_model, current, OPEN | {PREDICT, "/predict/batch", "/model", "/examples"})
+api.mount("/docs", PageFiles(packages=[("fastapi_offline", "static")]), "docs files")
+middleware = Middleware(api, active_model, current, OPEN | {PREDICT, PREDICT_BATCH, "/model", "/examples"})
 app: Any = middleware
 if current.cors_origins:
     app = CORSMiddleware(

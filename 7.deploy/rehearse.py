@@ -586,7 +586,7 @@ def promote(rehearsal: Rehearsal) -> None:
 
 def serves(server: Server, version: str) -> bool:
     """Whether a server serves a version of the model."""
-    return f"version {version}" in requests.get(f"{server.url}/readyz", timeout=5).text
+    return f"version {version}" in requests.get(f"{server.url}/status", timeout=5).text
 
 
 def slow_clients(rehearsal: Rehearsal) -> None:

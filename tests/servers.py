@@ -34,6 +34,7 @@ class Server:
     client: httpx.Client
     port: int
     log: Path
+    internal: str = ""  # address of its internal port, if it has one
 
     def lines(self) -> list[dict[str, Any]]:
         """The JSON lines of the log."""
@@ -79,7 +80,7 @@ def wait_until_ready(server: Server) -> None:
 
 
 def wait_for_version(client: httpx.Client, version: str, seconds: float = 30) -> None:
-    wait_until(lambda: client.get("/readyz").text.count(f"version {version}"), f"version {version}", seconds)
+    wait_until(lambda: client.get("/status").text.count(f"version {version}"), f"version {version}", seconds)
 
 
 def settings_of(project: Project, **values: Any) -> Settings:

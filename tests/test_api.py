@@ -1,11 +1,14 @@
 """The API over real HTTP, as a process of its own."""
 
+import gzip
 import json
+import re
 import shutil
 import socket
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
+from urllib.parse import urljoin
 
 import httpx
 import joblib
@@ -24,6 +27,7 @@ from credit_risk.core.schema import Choice
 from credit_risk.data.splits import as_frame, as_records, read_holdout
 from credit_risk.formats import skops_model
 from credit_risk.model import positive_probability
+from credit_risk.project.host import free_port
 from credit_risk.serving.predictions import MAX_REASONS, BatchPrediction, ExplainedPrediction, Prediction
 
 PROBLEM = CONTRACT.problem
@@ -39,10 +43,12 @@ def server(finished: Project, fetched: Path, tmp_path_factory: pytest.TempPathFa
     cache = tmp_path_factory.mktemp("server") / "cache"
     shutil.copytree(fetched, cache)
     environment = LIMITS | {"APP_ENV": "production", "API_KEYS_SHA256": f"{'0' * 64},{KEYS}", "MODEL_CACHE": str(cache)}
-    environment |= {"REQUEST_TIMEOUT_SECONDS": "1"}
-    with running(finished, *SERVE, **environment) as server:
+    environment |= {"REQUEST_TIMEOUT_SECONDS": "1", "MAX_BATCHES": "2"}
+    environment |= {"INTERNAL_PORT": str(free_port())}
+    with running(finished, *SERVE, "--root-path", "/scores", **environment) as server:
         server.client.headers["x-api-key"] = KEY
-        wait_until(lambda: server.client.get("/readyz").json() == {"detail": "serving version 1"}, "model sync")
+        server.internal = f"http://127.0.0.1:{environment['INTERNAL_PORT']}"
+        wait_until(lambda: httpx.get(f"{server.internal}/status").json()["detail"] == "serving version 1", "model sync")
         yield server
 
 
@@ -240,8 +246,62 @@ def test_an_invalid_row_of_a_batch_gets_its_errors_and_the_others_their_predicti
     assert (body["model_version"], body["threshold"], body["schema_version"]) == ("1", alone["threshold"], 1)
     for valid in (body["results"][0], body["results"][4]):
         assert valid == {name: alone[name] for name in ("probability", "decision")}
-    wrong = [[error["field"] for error in result["errors"]] for result in body["results"][1:4]]
-    assert wrong == [[FIRST], [""], [""]]
+    wrong = [(result["row"], [error["field"] for error in result["errors"]]) for result in body["results"][1:4]]
+    assert wrong == [(2, [FIRST]), (3, [""]), (4, [""])]
+
+
+def bad_texts() -> dict[str, tuple[bytes, str]]:
+    """One row each that no parser takes for several, and what its error says."""
+    return {
+        "doubled key": (f"{TEXT[:-1]}, {TEXT[1:]}".encode(), "names a field twice"),
+        "doubled escaped key": (f'{TEXT[:-1]}, "{ESCAPED}": {json.dumps(EXAMPLE[FIRST])}}}'.encode(), "twice"),
+        "lone surrogate": (text(**{FIRST: '"\\ud800"'}).encode(), "is not JSON"),
+        "5,000 digits": (text(**{FIRST: "1" * 5_000}).encode(), "is not JSON"),
+        "5,000 digits in a doubled key": (f'{{"a": {"1" * 5_000}, "a": 1}}'.encode(), "is not JSON"),
+        "not UTF-8": (text(**{FIRST: '"\xe4"'}).encode("latin-1"), "is not JSON"),
+        "control character": (text(**{FIRST: '"\t"'}).encode(), "is not JSON"),
+        "many fields": (json.dumps({f"f{number}": 1 for number in range(500)}).encode(), "must not have more than"),
+    }
+
+
+@pytest.mark.parametrize("name", bad_texts())
+def test_a_row_that_is_no_row_fails_alone_with_its_number(client: httpx.Client, name: str) -> None:
+    bad, says = bad_texts()[name]
+    alone = client.post("/predict", json=EXAMPLE).json()
+    good = TEXT.encode()
+    batch = client.post("/predict/batch", content=b"[%s, %s , %s]" % (good, bad, good), headers=JSON).json()["results"]
+    answers = [batch]
+    if len(bad) < int(LIMITS["MAX_BODY_BYTES"]):  # otherwise the line is too long for a stream
+        lines = client.post("/predict/batch", content=b"%s\n%s\n%s" % (good, bad, good), headers=NDJSON).text
+        answers.append([json.loads(line) for line in lines.splitlines()])
+    for results in answers:
+        assert [result.get("probability") for result in results] == [alone["probability"], None, alone["probability"]]
+        assert results[1]["row"] == 2
+        assert says in results[1]["errors"][0]["rule"]
+
+
+def test_rows_without_line_ends_are_told_how_to_send_them(client: httpx.Client) -> None:
+    answer = client.post("/predict/batch", content=TEXT + TEXT, headers=NDJSON)
+    (line,) = answer.text.splitlines()
+    assert "--data-binary" in json.loads(line)["errors"][0]["rule"]
+    long = client.post("/predict/batch", content=TEXT * 50, headers=NDJSON)
+    assert "--data-binary" in json.loads(long.text)["errors"][0]["rule"]
+
+
+@pytest.mark.parametrize("path", ["/predict", "/predict/batch"])
+@pytest.mark.parametrize("encoding", ["gzip", "br", "identity, gzip"])
+def test_compressed_bodies_are_415(client: httpx.Client, path: str, encoding: str) -> None:
+    answer = client.post(path, content=gzip.compress(TEXT.encode()), headers=JSON | {"content-encoding": encoding})
+    assert answer.status_code == 415
+    assert answer.headers["accept-encoding"] == "identity"
+    assert "compressed" in answer.json()["detail"]
+
+
+def test_the_callers_row_id_changes_nothing(client: httpx.Client) -> None:
+    plain = client.post("/predict", json=EXAMPLE).json()
+    assert client.post("/predict", json=EXAMPLE | {"row_id": "a:1"}).json() == plain
+    batch = client.post("/predict/batch", json=[EXAMPLE | {"row_id": "a"}, EXAMPLE, EXAMPLE | {"row_id": ""}]).json()
+    assert [result.get("probability") for result in batch["results"]] == [plain["probability"]] * 2 + [None]
 
 
 def test_an_invalid_line_of_a_stream_gets_its_errors_and_the_others_their_predictions(client: httpx.Client) -> None:
@@ -255,7 +315,7 @@ def test_an_invalid_line_of_a_stream_gets_its_errors_and_the_others_their_predic
     assert rules[1:] == ["names a field twice", f"must be a JSON object with one {PROBLEM.row}"]
 
 
-@pytest.mark.parametrize("body", [b"", b"{}", b"5", b"[", TEXT.encode(), f'[{TEXT[:-1]}, "{FIRST}": 1}}]'.encode()])
+@pytest.mark.parametrize("body", [b"", b"{}", b"5", b"[", b"[5 5]", b"[5,]", b"[5]]", b"[" * 9_000, TEXT.encode()])
 def test_a_batch_that_is_not_a_list_is_400(client: httpx.Client, body: bytes) -> None:
     answer = client.post("/predict/batch", content=body, headers=JSON)
     assert answer.status_code == 400
@@ -272,6 +332,14 @@ def test_large_batches_are_413(client: httpx.Client) -> None:
     assert (too_many.status_code, "2,500" in too_many.json()["detail"]) == (413, True)
     assert client.post("/predict/batch", json=[5] * 2_501).status_code == 413
     assert client.post("/predict/batch", content=b" " * 2_000_001, headers=JSON).status_code == 413
+
+
+def test_commas_in_texts_and_numbers_of_fields_do_not_count_as_rows(client: httpx.Client) -> None:
+    rows = [EXAMPLE | {"no_such_field": ",[{" * 100}] * 2_400 + [EXAMPLE]
+    answer = client.post("/predict/batch", json=rows)
+    assert answer.status_code == 200, answer.text
+    assert len(answer.json()["results"]) == 2_401
+    assert "probability" in answer.json()["results"][-1]
 
 
 def test_a_million_invalid_rows_or_fields_take_no_memory(server: Server) -> None:
@@ -304,6 +372,97 @@ def test_a_stream_is_answered_while_it_is_being_sent(server: Server) -> None:
         while b'"probability"' not in received:  # before the request has ended
             received += connection.recv(4096)
         connection.sendall(b"0\r\n\r\n")
+
+
+def receive_all(connection: socket.socket) -> bytes:
+    received = b""
+    while part := connection.recv(65_536):
+        received += part
+    return received
+
+
+def connect(server: Server) -> socket.socket:
+    return socket.create_connection(("127.0.0.1", server.port), timeout=20)
+
+
+HEAD = f"POST /predict HTTP/1.1\r\nhost: x\r\nx-api-key: {KEY}\r\ncontent-type: application/json\r\n".encode()
+CHUNKED = HEAD + b"transfer-encoding: chunked\r\n\r\n"
+
+
+@pytest.mark.parametrize(
+    "sent",
+    [
+        b"GET / HTTP/1.1\r\nx: " + b"x" * 70_000,
+        b"GET / HTTP/1.1\r\n" + b"x: y\r\n" * 15_000,
+        b"GET /" + b"x" * 70_000,
+        b"GET /livez HTTP/1.1\r\nx: " + b"x" * 70_000 + b"\r\n\r\n",
+    ],
+    ids=["value", "many", "target", "complete"],
+)
+def test_headers_without_an_end_are_431(server: Server, sent: bytes) -> None:
+    with connect(server) as connection:
+        connection.sendall(sent)
+        answer = receive_all(connection)
+        assert b"HTTP/1.1 431 " in answer
+        assert b"application/problem+json" in answer
+        assert b"65,536 bytes" in answer
+
+
+@pytest.mark.parametrize("end", [b"1;" + b"x" * 70_000, b"0\r\nx: " + b"x" * 70_000], ids=["extension", "trailer"])
+def test_what_follows_a_part_of_a_body_has_a_limit_too(server: Server, end: bytes) -> None:
+    with connect(server) as connection:
+        connection.sendall(CHUNKED + end)
+        assert b"HTTP/1.1 200 " not in receive_all(connection)
+
+
+@pytest.mark.parametrize("sent", [b"", b"GET", b"GET / HTTP/1.1\r\nhost:"])
+def test_connections_that_never_finish_their_headers_are_closed(server: Server, sent: bytes) -> None:
+    with connect(server) as connection:
+        connection.sendall(sent)
+        assert receive_all(connection).startswith(b"HTTP/1.1 408 ")
+
+
+def test_nor_do_later_requests_of_a_connection_have_more_time(server: Server) -> None:
+    with connect(server) as connection:
+        connection.sendall(b"GET /livez HTTP/1.1\r\nhost: x\r\n\r\n")
+        assert connection.recv(4096).startswith(b"HTTP/1.1 200 ")
+        connection.sendall(b"\r\nG")
+        assert receive_all(connection).count(b"HTTP/1.1 408 ") == 1
+
+
+def test_what_is_not_http_gets_a_problem_document(server: Server) -> None:
+    with connect(server) as connection:
+        connection.sendall(b"\x16\x03\x01 hello\r\n\r\n")
+        answer = receive_all(connection)
+    assert answer.startswith(b"HTTP/1.1 400 ")
+    assert json.loads(answer.partition(b"\r\n\r\n")[2])["detail"] == "this is not a valid HTTP request"
+
+
+def test_a_client_that_does_not_read_its_response_is_disconnected(server: Server) -> None:
+    lines = f"{TEXT}\n".encode() * 2_900
+    head = HEAD.replace(b"/predict", b"/predict/batch").replace(b"json", b"x-ndjson")
+    # One request after the other: more responses than the buffers of the system take.
+    requests = (head + b"content-length: %d\r\n\r\n" % len(lines) + lines) * 50
+    with connect(server) as connection, pytest.raises(OSError, match=r"reset|pipe|abort"):
+        connection.sendall(requests)
+
+
+def test_streams_leave_the_places_of_single_predictions_and_end_when_they_are_silent(server: Server) -> None:
+    head = HEAD.replace(b"/predict", b"/predict/batch").replace(b"json", b"x-ndjson")
+
+    def status() -> int:
+        return server.client.post("/predict/batch", content=TEXT, headers=NDJSON).status_code
+
+    with connect(server) as one, connect(server) as two:
+        for stream in (one, two):
+            stream.sendall(head + b"transfer-encoding: chunked\r\n\r\n1\r\n{\r\n")
+        wait_until(lambda: status() == 503, "both places to be taken")
+        assert server.client.post("/predict", json=EXAMPLE).status_code == 200
+        wait_until(lambda: status() == 200, "the places to be free")
+        for stream in (one, two):
+            received = b""
+            while b"did not arrive within 1 s" not in received:
+                received += stream.recv(4096)
 
 
 def test_an_explanation_adds_up_and_names_what_raises_the_risk(client: httpx.Client) -> None:
@@ -351,7 +510,56 @@ def test_contract_and_examples_have_what_the_page_needs(client: httpx.Client) ->
 
 def test_health(client: httpx.Client) -> None:
     assert client.get("/livez").json() == {"detail": "alive"}
-    assert client.get("/readyz").json() == {"detail": "serving version 1"}
+    assert client.get("/readyz").json() == {"detail": "ready"}
+
+
+@pytest.mark.parametrize("path", ["/metrics", "/%6detrics", "/status", "/scores/metrics", "/%73tatus"])
+def test_metrics_and_status_are_on_the_internal_port_only(server: Server, path: str) -> None:
+    assert server.client.get(path).status_code == 404
+    status = httpx.get(f"{server.internal}/status").json()
+    assert status["ready"]
+    assert [(worker["served"], worker["expected"]) for worker in status["workers"]] == [("1", "1")]
+
+
+GETS = [
+    "/",
+    "/page/app.js",
+    "/docs",
+    "/docs/swagger-ui.css",
+    "/openapi.json",
+    "/contract",
+    "/model",
+    "/livez",
+    "/readyz",
+]
+
+
+@pytest.mark.parametrize("path", GETS)
+def test_head_answers_as_get_without_a_body(client: httpx.Client, path: str) -> None:
+    got, head = client.get(path), client.head(path)
+    assert (head.status_code, head.content) == (200, b"")
+    changing = {"date", "x-request-id"}
+    assert {it for it in head.headers.items() if it[0] not in changing} == {
+        it for it in got.headers.items() if it[0] not in changing
+    }
+    assert client.head("/predict").status_code == 405
+
+
+@pytest.mark.parametrize("path", ["/", "/docs", "/page/docs.js", "/model", "/readyz"])
+def test_behind_a_path_prefix_a_proxy_may_strip_it_or_not(client: httpx.Client, path: str) -> None:
+    assert client.get(f"/scores{path}").content == client.get(path).content
+
+
+def test_behind_a_path_prefix_links_work(client: httpx.Client) -> None:
+    start = client.get("/scores")
+    assert (start.status_code, start.headers["location"]) == (307, "/scores/")
+    assert client.get("/openapi.json").json()["servers"] == [{"url": "/scores"}]
+    assert client.post("/scores/predict", json=EXAMPLE).json() == client.post("/predict", json=EXAMPLE).json()
+    for page in ("/scores/", "/scores/docs"):
+        links = re.findall(r'(?:href|src)="([^"#]+)"', client.get(page).text)
+        assert len(links) >= 4
+        for link in links:
+            assert client.get(urljoin(page, link)).status_code == 200, link
 
 
 PROTECTED = [("POST", "/predict"), ("POST", "/predict/batch"), ("GET", "/model"), ("GET", "/examples")]
@@ -367,7 +575,7 @@ def test_without_a_key_nothing_is_answered(server: Server, method: str, path: st
     assert "www-authenticate" in answer.headers
 
 
-@pytest.mark.parametrize("path", ["/livez", "/readyz", "/metrics", "/contract", "/docs", "/openapi.json"])
+@pytest.mark.parametrize("path", ["/livez", "/readyz", "/contract", "/docs", "/docs/swagger-ui.css", "/openapi.json"])
 def test_these_need_no_key(server: Server, path: str) -> None:
     assert httpx.get(f"http://127.0.0.1:{server.port}{path}").status_code == 200
 
@@ -407,7 +615,7 @@ def test_openapi_has_the_contract_and_a_valid_example(client: httpx.Client) -> N
     document = client.get("/openapi.json").json()
     assert document["info"]["title"] == PROBLEM.title
     schemas = document["components"]["schemas"]
-    assert list(schemas["PredictionRequest"]["properties"]) == list(CONTRACT.field_names)
+    assert list(schemas["PredictionRequest"]["properties"]) == [*CONTRACT.field_names, "row_id"]
     assert client.post("/predict", json=schemas["PredictionRequest"]["example"]).status_code == 200
     assert schemas["Prediction"]["properties"]["decision"]["enum"] == [PROBLEM.accept, PROBLEM.decline]
     responses = document["paths"]["/predict"]["post"]["responses"]
@@ -416,9 +624,11 @@ def test_openapi_has_the_contract_and_a_valid_example(client: httpx.Client) -> N
     assert names <= set(schemas)
 
 
-def test_metrics_count_requests_and_predictions(client: httpx.Client) -> None:
+def test_metrics_count_requests_and_predictions(server: Server) -> None:
+    client, address = server.client, f"{server.internal}/metrics"
+
     def sample(name: str) -> float:
-        lines = client.get("/metrics").text.splitlines()
+        lines = httpx.get(address).text.splitlines()
         return sum(float(line.split()[-1]) for line in lines if line.startswith(name))
 
     seconds = "http_request_duration_seconds"
@@ -433,14 +643,14 @@ def test_metrics_count_requests_and_predictions(client: httpx.Client) -> None:
     low = sum(answers[0]["probability"] <= bound for bound in (0.01, 0.02, 0.05))
     assert differences[4] == 4 * low
     assert differences[5] == pytest.approx(4 * answers[0]["probability"])
-    assert sample('model_info{version="1"}') == 1
+    assert [sample(f"model_{kind}{{") for kind in ("served", "expected")] == [1, 1]
     assert sample('registry_checks_total{result="unchanged"}') >= 1
     assert {f"# TYPE {name} histogram" for name in (seconds, "prediction_probability")} <= set(
-        client.get("/metrics").text.splitlines()
+        httpx.get(address).text.splitlines()
     )
     for number in range(50):
         client.get(f"/nowhere/{number}")
-    assert "/nowhere" not in client.get("/metrics").text
+    assert "/nowhere" not in httpx.get(address).text
 
 
 def test_valid_rows_are_all_predicted(client: httpx.Client) -> None:
@@ -510,8 +720,9 @@ def test_without_a_model_it_is_alive_and_not_ready(fresh: Project) -> None:
             server.client.post("/predict/batch", json=[EXAMPLE]),
         ):
             assert answer.status_code == 503
-            assert answer.json()["detail"] == "no model has been fetched yet"
-            assert answer.headers["retry-after"]
+            assert answer.json()["detail"] in {"not ready", "no model has been loaded yet"}
+        assert answer.headers["retry-after"]
+        assert server.client.get("/status").json()["detail"] == "no model has been fetched yet"
 
 
 @pytest.mark.integration

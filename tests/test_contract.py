@@ -1,5 +1,6 @@
 """The project's contract: the check of frames and the request model give the same result in the same words."""
 
+import json
 from typing import Any
 
 import pandas as pd
@@ -15,7 +16,13 @@ from credit_risk.core.schema import Choice, Field, Number
 from credit_risk.data.splits import as_frame
 from credit_risk.data.validation import check_columns, failures
 from credit_risk.registry.signature import contract_signature
-from credit_risk.serving.request_model import PredictionRequest, field_problems
+from credit_risk.serving.request_model import (
+    InvalidRowError,
+    NotJsonError,
+    PredictionRequest,
+    field_problems,
+    parse_row,
+)
 
 REQUIRED = [field for field in CONTRACT.fields if field.required]
 
@@ -98,6 +105,48 @@ def test_a_broken_rule_fails_both_checks(rule: Any) -> None:
     row = example_row(**{rule.larger: larger.minimum, rule.smaller: larger.minimum + 1})
     assert frame_result(row) == f"{rule.smaller} {rule.rule}"
     assert request_results(row) == [f"{rule.smaller} {rule.rule}"]
+
+
+def any_json() -> st.SearchStrategy[Any]:
+    """Any value that JSON can hold, lone surrogates and numbers of hundreds of digits among them."""
+    numbers = st.integers() | st.integers(-(10**300), 10**300) | st.floats(allow_nan=False, allow_infinity=False)
+    plain = st.none() | st.booleans() | numbers | st.text() | st.text(st.characters(categories=["Cs", "Cc"]))
+    return st.recursive(
+        plain, lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(), inner, max_size=3)
+    )
+
+
+def almost_rows() -> st.SearchStrategy[Any]:
+    """Valid rows with any JSON in one place, or without one field, or with one more."""
+    name = st.sampled_from(CONTRACT.field_names)
+    changed = st.builds(lambda row, key, value: row | {key: value}, rows(), name | st.text(), any_json())
+    return changed | st.builds(lambda row, key: {k: v for k, v in row.items() if k != key}, rows(), name)
+
+
+@settings(max_examples=200, deadline=None)
+@given(any_json() | almost_rows())
+def test_any_json_gets_the_verdict_of_the_frame_check(value: Any) -> None:
+    expected = isinstance(value, dict) and frame_accepts(value)
+    try:
+        accepted = parse_row(json.dumps(value).encode()) is not None
+    except (InvalidRowError, NotJsonError):
+        accepted = False
+    assert accepted == expected
+
+
+def frame_accepts(row: dict[str, Any]) -> bool:
+    try:
+        check_columns({*row, *(field.name for field in CONTRACT.fields if not field.required)})
+    except ProjectError:
+        return False
+    return frame_result(row) is None
+
+
+@pytest.mark.parametrize("number", [number for number in CONTRACT.numbers if number.whole], ids=lambda it: it.name)
+def test_almost_whole_is_not_whole(number: Number) -> None:
+    for value in (number.maximum - 1e-9 * number.maximum, number.maximum - 1 + 1e-10 * number.maximum):
+        row = example_row(**{number.name: value})
+        assert (frame_result(row) is None) == (request_results(row) == []) == (value == round(value))
 
 
 def test_a_request_may_leave_out_what_may_be_missing_and_nothing_else() -> None:

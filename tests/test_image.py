@@ -86,7 +86,7 @@ def test_baked_in_model_is_served(container: Container) -> None:
         answer = container.client.post("/predict", json=application)
         assert abs(answer.json()["probability"] - score) <= TOLERANCE
     podman("healthcheck", "run", container.name)
-    assert "model sync has not reported yet" in container.client.get("/readyz").text  # it has no registry to follow
+    assert "model sync has not reported yet" in container.client.get("/status").text  # it has no registry to follow
 
 
 def test_started_request_is_finished_when_the_container_stops(image: str) -> None:

@@ -1,6 +1,7 @@
 """Model sync and the workers that follow its cache, with real registries, over real HTTP."""
 
 import json
+import re
 import shutil
 import socket
 from collections.abc import Callable
@@ -26,8 +27,7 @@ from servers import (
 from credit_risk.core.errors import ProjectError
 from credit_risk.project.host import free_port
 from credit_risk.registry.client import CHAMPION, MODEL, ONNX_SHA256, Registry
-from credit_risk.serving import active_model, model_cache
-from credit_risk.serving.problem_details import Problem
+from credit_risk.serving import active_model, model_cache, prometheus
 
 pytestmark = pytest.mark.integration
 
@@ -46,6 +46,11 @@ def second_version(project: Project, **tags: str) -> Any:
 def onnx_of(project: Project) -> Path:
     (path,) = project.path("3.experiments", "artifacts").rglob("model.onnx")
     return path
+
+
+def detail(server: Server) -> str:
+    """What the server says about itself."""
+    return str(server.client.get("/status").json()["detail"])
 
 
 def files_of(cache: Path) -> dict[Path, bytes]:
@@ -68,8 +73,12 @@ def test_a_promotion_reaches_all_workers_without_a_restart(project: Project) -> 
         wait_until(lambda: versions() == {"2"}, "both workers to serve version 2", 20)
         assert {process.pid for process in descendants(server.process.pid)} == before
         metrics = server.client.get("/metrics").text
-        assert 'model_info{version="2"} 2.0' in metrics
-        assert 'model_info{version="1"} 0.0' in metrics
+        status = server.client.get("/status").json()
+        assert {(worker["served"], worker["expected"]) for worker in status["workers"]} == {("2", "2")}
+        assert len(status["workers"]) == 2
+        for kind in ("served", "expected"):
+            values = re.findall(rf'^model_{kind}{{.*version="(.)"}} 1.0$', metrics, re.MULTILINE)
+            assert values == ["2", "2"]
         assert 'model_loads_total{result="loaded"} 4.0' in metrics
 
 
@@ -94,12 +103,12 @@ def test_a_bad_champion_is_rejected_and_the_last_good_one_stays(project: Project
                 content["scores"][0] += 1e-5
                 reference_rows.write_text(json.dumps(content))
         registry.set_alias(CHAMPION, "2")
-        wait_until(lambda: "from the cache:" in server.client.get("/readyz").text, "the rejection in /readyz")
-        assert server.client.get("/readyz").json()["detail"].startswith("serving version 1 from the cache: ")
+        wait_until(lambda: "from the cache:" in server.client.get("/status").text, "the rejection in /status")
+        assert server.client.get("/status").json()["detail"].startswith("serving version 1 from the cache: ")
         assert server.client.post("/predict", json=EXAMPLE).json()["model_version"] == "1"
         assert 'registry_checks_total{result="failed"}' in server.client.get("/metrics").text
         registry.set_alias(CHAMPION, "1")
-        wait_until(lambda: server.client.get("/readyz").json() == {"detail": "serving version 1"}, "recovery", 20)
+        wait_until(lambda: detail(server) == "serving version 1", "recovery", 20)
 
 
 def test_a_rejected_champion_leaves_the_cache_unchanged(project: Project, cache: Path) -> None:
@@ -132,9 +141,8 @@ def test_a_damaged_cache_is_not_served_and_is_repaired(finished: Project, cache:
     content = model.read_bytes()
     model.write_bytes(content[:-1] + bytes([content[-1] ^ 1]))
     with running(finished, *LONE, MODEL_CACHE=str(cache)) as server:
-        answer = server.client.get("/readyz")
-        assert answer.status_code == 503
-        assert "damaged" in answer.json()["detail"] or "can't be loaded" in answer.json()["detail"]
+        assert server.client.get("/readyz").status_code == 503
+        assert "damaged" in detail(server) or "can't be loaded" in detail(server)
         assert sync(finished, cache) == "version 1 is in the cache (installed)"
         wait_until_ready(server)
     assert model.read_bytes() == content
@@ -161,14 +169,14 @@ def test_a_damaged_pointer_stops_no_worker(finished: Project, cache: Path, point
         assert server.client.get("/livez").status_code == 200
 
 
-def test_with_the_registry_down_the_last_good_model_is_served_and_readyz_says_so(
+def test_with_the_registry_down_the_last_good_model_is_served_and_status_says_so(
     finished: Project, cache: Path
 ) -> None:
     with running(finished, *SERVE, MODEL_CACHE=str(cache), **DOWN) as server:
         assert server.client.post("/predict", json=EXAMPLE).status_code == 200
-        wait_until(lambda: "is down" in server.client.get("/readyz").text, "the problem in /readyz")
-        detail = server.client.get("/readyz").json()["detail"]
-        assert detail.startswith("serving version 1 from the cache: the MLflow server at http://127.0.0.1:9")
+        wait_until(lambda: "is down" in detail(server), "the problem in /status")
+        assert "127.0.0.1" not in server.client.get("/readyz").text
+        assert detail(server).startswith("serving version 1 from the cache: the MLflow server at http://127.0.0.1:9")
 
 
 def test_main_serves_the_last_good_model_at_once_with_a_registry_that_hangs(finished: Project, cache: Path) -> None:
@@ -179,13 +187,13 @@ def test_main_serves_the_last_good_model_at_once_with_a_registry_that_hangs(fini
             assert "serving version 1 from the cache until model sync finds" in server.log.read_text()
 
 
-def test_without_model_sync_readyz_says_so(finished: Project, cache: Path) -> None:
+def test_without_model_sync_status_says_so(finished: Project, cache: Path) -> None:
     with running(finished, *LONE, MODEL_CACHE=str(cache)) as server:
-        assert server.client.get("/readyz").json()["detail"].endswith("model sync has not reported yet")
+        assert detail(server).endswith("model sync has not reported yet")
         model_cache.write_sync_status(cache, "")
-        assert server.client.get("/readyz").json()["detail"] == "serving version 1"
+        assert detail(server) == "serving version 1"
         (cache / "sync.json").write_text('{"problem": "", "time": 0}')
-        assert "model sync has not reported for" in server.client.get("/readyz").json()["detail"]
+        assert "model sync has not reported for" in detail(server)
 
 
 def test_a_killed_model_sync_is_started_again(finished: Project) -> None:
@@ -286,15 +294,22 @@ def test_a_problem_of_the_disk_is_one_sentence(
 
 def test_a_load_that_failed_for_a_moment_is_tried_again(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(active_model, "RETRY_SECONDS", 0)
-    holder = active_model.ActiveModel(cache)
+    worker = active_model.ActiveModel(cache)
+    worker.refresh()
+    second = model_cache.load(cache).info | {"version": "2"}
     (model,) = cache.rglob("model.onnx")
+    files = {name: model.with_name(name) for name in (model_cache.ONNX, model_cache.REFERENCE_ROWS)}
+    model_cache.install(cache, files, second)
+    (model,) = cache.glob("2-*/model.onnx")
     moved = model.rename(model.with_suffix(".moved"))
-    holder.refresh()
-    with pytest.raises(Problem):
-        holder.get()
+    worker.refresh()
+    assert worker.get().version == "1"
+    assert worker.status().startswith("serving version 1, not version 2: ")
+    assert [(it["served"], it["expected"]) for it in prometheus.model_versions()] == [("1", "2")]
     moved.rename(model)
-    holder.refresh()  # the pointer has not moved
-    assert holder.get().version == "1"
+    worker.refresh()  # the pointer has not moved
+    assert worker.status() == "serving version 2"
+    assert [(it["served"], it["expected"]) for it in prometheus.model_versions()] == [("2", "2")]
 
 
 @pytest.fixture(autouse=True)

@@ -70,7 +70,7 @@ def visit(browser: Browser) -> Iterator[Visitor]:
     """Opens a server's page; `before` may prepare it, further options go to the browser's context."""
     contexts = []
 
-    def open_(server: Server, before: Callable[[Page], None] = lambda _: None, **options: Any) -> Visit:
+    def open_(server: Server, before: Callable[[Page], None] = lambda _: None, path: str = "", **options: Any) -> Visit:
         contexts.append(browser.new_context(**options))
         visit = Visit(contexts[-1].new_page())
         visit.page.set_default_timeout(TIMEOUT)
@@ -78,7 +78,7 @@ def visit(browser: Browser) -> Iterator[Visitor]:
         visit.page.on("pageerror", lambda error: visit.logged.append(str(error)))
         visit.page.on("console", lambda message: log(visit, message))
         before(visit.page)
-        visit.page.goto(str(server.client.base_url))
+        visit.page.goto(str(server.client.base_url) + path)
         return visit
 
     yield open_
@@ -475,6 +475,14 @@ def test_a_wrong_key_is_reported_at_its_field_and_the_right_one_is_accepted(
         assert page.evaluate("[localStorage.length, sessionStorage.length, document.cookie]") == [0, 0, ""]
 
 
+def test_the_documentation_works_and_loads_nothing_from_elsewhere(server: Server, visit: Visitor) -> None:
+    visited = visit(server, path="/docs")
+    expect(visited.page.get_by_text("/predict/batch").first).to_be_visible()
+    visited.page.wait_for_load_state("networkidle")
+    assert {httpx.URL(url).port for url in visited.requested if not url.startswith(("blob:", "data:"))} == {server.port}
+    assert visited.logged == []
+
+
 def test_a_server_without_a_model_and_one_that_is_gone_are_reported_in_a_sentence(
     finished: Project, visit: Visitor, tmp_path: Path
 ) -> None:
@@ -482,7 +490,7 @@ def test_a_server_without_a_model_and_one_that_is_gone_are_reported_in_a_sentenc
         page = visit(server).page
         page.get_by_role("button", name=SCORE).click()
         summary = page.locator("#summary")
-        expect(summary).to_contain_text("The server cannot answer now: no model has been fetched yet (request ")
+        expect(summary).to_contain_text("The server cannot answer now: no model has been loaded yet (request ")
     page.get_by_role("button", name=SCORE).click()
     expect(summary).to_have_text("The server does not answer; check that it is running and try again.")
 

@@ -98,7 +98,8 @@ class TestBalancer:
         assert first.headers["x-request-id"]
         second = client.post("/predict", json=CONTRACT.example, headers={"x-request-id": "mine"})
         assert second.headers["x-request-id"] == "mine"
-        assert client.get("/metrics").status_code == client.get("/%6detrics").status_code == 404
+        for path in ("/metrics", "/%6detrics", "/status"):
+            assert client.get(path).status_code == 404
         answers = [client.post("/predict", json=CONTRACT.example).status_code for _ in range(self.LIMIT)]
         assert answers.count(200) == self.LIMIT - 2
         assert answers[-1] == 429

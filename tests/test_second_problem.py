@@ -140,7 +140,9 @@ def test_the_api_answers(project: Renamed, server: Server) -> None:
     assert json.loads(project.path("6.production", "example.json").read_text()) == row
 
 
-@pytest.mark.parametrize("path", ["/", "/contract", "/openapi.json", "/examples", "/model", "/metrics", "/readyz"])
+@pytest.mark.parametrize(
+    "path", ["/", "/contract", "/openapi.json", "/examples", "/model", "/metrics", "/readyz", "/status", "/docs"]
+)
 def test_nothing_the_api_says_is_of_the_first_problem(server: Server, path: str) -> None:
     answer = server.client.get(path)
     assert answer.status_code == 200

@@ -35,7 +35,7 @@ def gated(*arguments, download=Registry.download):
 
 Registry.download = gated
 """
-# What /readyz says when a server was stopped, and when any is frozen.
+# What /status says when a server was stopped, and when any is frozen.
 FAILS = "fails; check MLFLOW_TRACKING_URI"
 STOPPED = {"postgres": FAILS, "s3": FAILS, "mlflow": "is down"}
 FROZEN = "does not answer in time"
@@ -69,9 +69,9 @@ class Serving:
 
 
 def detail(server: Server) -> str:
-    """The detail of /readyz; the API is ready during every outage."""
-    answer = server.client.get("/readyz")
-    assert answer.is_success
+    """The detail of /status; the API is ready during every outage."""
+    assert server.client.get("/readyz").is_success
+    answer = server.client.get("/status")
     return str(answer.json()["detail"])
 
 
@@ -130,7 +130,7 @@ def test_outage_while_a_new_champion_is_synced_and_an_api_starts(
             environment = serving.environment | {"MODEL_CACHE": str(tmp_path / "cache")}
             other = started.enter_context(running(serving.project, "main.py", "serve", **environment))
             for api in (server, other):
-                wait_until(partial(reports, api, sentence), f"{sentence} in /readyz")
+                wait_until(partial(reports, api, sentence), f"{sentence} in /status")
                 address = serving.environment["MLFLOW_TRACKING_URI"]
                 assert detail(api).startswith(f"serving version {old} from the cache: the MLflow server at {address} ")
                 assert served(api) == old

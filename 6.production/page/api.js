@@ -21,13 +21,15 @@ export function errorText(error) {
   return "The page failed; load it again.";
 }
 
-/** Calls the API: GET without a body, POST with one. Returns the answer and the request's id, or throws a Problem. */
+const BASE = new URL("..", import.meta.url); // the page's folder, also behind a path prefix
+
+/** Calls the API at a path below BASE: GET without a body, POST with one. Returns the answer and the request's id, or throws a Problem. */
 export async function request(path, body, signal = new AbortController().signal) {
   const headers = { "content-type": "application/json", ...(key && { "X-API-Key": key }) };
   const options = body === undefined ? {} : { method: "POST", body: JSON.stringify(body) };
   let response;
   try {
-    response = await fetch(path, { ...options, headers, signal: AbortSignal.any([signal, AbortSignal.timeout(TIMEOUT)]) });
+    response = await fetch(new URL(path, BASE), { ...options, headers, signal: AbortSignal.any([signal, AbortSignal.timeout(TIMEOUT)]) });
   } catch (error) {
     if (signal.aborted) throw error; // cancelled by the user
     throw new Problem("The server does not answer; check that it is running and try again.");

@@ -7,7 +7,7 @@ import { resultOf } from "./result.js";
 async function start() {
   let contract;
   try {
-    contract = (await request("/contract")).answer;
+    contract = (await request("contract")).answer;
   } catch (error) {
     const retry = element("button", { class: "quiet", onclick: () => location.reload() }, "Try again");
     byId("page-error").append(message(errorText(error), " ", retry));
@@ -57,7 +57,7 @@ async function loadExamples(form, { row: rowWord }) {
   const [group, status] = [byId("examples"), byId("examples-status")];
   let examples;
   try {
-    examples = (await request("/examples")).answer;
+    examples = (await request("examples")).answer;
   } catch (error) {
     status.textContent = errorText(error);
     if (error.status === 401) showKeyError();
@@ -97,7 +97,7 @@ function startScoring(form, problem) {
     running?.abort(); // only the newest request counts
     const { signal } = (running = new AbortController());
     try {
-      const { answer, requestId } = await request("/predict", form.row, signal);
+      const { answer, requestId } = await request("predict", form.row, signal);
       form.clearErrors();
       result.replaceChildren(resultOf(answer, requestId, problem));
       result.parentElement.scrollIntoView({ block: "nearest" });

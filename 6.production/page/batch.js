@@ -139,7 +139,7 @@ async function read(file, contract) {
 async function requestWithRetries(rows, signal, showProgress) {
   for (let tries = 1; ; tries += 1) {
     try {
-      const { answer } = await request("/predict/batch", rows, signal);
+      const { answer } = await request("predict/batch", rows, signal);
       if (answer.results?.length === rows.length) return answer;
       throw new Problem("The server failed: it did not answer every row.");
     } catch (error) {

@@ -175,7 +175,7 @@ def wait_for_sync(server: Server) -> None:
         ProjectError: it has not done so in READY_SECONDS.
     """
     deadline = time.monotonic() + READY_SECONDS
-    while "from the cache" in server.client.get("/readyz").json()["detail"]:
+    while "from the cache" in server.client.get("/status").json()["detail"]:
         if time.monotonic() > deadline:
             raise ProjectError(f"model sync has not reported in {READY_SECONDS} s")
         time.sleep(POLL_SECONDS)

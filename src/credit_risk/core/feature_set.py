@@ -254,13 +254,13 @@ class FeatureSet:
         """Features of many rows.
 
         Args:
-            rows: objects whose attributes are the contract's fields in its order, as the request model makes them.
+            rows: objects whose first attributes are the contract's fields in its order, as those of the request model.
 
         Returns:
             Array of shape (n, len(self)), float32, the same bits as `from_row` gives for each.
         """
         columns = zip(*[vars(row).values() for row in rows], strict=True)
-        return self.from_columns(dict(zip(self._contract.field_names, columns, strict=True)))
+        return self.from_columns(dict(zip(self._contract.field_names, columns, strict=False)))
 
     def words(self, name: str, codes: npt.NDArray[Any]) -> npt.NDArray[Any]:
         """The words behind the codes of a category or flag, an object array of the same shape."""

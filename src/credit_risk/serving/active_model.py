@@ -12,11 +12,12 @@ from credit_risk.serving.explanations import Explainer, log_odds
 from credit_risk.serving.micro_batching import MicroBatcher
 from credit_risk.serving.model_cache import CachedModel
 from credit_risk.serving.problem_details import Problem
-from credit_risk.serving.prometheus import MODEL_INFO, MODEL_LOADS
+from credit_risk.serving.prometheus import MODEL_EXPECTED, MODEL_LOADS, MODEL_SERVED
 from credit_risk.serving.structured_log import log
 
 POLL_SECONDS = 0.5  # between two checks of the pointer
-RETRY_SECONDS = 5  # until a version that failed to load is tried again: the cause may have been a passing one
+# Until a version that failed to load is tried again, twice as long each time: the cause may have been a passing one.
+RETRY_SECONDS, MAX_RETRY_SECONDS = 1, 60
 
 
 class LoadedModel:
@@ -44,41 +45,76 @@ class ActiveModel:
         self._cache = cache
         self._stamp: tuple[int, int] | None = None
         self._failed_stamp: tuple[int, int] | None = None
-        self._retry_at = 0.0
+        self._retry_at, self._retry_seconds = 0.0, 0.0
         self._model: LoadedModel | None = None
-        self._problem = "no model has been fetched yet"
+        self._expected = ""
+        self.problem = "no model has been fetched yet"  # why the expected version is not served; empty if it is
 
     def get(self) -> LoadedModel:
         """The active model.
 
         Raises:
-            Problem: 503, there is none; the detail gives the reason.
+            Problem: 503, there is none; `problem` gives the reason, which is not for clients.
         """
         if self._model is None:
-            raise Problem(503, self._problem, headers=[("retry-after", "5")])
+            raise Problem(503, "no model has been loaded yet", headers=[("retry-after", "5")])
         return self._model
+
+    @property
+    def loaded(self) -> bool:
+        """Whether there is one."""
+        return self._model is not None
+
+    def status(self) -> str:
+        """What this worker serves, and why it isn't what it should serve."""
+        if self._model is None:
+            return self.problem
+        version = self._model.version
+        return f"serving version {version}" + (
+            f", not version {self._expected}: {self.problem}" if self.problem else ""
+        )
 
     def refresh(self) -> None:
         """Loads the cache's active version if the pointer has moved; if that fails, the last good model stays."""
         stamp = model_cache.pointer_stamp(self._cache)
         if stamp == self._stamp or (stamp == self._failed_stamp and time.monotonic() < self._retry_at):
             return
+        self._expect(model_cache.active_version(self._cache))
         try:
-            cached = model_cache.load(self._cache)
-            cached.scorer.score(FEATURES.from_row(cached.reference_rows["rows"][0]))  # the first call is slow
-        except ProjectError as error:
-            if stamp != self._failed_stamp:
-                log.error("model not loaded", reason=str(error))
-            self._problem = str(error)
-            self._failed_stamp, self._retry_at = stamp, time.monotonic() + RETRY_SECONDS
-            MODEL_LOADS.labels("failed").inc()
+            model = self._load()
+        except Exception as error:  # noqa: BLE001 (a worker that can't load a model has to go on)
+            self._fail(stamp, error)
             return
         if self._model:
-            MODEL_INFO.labels(self._model.version).set(0)
-        self._stamp, self._model = stamp, LoadedModel(cached)
-        MODEL_INFO.labels(cached.version).set(1)
+            MODEL_SERVED.labels(self._model.version).set(0)
+        self._stamp, self._failed_stamp, self._model, self.problem = stamp, None, model, ""
+        self._expect(model.version)
+        MODEL_SERVED.labels(model.version).set(1)
         MODEL_LOADS.labels("loaded").inc()
-        log.info("model loaded", version=cached.version)
+        log.info("model loaded", version=model.version)
+
+    def _load(self) -> LoadedModel:
+        cached = model_cache.load(self._cache)
+        cached.scorer.score(FEATURES.from_row(cached.reference_rows["rows"][0]))  # the first call is slow
+        return LoadedModel(cached)
+
+    def _expect(self, version: str) -> None:
+        if version != self._expected:
+            if self._expected:
+                MODEL_EXPECTED.labels(self._expected).set(0)
+            if version:
+                MODEL_EXPECTED.labels(version).set(1)
+            self._expected = version
+
+    def _fail(self, stamp: tuple[int, int] | None, error: Exception) -> None:
+        if stamp != self._failed_stamp:
+            self._retry_seconds = RETRY_SECONDS
+            log.error("model not loaded", reason=str(error), exc_info=not isinstance(error, ProjectError))
+        else:
+            self._retry_seconds = min(2 * self._retry_seconds, MAX_RETRY_SECONDS)
+        self.problem = str(error)
+        self._failed_stamp, self._retry_at = stamp, time.monotonic() + self._retry_seconds
+        MODEL_LOADS.labels("failed").inc()
 
     async def poll(self) -> None:
         """Waits POLL_SECONDS and refreshes, in a thread: the event loop goes on answering requests."""

@@ -21,14 +21,16 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from credit_risk.project.settings import Settings
 from credit_risk.serving import predictions, prometheus
 from credit_risk.serving.active_model import ActiveModel
+from credit_risk.serving.http_protocol import Protocol, close_overdue
 from credit_risk.serving.problem_details import INTERNAL_ERROR, MEDIA_TYPE, Problem
 from credit_risk.serving.request_body import JSON, BodyReader, check_media_type
 from credit_risk.serving.structured_log import log
 
-PREDICT = "/predict"
-HEALTH = frozenset({"/livez", "/readyz", "/metrics"})  # always answered, also under overload
+PREDICT, PREDICT_BATCH = "/predict", "/predict/batch"
+INTERNAL = frozenset({"/metrics", "/status"})  # with an internal port, these are there and nowhere else
+HEALTH = INTERNAL | {"/livez", "/readyz"}  # always answered, also under overload
 OPEN = HEALTH | {"/", "/contract", "/docs", "/openapi.json"}  # need no key
-PAGE = "/page/"  # nor do the files of the page
+FILES = ("/page/", "/docs/")  # nor do the files of the page and of the documentation
 TICK_SECONDS = 0.05  # between two runs of maintenance
 SHOWN_PATH = 200  # characters of a path that the log repeats
 _REQUEST_ID = re.compile(rb"[A-Za-z0-9._:-]{1,64}").fullmatch
@@ -53,7 +55,7 @@ class Middleware:
         self._app, self._active_model, self._settings = app, active_model, settings
         self._endpoints = frozenset(endpoints)
         self._keys = [bytes.fromhex(digest) for digest in settings.api_keys_sha256]
-        self._in_flight = 0
+        self._in_flight = self._batches = 0  # batches are not among those in flight: they may take minutes
         self._late = False  # the event loop is behind by more than max_queue_seconds
         self.draining = False
         self._prefix = secrets.token_hex(6).encode()
@@ -61,6 +63,7 @@ class Middleware:
         self.bodies = BodyReader(settings.request_timeout_seconds)
         self._observe: dict[tuple[str, int], Callable[[float], None]] = {}  # by endpoint and status
         self._log_all = settings.log_requests == "all"
+        Protocol.timeout_seconds = settings.request_timeout_seconds
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answers one request."""
@@ -69,32 +72,37 @@ class Middleware:
             return
         start = perf_counter()
         path, headers = scope["path"], dict(scope["headers"])
+        prefix = scope.get("root_path", "")
+        if prefix:
+            path = self._without_prefix(path, prefix)
         request_id = headers.get(b"x-request-id", b"")
         if not request_id or not _REQUEST_ID(request_id):
             request_id = b"%s-%x" % (self._prefix, next(self._count))
         response = _Response(send, request_id, self)
-        self._in_flight += 1
+        batch = path == PREDICT_BATCH
+        self._in_flight += not batch
+        self._batches += batch
         try:
-            self._admit(path, headers)
+            self._admit(path, headers, scope)
             if path == PREDICT and scope["method"] == "POST" and not scope["query_string"]:
                 await response.send_complete(200, await self.predict(headers, receive), _JSON_HEADER)
             else:
-                scope["state"] = {**scope.get("state", {}), "request_id": request_id.decode()}
-                await self._app(scope, receive, response.send)
+                await self._forward(scope, prefix, path, receive, response)
         except Problem as problem:
             await response.send_problem(problem)
         except Exception:  # noqa: BLE001 (the log gets all of it, the client a generic 500)
             log.exception("request failed", request_id=request_id.decode(), path=path[:SHOWN_PATH])
             await response.send_problem(INTERNAL_ERROR)
         finally:
-            self._in_flight -= 1
+            self._in_flight -= not batch
+            self._batches -= batch
             status, seconds = response.status, perf_counter() - start
             try:
                 self._observe[path, status](seconds)
             except KeyError:
                 self._first_observe(path, status)(seconds)
             if status >= 400 or self._log_all:  # noqa: PLR2004 (errors begin there)
-                self._log(scope, request_id, response, seconds)
+                self._log(scope["method"], path, response, seconds)
 
     async def predict(self, headers: dict[bytes, bytes], receive: Receive, *, explain: bool = False) -> bytes:
         """The response of POST /predict; also called by FastAPI's route, which parses the query.
@@ -107,7 +115,7 @@ class Middleware:
         return await predictions.predict_one(body, self._active_model.get(), explain=explain)
 
     async def run_maintenance(self) -> None:
-        """Runs every 50 ms: measures how late the event loop is, cancels overdue uploads, flushes the metrics.
+        """Runs every 50 ms: measures how late the event loop is, ends overdue uploads, flushes the metrics.
 
         The event loop's delay is what a request that arrives now would have to wait.
         """
@@ -115,7 +123,11 @@ class Middleware:
         await asyncio.sleep(TICK_SECONDS)
         self._late = perf_counter() - start - TICK_SECONDS > self._settings.max_queue_seconds
         self.bodies.cancel_overdue()
-        prometheus.IN_FLIGHT.set(self._in_flight)
+        close_overdue()
+        for status in Protocol.rejections:
+            self._first_observe("", status)(0)
+        Protocol.rejections.clear()
+        prometheus.IN_FLIGHT.set(self._in_flight + self._batches)
         prometheus.flush()
 
     def drain_on_sigterm(self) -> None:
@@ -136,15 +148,40 @@ class Middleware:
 
         signal.signal(signal.SIGTERM, drain)
 
-    def _admit(self, path: str, headers: dict[bytes, bytes]) -> None:
+    async def _forward(self, scope: Scope, prefix: str, path: str, receive: Receive, response: "_Response") -> None:
+        """Passes a request on to FastAPI."""
+        if prefix and not path:  # the page's links are relative to the folder
+            await response.send_complete(307, b"", (b"location", f"{prefix}/".encode()))
+            return
+        state = {**scope.get("state", {}), "request_id": response.request_id.decode()}
+        scope = {**scope, "path": prefix + path, "state": state}
+        if scope["method"] == "HEAD":  # uvicorn sends no body in response to it
+            scope["method"] = "GET"
+        await self._app(scope, receive, response.send)
+
+    def _without_prefix(self, path: str, prefix: str) -> str:
+        """A path without the prefix that uvicorn has put before it, and without the client's if the proxy left it."""
+        path = path.removeprefix(prefix)
+        if path.startswith(f"{prefix}/") or (path == prefix and path not in self._endpoints):
+            return path.removeprefix(prefix)
+        return path
+
+    def _admit(self, path: str, headers: dict[bytes, bytes], scope: Scope) -> None:
         """Rejects a request that would overload the worker or has no valid key, before its body is read."""
         if path in HEALTH:
+            internal = self._settings.internal_port
+            if internal and path in INTERNAL and scope["server"][1] != internal:
+                raise Problem(404, "Not Found")
             return
-        if self._late or self._in_flight > self._settings.max_in_flight:
+        if path == PREDICT_BATCH:
+            full = self._batches > self._settings.max_batches
+        else:
+            full = self._in_flight > self._settings.max_in_flight
+        if self._late or full:
             raise Problem(
                 503, "the server has more requests than it can answer in time", headers=[("retry-after", "1")]
             )
-        if self._keys and path not in OPEN and not path.startswith(PAGE):
+        if self._keys and path not in OPEN and not path.startswith(FILES):
             digest = hashlib.sha256(headers.get(b"x-api-key", b"")).digest()
             # All keys are compared, each in constant time, so that the time reveals nothing.
             if not sum(hmac.compare_digest(digest, key) for key in self._keys):
@@ -157,12 +194,12 @@ class Middleware:
             self._observe[path, status] = observe
         return observe
 
-    def _log(self, scope: Scope, request_id: bytes, response: "_Response", seconds: float) -> None:
+    def _log(self, method: str, path: str, response: "_Response", seconds: float) -> None:
         log.info(
             "request",
-            request_id=request_id.decode(),
-            method=scope["method"],
-            path=scope["path"][:SHOWN_PATH],
+            request_id=response.request_id.decode(),
+            method=method,
+            path=path[:SHOWN_PATH],
             status=response.status,
             milliseconds=round(seconds * 1000, 3),
             detail=response.detail,
@@ -172,10 +209,10 @@ class Middleware:
 class _Response:
     """Sends one response: adds the request's id, and remembers the status."""
 
-    __slots__ = ("_middleware", "_request_id", "_send", "_started", "detail", "status")
+    __slots__ = ("_middleware", "_send", "_started", "detail", "request_id", "status")
 
     def __init__(self, send: Send, request_id: bytes, middleware: Middleware) -> None:
-        self._send, self._request_id, self._middleware = send, request_id, middleware
+        self._send, self.request_id, self._middleware = send, request_id, middleware
         self._started = False
         self.status = 499  # if none is sent: the client has disconnected
         self.detail: str | None = None
@@ -194,7 +231,7 @@ class _Response:
 
     def _start(self, status: int, headers: Iterable[tuple[bytes, bytes]]) -> list[tuple[bytes, bytes]]:
         self._started, self.status = True, status
-        return [*headers, (b"x-request-id", self._request_id), *(_CLOSE if self._middleware.draining else ())]
+        return [*headers, (b"x-request-id", self.request_id), *(_CLOSE if self._middleware.draining else ())]
 
     async def send_problem(self, problem: Problem) -> None:
         """Sends a problem document; if a response has been started, the connection just ends."""
@@ -205,4 +242,4 @@ class _Response:
         headers = [(name.encode(), value.encode()) for name, value in problem.headers]
         if problem.status in {401, 408, 413, 503}:
             headers += _CLOSE  # the rest of the body is not wanted
-        await self.send_complete(problem.status, problem.body(self._request_id.decode()), _PROBLEM_HEADER, *headers)
+        await self.send_complete(problem.status, problem.body(self.request_id.decode()), _PROBLEM_HEADER, *headers)

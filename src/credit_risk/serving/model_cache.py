@@ -43,6 +43,11 @@ def pointer_stamp(cache: Path) -> tuple[int, int] | None:
     return status.st_mtime_ns, status.st_ino
 
 
+def active_version(cache: Path) -> str:
+    """The version that the pointer names; empty if there is none."""
+    return (_active_folder(cache) or "").partition("-")[0]
+
+
 def load(cache: Path) -> CachedModel:
     """Loads the active version.
 

@@ -6,6 +6,7 @@ The dataclasses below are the API's response schemas. Pydantic writes them as JS
 import asyncio
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
+from itertools import islice
 from typing import Annotated, Any, Literal
 
 from pydantic import Field, TypeAdapter
@@ -22,7 +23,9 @@ from credit_risk.serving.request_model import (
     NotJsonError,
     TooManyRowsError,
     parse_batch,
+    parse_item,
     parse_row,
+    whole_row_problem,
 )
 
 SCHEMA_VERSION: Literal[1] = 1  # of the responses; raised by a change that breaks clients
@@ -55,6 +58,7 @@ class Result:
 class RejectedRow:
     """Takes the place of a row that breaks the contract."""
 
+    row: Annotated[int, Field(description="Number of the row in the request, from 1; empty lines are not counted")]
     errors: list[FieldProblem]
 
 
@@ -140,16 +144,16 @@ async def predict_batch(body: bytes, model: LoadedModel, limit: int) -> bytes:
     Raises:
         Problem: 400, the body is not a JSON list; 413, it has more rows than the limit.
     """
+    results: list[Result | RejectedRow] = []
     try:
-        rows = parse_batch(body, limit)
+        rows = iter(parse_batch(body, limit))
+        while group := list(islice(rows, GROUP)):
+            results += _results(group, model, first=len(results) + 1)
+            await asyncio.sleep(0)
     except TooManyRowsError:
         raise Problem(413, f"a batch must not have more than {limit:,} {_PROBLEM.rows}; send NDJSON") from None
     except NotJsonError as error:
         raise Problem(400, str(error)) from None
-    results: list[Result | RejectedRow] = []
-    for start in range(0, len(rows), GROUP):
-        results += _results(rows[start : start + GROUP], model)
-        await asyncio.sleep(0)
     return _batch_json(BatchPrediction(results, model.threshold, model.version, SCHEMA_VERSION))
 
 
@@ -160,10 +164,11 @@ async def predict_stream(lines: AsyncIterator[list[bytes]], model: LoadedModel) 
         lines: groups of lines, as they arrive.
         model: used for all of them.
     """
-    shared = (model.threshold, model.version, SCHEMA_VERSION)
+    shared, row = (model.threshold, model.version, SCHEMA_VERSION), 1
     try:
         async for group in lines:
-            results = _results([_parse_line(line) for line in group], model)
+            results = _results([parse_item(line) for line in group], model, first=row)
+            row += len(results)
             yield b"".join(
                 (
                     _rejected_json(result)
@@ -175,31 +180,18 @@ async def predict_stream(lines: AsyncIterator[list[bytes]], model: LoadedModel) 
             )
             await asyncio.sleep(0)
     except Problem as problem:  # the response has begun, so its last line has to carry the error
-        yield _rejected_json(RejectedRow([_row_problem(problem.detail)])) + b"\n"
+        yield _rejected_json(RejectedRow(row, [whole_row_problem(problem.detail)])) + b"\n"
 
 
-def _parse_line(line: bytes) -> Any:
-    try:
-        return parse_row(line)
-    except InvalidRowError as error:
-        return error.problems
-    except NotJsonError as error:
-        return [_row_problem(str(error).removeprefix("the body "))]
-
-
-def _row_problem(rule: str) -> FieldProblem:
-    return FieldProblem("", "string", rule)
-
-
-def _results(rows: list[Any], model: LoadedModel) -> list[Result | RejectedRow]:
-    """The result of each row: a parsed one, or the list of its problems."""
+def _results(rows: list[Any], model: LoadedModel, *, first: int) -> list[Result | RejectedRow]:
+    """The result of each row, a parsed one or the list of its problems; `first` is the number of the first."""
     valid = [row for row in rows if not isinstance(row, list)]
     probabilities = model.scorer.score_many(FEATURES.from_rows(valid)).tolist() if valid else []
     _probabilities.extend(probabilities)
     remaining = iter(probabilities)
     return [
-        RejectedRow(row)
+        RejectedRow(number, row)
         if isinstance(row, list)
         else Result(probability := next(remaining), _decision(probability, model))
-        for row in rows
+        for number, row in enumerate(rows, first)
     ]

@@ -91,11 +91,17 @@ PROBABILITIES = BufferedHistogram(
     (0.01, 0.02, 0.05, 0.1, 0.15, 0.2, 0.3, 0.4, 0.5, 0.7, 1),
 )
 IN_FLIGHT = Gauge("http_requests_in_flight", "Requests that are being answered", multiprocess_mode="livesum")
-MODEL_INFO = Gauge("model_info", "Workers that serve a model version", ["version"], multiprocess_mode="livesum")
+MODEL_SERVED = Gauge("model_served", "1: the worker serves this version", ["version"], multiprocess_mode="liveall")
+MODEL_EXPECTED = Gauge(
+    "model_expected",
+    "1: the worker should serve this version, the cache's active one",
+    ["version"],
+    multiprocess_mode="liveall",
+)
 MODEL_LOADS = Counter("model_loads", "Loads of a model by a worker, by result", ["result"])
 REGISTRY_CHECKS = Counter("registry_checks", "Checks of the registry by model sync, by result", ["result"])
 _METRICS: tuple[Counter | Gauge, ...] = (
-    *(IN_FLIGHT, MODEL_INFO, MODEL_LOADS, REGISTRY_CHECKS),
+    *(IN_FLIGHT, MODEL_SERVED, MODEL_EXPECTED, MODEL_LOADS, REGISTRY_CHECKS),
     *REQUEST_SECONDS.counters,
     *PROBABILITIES.counters,
 )
@@ -111,14 +117,30 @@ def flush() -> None:
 def render() -> bytes:
     """All metrics in Prometheus's text format."""
     flush()
-    folder = os.environ.get(DIRECTORY)
-    source: Collector = REGISTRY
-    if folder:
-        _drop_dead_gauges(Path(folder))
-        source = MultiProcessCollector(CollectorRegistry(), folder)  # type: ignore[no-untyped-call]
     registry = CollectorRegistry()
-    registry.register(_Histograms(source))
+    registry.register(_Histograms(_source()))
     return generate_latest(registry)
+
+
+def model_versions() -> list[dict[str, str]]:
+    """For each worker its process id, the version that it serves and the one that it should; empty if none."""
+    workers: dict[str, dict[str, str]] = {}
+    for metric in _source().collect():
+        if metric.name in {"model_served", "model_expected"}:
+            for sample in metric.samples:
+                pid = sample.labels.get("pid", str(os.getpid())).rpartition(".")[2]
+                worker = workers.setdefault(pid, {"pid": pid, "served": "", "expected": ""})
+                if sample.value:
+                    worker[metric.name.removeprefix("model_")] = sample.labels["version"]
+    return list(workers.values())
+
+
+def _source() -> Collector:
+    folder = os.environ.get(DIRECTORY)
+    if not folder:
+        return REGISTRY
+    _drop_dead_gauges(Path(folder))
+    return MultiProcessCollector(CollectorRegistry(), folder)  # type: ignore[no-untyped-call]
 
 
 def _drop_dead_gauges(folder: Path) -> None:

@@ -21,8 +21,10 @@ def check_media_type(headers: dict[bytes, bytes], *accepted: str) -> str:
     """The body's media type, without its parameters.
 
     Raises:
-        Problem: 415, it is not one of those accepted.
+        Problem: 415, it is not one of those accepted, or the body is compressed.
     """
+    if headers.get(b"content-encoding", b"identity") != b"identity":
+        raise Problem(415, "the body must not be compressed", headers=[("accept-encoding", "identity")])
     given = headers.get(b"content-type", b"")
     if given == _JSON:  # nearly always; saves the parsing
         media_type = JSON
@@ -99,9 +101,10 @@ async def read_lines(receive: Receive, settings: Settings) -> AsyncIterator[list
     """Yields the lines of a body as they arrive, without empty ones and line ends, at most GROUP at a time.
 
     Raises:
-        Problem: 413, a line or their number is above the limit; 408, the client is silent for too long.
+        Problem: 413, a line or their number is above the limit; 408, the client is silent for too long, too slow, or
+            not finished in time.
     """
-    rest, rows, more = b"", 0, True
+    rest, rows, received, more, start = b"", 0, 0, True, perf_counter()
     while more:
         try:
             async with asyncio.timeout(settings.request_timeout_seconds):
@@ -110,16 +113,27 @@ async def read_lines(receive: Receive, settings: Settings) -> AsyncIterator[list
             raise _too_slow(settings.request_timeout_seconds) from None
         if message["type"] == "http.disconnect":
             return
-        more = message.get("more_body", False)
-        *lines, rest = (rest + message.get("body", b"")).split(b"\n")
+        more, body = message.get("more_body", False), message.get("body", b"")
+        received += len(body)
+        _check_pace(received, perf_counter() - start, settings)
+        *lines, rest = (rest + body).split(b"\n")
         if not more:
             lines.append(rest)
         if max(map(len, [*lines, rest])) > settings.max_body_bytes:
-            raise Problem(413, f"a line must not be longer than {settings.max_body_bytes:,} bytes")
+            limit = f"{settings.max_body_bytes:,} bytes"
+            raise Problem(413, f"a line must not be longer than {limit}; curl keeps line ends with --data-binary only")
         lines = [line for line in lines if line.strip()]
         rows += len(lines)
         if rows > settings.max_stream_rows:
             limit = f"{settings.max_stream_rows:,} {CONTRACT.problem.rows}"
             raise Problem(413, f"a stream must not have more than {limit}")
-        for start in range(0, len(lines), GROUP):
-            yield lines[start : start + GROUP]
+        for group in range(0, len(lines), GROUP):
+            yield lines[group : group + GROUP]
+
+
+def _check_pace(received: int, seconds: float, settings: Settings) -> None:
+    if seconds > settings.stream_timeout_seconds:
+        raise Problem(408, f"the stream took more than {settings.stream_timeout_seconds:g} s")
+    least = settings.stream_min_bytes_per_second
+    if seconds > settings.request_timeout_seconds and received < least * seconds:
+        raise Problem(408, f"the stream is slower than {least:,} bytes a second")
