@@ -29,6 +29,7 @@ from rich.table import Table
 from credit_risk.contract import CONTRACT
 from credit_risk.core.errors import ProjectError
 from credit_risk.core.paths import data, relative, root
+from credit_risk.core.streams import make_safe
 from credit_risk.project.host import add_server_arguments, check_address
 from credit_risk.project.settings import Settings, serving_settings
 from credit_risk.runner.preparation import prepare_gates, sources_changed, write_example
@@ -45,6 +46,7 @@ SCRIPTS = {  # commands that are scripts of their own, with their own arguments;
 
 def main() -> None:
     """Parses the command line and runs the command."""
+    make_safe()
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--refresh", action="store_true", help="first check whether remote sources have changed")
     parser.add_argument("--no-promote", action="store_true", help="gate the model without promoting it")

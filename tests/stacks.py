@@ -60,7 +60,11 @@ class Stack:
     def environment(self, user: str = "pipeline") -> dict[str, str]:
         """What `env` prints, with limits that keep tests quick."""
         names = script(Project(REPOSITORY), SCRIPT)
-        limits = {"MLFLOW_HTTP_REQUEST_TIMEOUT": "4", "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "0"}
+        limits = {
+            "MLFLOW_HTTP_REQUEST_TIMEOUT": "4",
+            "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "0",
+            "MLFLOW_ARTIFACT_UPLOAD_DOWNLOAD_TIMEOUT": "4",
+        }
         return dict(names["environment"](names["Stack"](**self.state), user)) | limits
 
     def logs(self) -> str:
