@@ -30,8 +30,8 @@ REFERENCES = {
         "Value: !Ref PipelineSecret": f"Value: arn:aws:secretsmanager:{REGION}:{ACCOUNT}:secret:pipeline-AbCdEf",
     },
     "balancer": {
-        "Value: !Ref FailuresAlarm": f"Value: {PREFIX}-balancer-failures",
-        "Value: !Ref SlowAlarm": f"Value: {PREFIX}-balancer-slow",
+        f"Value: !Ref {alarm}Alarm\n": f"Value: {PREFIX}-balancer-{alarm}\n"
+        for alarm in ("Failures", "BlueFailures", "BlueSlow", "GreenFailures", "GreenSlow")
     },
     "servers": {"Value: !Ref Application": f"Value: {PREFIX}-servers"},
 }
@@ -74,23 +74,29 @@ def cloud(**parameters: str) -> Iterator[dict[str, dict[str, str]]]:
         given = {
             "registry": public | {"HostName": "mlflow.example.com", "MlflowImage": f"{REGISTRY}/mlflow@{DIGEST}"},
             "balancer": public | {"HostName": "api.example.com"},
-            "servers": {"ApiKeysSecretArn": keys} | parameters,
+            "servers": {"ApiKeysSecretArn": keys, "Serving": f"/{PREFIX}/serving", "Image": "ami-12c6146b"}
+            | parameters,
             "github": {"Repository": "owner/name"},
         }
         yield {name: _create(name, given.get(name, {})) for name in NAMES}
 
 
-def _create(name: str, parameters: dict[str, str]) -> dict[str, str]:
-    text = (AWS / f"{name}.yaml").read_text()
-    if "  Prefix: " in text:
-        parameters = {"Prefix": PREFIX} | parameters
+def text(name: str) -> str:
+    """A template as text, without the references that moto lacks."""
+    found = (AWS / f"{name}.yaml").read_text()
     for old, new in REFERENCES.get(name, {}).items():
-        assert old in text
-        text = text.replace(old, new)
+        assert old in found
+        found = found.replace(old, new)
+    return found
+
+
+def _create(name: str, parameters: dict[str, str]) -> dict[str, str]:
+    if "  Prefix: " in text(name):
+        parameters = {"Prefix": PREFIX} | parameters
     client, stack = boto3.client("cloudformation"), f"{PREFIX}-{name}"
     client.create_stack(
         StackName=stack,
-        TemplateBody=text,
+        TemplateBody=text(name),
         Parameters=[{"ParameterKey": key, "ParameterValue": value} for key, value in parameters.items()],
         Capabilities=["CAPABILITY_IAM"],
     )

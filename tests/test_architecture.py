@@ -18,7 +18,7 @@ FLOORS: tuple[set[str], ...] = (
     {"features"},
     {"model"},
     {"formats"},
-    {"data", "registry", "serving"},
+    {"data", "registry", "rollout", "serving"},
     {"report", "runner", "scoring", "search"},
 )
 FLOOR = {part: height for height, parts in enumerate(FLOORS) for part in parts}

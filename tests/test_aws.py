@@ -27,9 +27,9 @@ HOOKS = AWS / "hooks"
 
 
 @pytest.fixture(scope="module")
-def outputs(request: pytest.FixtureRequest) -> Iterator[dict[str, dict[str, str]]]:
-    """The outputs of all stacks; a test's parameter is the strategy."""
-    with cloud(Strategy=getattr(request, "param", "rolling")) as made:
+def outputs() -> Iterator[dict[str, dict[str, str]]]:
+    """The outputs of all stacks."""
+    with cloud() as made:
         yield made
 
 
@@ -97,14 +97,18 @@ def test_imports_are_exported_by_an_earlier_stack() -> None:
 # --- network access
 
 
-def test_only_port_443_of_the_balancer_is_public() -> None:
+def test_only_the_balancer_is_public() -> None:
     rules = [
         (name, rule["FromPort"], rule["ToPort"])
         for name, group in resources("AWS::EC2::SecurityGroup")
         for rule in group["SecurityGroupIngress"]
-        if {str(rule.get("CidrIp")), str(rule.get("CidrIpv6"))} & EVERYWHERE
+        if {str(rule.get("CidrIp")), str(rule.get("CidrIpv6"))} & EVERYWHERE or "Ref" in str(rule.get("CidrIp"))
     ]
-    assert rules == [("balancer.BalancerGroup", 443, 443)]
+    # 80 redirects to 443; 8443 is the test listener, for the addresses of a parameter.
+    assert [rule for rule in rules if rule[0] == "balancer.BalancerGroup"] == [
+        ("balancer.BalancerGroup", port, port) for port in (443, 80, 8443)
+    ]
+    assert {name for name, *_ in rules if not name.startswith("registry.")} == {"balancer.BalancerGroup"}
     assert not list(resources("AWS::EC2::SecurityGroupIngress"))
 
 
@@ -120,24 +124,56 @@ def test_each_security_group_restricts_egress() -> None:
 
 def test_balancers_use_modern_tls_only() -> None:
     listeners = dict(resources("AWS::ElasticLoadBalancingV2::Listener"))
-    assert len(listeners) == 2
+    redirect = listeners.pop("balancer.Redirect")
+    (action,) = redirect["DefaultActions"]
+    assert (action["Type"], action["RedirectConfig"]["Protocol"]) == ("redirect", "HTTPS")
+    assert len(listeners) == 3
     for listener in listeners.values():
-        assert (listener["Protocol"], listener["Port"]) == ("HTTPS", 443)
+        assert listener["Protocol"] == "HTTPS"
         assert listener["SslPolicy"].startswith("ELBSecurityPolicy-TLS13-1-2")
         assert listener["Certificates"]
+    header = attributes(listeners["balancer.Listener"], "ListenerAttributes")
+    age = header["routing.http.response.strict_transport_security.header_value"]
+    assert int(age.removeprefix("max-age=")) >= 31536000, "browsers use TLS from the first request on"
+
+
+def rules_of(listener: str) -> dict[str, Any]:
+    """The rules of a listener of the public load balancer, by resource."""
+    found = resources("AWS::ElasticLoadBalancingV2::ListenerRule", "balancer")
+    return {name.partition(".")[2]: rule for name, rule in found if rule["ListenerArn"] == {"Ref": listener}}
 
 
 def test_metrics_are_not_public() -> None:
-    rule = only("AWS::ElasticLoadBalancingV2::ListenerRule", "balancer")
-    assert rule["Conditions"] == [{"Field": "path-pattern", "PathPatternConfig": {"Values": ["/metrics"]}}]
-    assert rule["Actions"][0]["FixedResponseConfig"]["StatusCode"] == "404"
+    for listener in ("Listener", "TestListener"):
+        first = min(rules_of(listener).values(), key=lambda rule: int(rule["Priority"]))
+        assert first["Conditions"] == [{"Field": "path-pattern", "PathPatternConfig": {"Values": ["/metrics"]}}]
+        assert first["Actions"][0]["FixedResponseConfig"]["StatusCode"] == "404"
 
 
-def test_firewall_limits_the_rate_of_each_client() -> None:
+def test_requests_in_clear_text_are_rejected_not_redirected() -> None:
+    (rule,) = rules_of("Redirect").values()
+    (condition,) = rule["Conditions"]
+    assert condition["HttpRequestMethodConfig"]["Values"] == ["POST", "PUT", "PATCH", "DELETE"]
+    assert rule["Actions"][0]["FixedResponseConfig"]["StatusCode"] == "403"
+
+
+def test_no_parameter_changes_the_weights() -> None:
+    """release.py shifts the traffic; an update of the rule would set the weights of the template."""
+    (forward,) = rules_of("Listener")["Traffic"]["Actions"]
+    weights = {one["TargetGroupArn"]["Ref"]: one["Weight"] for one in forward["ForwardConfig"]["TargetGroups"]}
+    assert weights == {"BlueTarget": 100, "GreenTarget": 0}
+    parameters = template("balancer")["Parameters"]
+    assert not [name for name in parameters if f"'{name}'" in str(rules_of("Listener")["Traffic"])]
+
+
+def test_firewall_limits_the_rate_of_each_key_and_of_each_address() -> None:
     firewall = only("AWS::WAFv2::WebACL")
-    rate = firewall["Rules"][0]
-    assert rate["Statement"]["RateBasedStatement"] == {"AggregateKeyType": "IP", "Limit": {"Ref": "RequestsPerClient"}}
-    assert rate["Action"]["Block"]["CustomResponse"]["ResponseCode"] == 429
+    key, address = (rule["Statement"]["RateBasedStatement"] for rule in firewall["Rules"][:2])
+    assert (key["AggregateKeyType"], key["CustomKeys"][0]["Header"]["Name"]) == ("CUSTOM_KEYS", "x-api-key")
+    assert address == {"AggregateKeyType": "IP", "Limit": {"Ref": "RequestsPerClient"}}
+    limits = template("balancer")["Parameters"]
+    assert limits["KeyRequests"]["Default"] < limits["RequestsPerClient"]["Default"]
+    assert {rule["Action"]["Block"]["CustomResponse"]["ResponseCode"] for rule in firewall["Rules"][:2]} == {429}
     assert only("AWS::WAFv2::WebACLAssociation")["ResourceArn"] == {"Ref": "Balancer"}
     logging = only("AWS::WAFv2::LoggingConfiguration")
     assert logging["RedactedFields"] == [{"SingleHeader": {"Name": "x-api-key"}}]
@@ -212,7 +248,7 @@ def test_database_is_private_and_protected() -> None:
 ANY_RESOURCE = {  # statement: why its resource is *
     "Login": "ecr:GetAuthorizationToken has no resource",
     "Describe": "these actions have no resource",
-    "LaunchFromTheTemplate": "restricted by a condition to one launch template",
+    "StopAndExplain": "these actions have no resource",
 }
 
 
@@ -230,8 +266,6 @@ def test_no_policy_uses_wildcards_without_a_reason() -> None:
             assert "*" not in action, f"{name}: {action}"
         if "*" in listed(statement["Resource"]):
             assert statement["Sid"] in ANY_RESOURCE, f"{name}: {statement['Sid']}"
-        if statement.get("Sid") == "LaunchFromTheTemplate":
-            assert "ec2:LaunchTemplate" in statement["Condition"]["ArnEquals"]
         if statement["Action"] == "iam:PassRole":
             assert statement["Condition"] == {"StringEquals": {"iam:PassedToService": "ec2.amazonaws.com"}}
 
@@ -264,15 +298,16 @@ def test_githubs_roles_have_least_privilege() -> None:
     assert rights["github.BuildRole"] == {"ecr"}
     assert rights["github.PromoteRole"] == rights["github.RetrainRole"] == {"s3", "secretsmanager"}
     deploy = {a for n, s in statements() if n == "github.DeployRole" for a in listed(s["Action"])}
-    assert not {action for action in deploy if re.search("Delete|Terminate|Put(?!Object)|Secret|Push", action)}
+    writes = {action for action in deploy if re.search("Delete|Terminate|Put|Secret|Push|Upload", action)}
+    assert writes == {"s3:PutObject", "ssm:PutParameter", "ecr:PutImage"}
     assert "s3:DeleteObject" not in {a for n, s in statements() if n.startswith("github") for a in listed(s["Action"])}
 
 
 def test_deploy_role_allows_the_calls_of_release_py() -> None:
     """Each operation of boto3 in the script is allowed; those of S3 have other names."""
-    text = (REPOSITORY / "7.deploy" / "release.py").read_text()
-    called = set(re.findall(r'_call\(\s*"(\w+)"', text)) | set(re.findall(r'client\("[^"]+"\)\.(\w+)\(', text))
-    assert len(called) > 9
+    text = "".join(path.read_text() for path in (REPOSITORY / "src").glob("*/rollout/*.py"))
+    called = set(re.findall(r'(?:client\("\w+"\)|client|ecr|ssm)\.(\w+)\(', text)) - {"client"}
+    assert {"create_deployment", "modify_rule", "put_image", "put_parameter", "update_auto_scaling_group"} <= called
     allowed = {a.partition(":")[2] for n, s in statements() if n == "github.DeployRole" for a in listed(s["Action"])}
     for operation in called - {"head_object"}:
         assert operation.title().replace("_", "") in allowed, operation
@@ -288,17 +323,19 @@ def test_servers_have_no_key_pair_and_require_imdsv2() -> None:
     assert data["MetadataOptions"]["HttpPutResponseHopLimit"] == 1
 
 
-def test_group_sizes_and_scaling_policies() -> None:
+def test_both_groups_have_sizes_and_scaling_policies() -> None:
     parameters = template("servers")["Parameters"]
-    low, middle, high = (parameters[name]["Default"] for name in ("MinServers", "DesiredServers", "MaxServers"))
-    assert 2 <= low <= middle <= high, "one server for each zone at least"
-    policies = [policy["TargetTrackingConfiguration"] for _, policy in resources("AWS::AutoScaling::ScalingPolicy")]
-    tracked = {policy["PredefinedMetricSpecification"]["PredefinedMetricType"] for policy in policies}
-    assert tracked == {"ALBRequestCountPerTarget", "ASGAverageCPUUtilization"}
+    assert 2 <= parameters["MinServers"]["Default"] <= parameters["MaxServers"]["Default"], "one for each zone at least"
+    tracked: dict[str, set[str]] = {"Blue": set(), "Green": set()}
+    for _, policy in resources("AWS::AutoScaling::ScalingPolicy"):
+        metric = policy["TargetTrackingConfiguration"]["PredefinedMetricSpecification"]
+        tracked[policy["AutoScalingGroupName"]["Ref"]].add(metric["PredefinedMetricType"])
+    assert tracked["Blue"] == tracked["Green"] == {"ALBRequestCountPerTarget", "ASGAverageCPUUtilization"}
 
 
 def test_health_check_fits_the_api_and_its_draining() -> None:
-    target = only("AWS::ElasticLoadBalancingV2::TargetGroup", "balancer")
+    target, green = (target for _, target in resources("AWS::ElasticLoadBalancingV2::TargetGroup", "balancer"))
+    assert target == green
     assert target["HealthCheckPath"] in HEALTH
     assert f'@api.get("{target["HealthCheckPath"]}"' in (REPOSITORY / "6.production" / "app.py").read_text()
     drain = int(re.findall(r"^ *DRAIN_SECONDS=(\d+)$", (AWS / "servers.yaml").read_text(), re.MULTILINE)[0])
@@ -316,32 +353,53 @@ def keep_alive_seconds() -> int:
     return int(own[0]) if own else uvicorn.Config("app").timeout_keep_alive
 
 
-def test_strategy_decides_which_group_exists() -> None:
-    conditions = {name: resource.get("Condition") for name, resource in template("servers")["Resources"].items()}
-    assert {conditions[name] for name in ("RollingGroup", "Servers", "Scaling", "ScalingByCpu")} == {"Rolling"}
-    rolling = only("AWS::CodeDeploy::DeploymentGroup")
-    assert rolling["DeploymentStyle"] == {"DeploymentType": "IN_PLACE", "DeploymentOption": "WITH_TRAFFIC_CONTROL"}
-    assert rolling["DeploymentGroupName"] == "rolling"
-    assert rolling["AutoRollbackConfiguration"]["Enabled"] is True
-    assert set(rolling["AutoRollbackConfiguration"]["Events"]) == {
-        "DEPLOYMENT_FAILURE",
-        "DEPLOYMENT_STOP_ON_ALARM",
-        "DEPLOYMENT_STOP_ON_REQUEST",
+def test_deployment_groups_deploy_in_place_to_their_servers() -> None:
+    groups = dict(resources("AWS::CodeDeploy::DeploymentGroup"))
+    assert {name: group["DeploymentGroupName"] for name, group in groups.items()} == {
+        "servers.BlueDeployments": "blue",
+        "servers.GreenDeployments": "green",
     }
-    assert len(rolling["AlarmConfiguration"]["Alarms"]) == 2
+    for group in groups.values():
+        color = group["DeploymentGroupName"].capitalize()
+        assert group["AutoScalingGroups"] == [{"Ref": color}]
+        assert group["DeploymentStyle"] == {"DeploymentType": "IN_PLACE", "DeploymentOption": "WITH_TRAFFIC_CONTROL"}
+        assert f"balancer-{color}TargetName" in str(group["LoadBalancerInfo"])
+        # What release.py watches stops CodeDeploy, too.
+        watched = template("servers")["Outputs"][f"{color}Alarms"]["Value"]["Fn::Join"][1]
+        assert [alarm["Name"] for alarm in group["AlarmConfiguration"]["Alarms"]] == watched
 
 
-def test_alarms_cover_failures_latency_and_health() -> None:
-    alarms = {name.split(".")[1]: alarm for name, alarm in resources("AWS::CloudWatch::Alarm")}
-    assert alarms["UnhealthyAlarm"]["MetricName"] == "UnHealthyHostCount"
-    assert (alarms["SlowAlarm"]["MetricName"], alarms["SlowAlarm"]["ExtendedStatistic"]) == (
-        "TargetResponseTime",
-        "p99",
-    )
-    counted = {m["MetricStat"]["Metric"]["MetricName"] for m in alarms["FailuresAlarm"]["Metrics"] if "MetricStat" in m}
+def test_alarms_of_releases_look_at_one_group_and_ignore_few_requests() -> None:
+    alarms = {name.partition(".")[2]: alarm for name, alarm in resources("AWS::CloudWatch::Alarm", "balancer")}
+    for color in ("Blue", "Green"):
+        slow = alarms[f"{color}SlowAlarm"]
+        assert (slow["MetricName"], slow["ExtendedStatistic"]) == ("TargetResponseTime", "p99")
+        assert f"{color}Target" in str(slow["Dimensions"])
+        for metric in alarms[f"{color}FailuresAlarm"]["Metrics"][1:]:
+            assert f"{color}Target" in str(metric["MetricStat"]["Metric"]["Dimensions"])
+    failures = alarms["FailuresAlarm"]
+    counted = {m["MetricStat"]["Metric"]["MetricName"] for m in failures["Metrics"] if "MetricStat" in m}
     assert counted == {"HTTPCode_Target_5XX_Count", "HTTPCode_ELB_5XX_Count", "RequestCount"}
+    assert [failed_percent(failures, *counts) for counts in ((1, 0, 1), (0, 20, 20), (1, 0, 100), (1, 2, 100))] == [
+        0, 0, 1, 3,
+    ]  # fmt: skip
+    assert failures["Threshold"] == 1
     assert all(alarm["AlarmActions"] == [{"Ref": "AlarmTopic"}] for alarm in alarms.values())
     assert all(alarm["TreatMissingData"] == "notBreaching" for alarm in alarms.values())
+    assert {"UnhealthyAlarm", "NoServerAlarm", "BudgetAlarm", "CertificateAlarm"} <= set(alarms)
+
+
+def failed_percent(alarm: Any, target: int, balancer: int, requests: int) -> float:
+    """The alarm's expression for these counts, evaluated like CloudWatch's."""
+    expression = alarm["Metrics"][0]["Expression"].replace("IF(", "choose(")
+    names = {
+        "target": target,
+        "balancer": balancer,
+        "requests": requests,
+        "FILL": lambda value, _: value,
+        "choose": lambda condition, yes, no: yes if condition else no,
+    }
+    return float(eval(expression, {"__builtins__": {}}, names))  # noqa: S307 (of our own template)
 
 
 # --- hooks
@@ -411,7 +469,7 @@ def test_subnets_are_in_two_zones_and_only_public_ones_have_an_internet_route(ou
     assert "DataRoutes" not in {route["RouteTableId"]["Ref"] for _, route in resources("AWS::EC2::Route")}
 
 
-def test_created_groups_are_public_on_443_only(outputs: Any) -> None:
+def test_created_groups_are_public_on_three_ports(outputs: Any) -> None:
     groups = boto3.client("ec2").describe_security_groups(
         Filters=[{"Name": "vpc-id", "Values": [outputs["network"]["VpcId"]]}]
     )["SecurityGroups"]
@@ -421,16 +479,17 @@ def test_created_groups_are_public_on_443_only(outputs: Any) -> None:
         for rule in group["IpPermissions"]
         if any(address["CidrIp"] in EVERYWHERE for address in rule["IpRanges"])
     ]
-    assert open_ports == [443]
+    assert sorted(open_ports) == [80, 443, 8443]
 
 
 def test_servers_are_in_private_subnets_behind_the_public_balancer(outputs: Any) -> None:
-    (group,) = boto3.client("autoscaling").describe_auto_scaling_groups()["AutoScalingGroups"]
-    assert sorted(group["VPCZoneIdentifier"].split(",")) == sorted(outputs["network"]["PrivateSubnets"].split(","))
-    assert (group["MinSize"], group["DesiredCapacity"], group["MaxSize"]) == (2, 2, 8)
-    assert group["TargetGroupARNs"] == [outputs["balancer"]["TargetArn"]]
-    assert group["HealthCheckType"] == "ELB"
-    assert group["LaunchTemplate"]["Version"] == "1"
+    found = boto3.client("autoscaling").describe_auto_scaling_groups()["AutoScalingGroups"]
+    assert [(group["MinSize"], group["DesiredCapacity"], group["MaxSize"]) for group in found] == [(2, 2, 8), (0, 0, 8)]
+    for group, color in zip(found, ("Blue", "Green"), strict=True):
+        assert sorted(group["VPCZoneIdentifier"].split(",")) == sorted(outputs["network"]["PrivateSubnets"].split(","))
+        assert group["TargetGroupARNs"] == [outputs["balancer"][f"{color}TargetArn"]]
+        assert group["HealthCheckType"] == "ELB"
+        assert group["LaunchTemplate"]["Version"] == "1"
     elb = boto3.client("elbv2")
     balancers = {balancer["Scheme"]: balancer for balancer in elb.describe_load_balancers()["LoadBalancers"]}
     public = {zone["SubnetId"] for zone in balancers["internet-facing"]["AvailabilityZones"]}
@@ -438,10 +497,11 @@ def test_servers_are_in_private_subnets_behind_the_public_balancer(outputs: Any)
     inside = {zone["SubnetId"] for zone in balancers["internal"]["AvailabilityZones"]}
     assert inside == set(outputs["network"]["PrivateSubnets"].split(","))
     for balancer in balancers.values():
-        (listener,) = elb.describe_listeners(LoadBalancerArn=balancer["LoadBalancerArn"])["Listeners"]
-        assert (listener["Protocol"], listener["Port"]) == ("HTTPS", 443)
-    (target,) = elb.describe_target_groups(TargetGroupArns=[outputs["balancer"]["TargetArn"]])["TargetGroups"]
-    assert (target["HealthCheckPath"], target["Port"]) == ("/readyz", 8000)
+        listeners = elb.describe_listeners(LoadBalancerArn=balancer["LoadBalancerArn"])["Listeners"]
+        assert ("HTTPS", 443) in {(listener["Protocol"], listener["Port"]) for listener in listeners}
+    arns = [outputs["balancer"]["BlueTargetArn"], outputs["balancer"]["GreenTargetArn"]]
+    for target in elb.describe_target_groups(TargetGroupArns=arns)["TargetGroups"]:
+        assert (target["HealthCheckPath"], target["Port"]) == ("/readyz", 8000)
 
 
 def user_data(outputs: Any) -> str:
@@ -483,7 +543,7 @@ def test_created_repositories_are_immutable(outputs: Any) -> None:
         assert repository["imageTagMutability"] == "IMMUTABLE"
     for _, written in resources("AWS::ECR::Repository"):
         assert written["ImageScanningConfiguration"] == {"ScanOnPush": True}
-        assert len(json.loads(written["LifecyclePolicy"]["LifecyclePolicyText"])["rules"]) == 2
+        assert len(json.loads(written["LifecyclePolicy"]["LifecyclePolicyText"])["rules"]) >= 2
     assert outputs["images"]["ApiRepository"] == PREFIX
 
 
@@ -505,9 +565,3 @@ def test_created_roles_trust_the_repository(outputs: Any) -> None:
         trusted[job] = statement["Condition"]["StringEquals"]["token.actions.githubusercontent.com:sub"]
     branch, environment = "repo:owner/name:ref:refs/heads/main", "repo:owner/name:environment:production"
     assert trusted == {"Build": branch, "Retrain": branch, "Deploy": environment, "Promote": environment}
-
-
-@pytest.mark.parametrize("outputs", ["blue-green"], indirect=True)
-def test_blue_green_creates_no_auto_scaling_group(outputs: Any) -> None:
-    assert boto3.client("autoscaling").describe_auto_scaling_groups()["AutoScalingGroups"] == []
-    assert outputs["servers"]["Strategy"] == "blue-green"

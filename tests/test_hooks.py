@@ -19,18 +19,19 @@ from pathlib import Path
 from typing import Any
 
 import httpx
+import psutil
 import pytest
 import yaml
 from containers import ENVIRONMENT, needs_podman, podman
-from projects import REPOSITORY, Project, script, wait_until
+from projects import wait_until
 from servers import KEY, KEYS
 
 from credit_risk.contract import CONTRACT
 from credit_risk.project.host import free_port
+from credit_risk.rollout.images import bundle
 
 pytestmark = [pytest.mark.containers, needs_podman]
 
-BUNDLE = script(Project(REPOSITORY), "7.deploy/release.py")["bundle"]
 PASSWORD = "the service's password"  # noqa: S105 (of a test)
 AWS_CLI = f"""#!/bin/sh
 case "$*" in
@@ -101,7 +102,7 @@ class Machine:
     def install(self, image: str) -> None:
         """Unpacks a release like CodeDeploy."""
         shutil.rmtree(self.release, ignore_errors=True)
-        with zipfile.ZipFile(io.BytesIO(BUNDLE(image))) as archive:
+        with zipfile.ZipFile(io.BytesIO(bundle(image))) as archive:
             archive.extractall(self.release)
 
     @property
@@ -125,6 +126,8 @@ class Machine:
             "PORT": str(self.port),
             "SERVER_ENV": str(self.root / "server.env"),
             "STATE_DIRECTORY": str(self.root / "state"),
+            "DATA_DIRECTORY": str(self.root / "data"),
+            "IMAGE_LABEL": f"machine={self.name}",  # not those of others on this machine
         }
         return subprocess.run(
             ["bash", self.release / hook["location"]],
@@ -184,6 +187,13 @@ def test_release_starts_on_a_new_server_and_replaces_an_old_one(machine: Machine
     assert machine.inspect()["Id"] != first
     assert machine.predict(KEY).is_success
     assert machine.predict(smoke_key).status_code == 401, "the key is valid while its container runs"
+    assert (machine.root / "data" / "images").read_text() == f"{images['good']}\n"
+    # The model cache survives: a container without a model and without a registry serves the last champion.
+    machine.deploy(images["never-ready"])
+    assert machine.predict(KEY).is_success
+    memory = machine.inspect()["HostConfig"]["Memory"]
+    assert 0.7 < memory / psutil.virtual_memory().total < 0.85
+    assert (machine.root / "data" / "images").read_text().split() == [images["good"], images["never-ready"]]
 
 
 def test_container_is_read_only_and_hides_its_secrets(machine: Machine, images: dict[str, str]) -> None:
@@ -205,6 +215,28 @@ def test_container_is_read_only_and_hides_its_secrets(machine: Machine, images: 
     inside = podman("exec", machine.name, "sh", "-c", "tr '\\0' '\\n' < /proc/1/environ").stdout
     assert f"MLFLOW_TRACKING_PASSWORD={PASSWORD}" in inside
     assert "APP_ENV=production" in inside
+
+
+def test_last_two_images_that_have_served_are_kept(machine: Machine, images: dict[str, str], tmp_path: Path) -> None:
+    machine.install(images["good"])
+    made = {}
+    for number in range(4):
+        tag = f"localhost/{machine.name}-{number}:test"
+        lines = f"FROM {images['good']}\nLABEL machine={machine.name} number={number}\n"
+        (tmp_path / "Dockerfile").write_text(lines)
+        podman("build", "--quiet", "--pull=never", "--format", "docker", "--tag", tag, str(tmp_path))
+        (found,) = json.loads(podman("image", "inspect", tag).stdout)
+        made[number] = f"{tag.removesuffix(':test')}@{found['Digest']}"
+    try:
+        (machine.root / "data").mkdir()
+        (machine.root / "data" / "images").write_text("".join(f"{made[number]}\n" for number in (3, 0, 2)))
+        done = machine.event("BeforeInstall")
+        assert done.returncode == 0, done.stderr
+        kept = [number for number, name in made.items() if podman("image", "exists", name, check=False).returncode == 0]
+        assert kept == [0, 2], "neither the newest ones, nor one that has not served"
+        assert podman("image", "exists", images["good"], check=False).returncode == 0, "another label"
+    finally:
+        podman("image", "rm", "--force", *made.values(), check=False)
 
 
 def test_stopping_drains_first(machine: Machine, images: dict[str, str]) -> None:

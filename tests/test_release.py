@@ -1,40 +1,43 @@
-"""release.py and blue_green.py, with moto, and with stubbed responses where moto lacks a feature."""
+"""release.py on the stacks in moto, with an emulation of CodeDeploy and of the API behind the load balancer."""
 
 import hashlib
 import io
 import json
+import signal
 import subprocess
 import threading
 import time
 import uuid
 import zipfile
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field, replace
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
 from typing import Any
 
 import boto3
 import pytest
 import yaml
-from botocore.stub import ANY, Stubber
-from clouds import ACCOUNT, PREFIX, REGION, REGISTRY, cloud
-from moto.backends import get_backend
-from projects import REPOSITORY, Project, run_script, script
+from clouds import PREFIX, REGISTRY, cloud, template, text
+from fake_codedeploy import LOG, CodeDeploy, Deployment
+from projects import REPOSITORY, Project, run_script, wait_until
 
 from credit_risk.contract import CONTRACT
 from credit_risk.core.errors import ProjectError
+from credit_risk.rollout import images, releases, servers
+from credit_risk.rollout.releases import Options
+from credit_risk.rollout.stack import Color, Stack, Unfinished
 
 SCRIPT, STACK = "7.deploy/release.py", f"{PREFIX}-servers"
-NAMES = script(Project(REPOSITORY), SCRIPT)
 KEY = "a key for the smoke test"
-TIMES = {"bake_seconds": 0.0}
+GOOD = {"probability": 0.25, "decision": "yes", "model_version": "3"}
+ROLLING, BLUE_GREEN = Options("rolling", 0), Options("blue-green", 0)
 
 
 class Api:
-    """A server in place of the public address, with a configurable response."""
+    """An address whose answer to /predict is configurable."""
 
-    def __init__(self) -> None:
-        self.answer: tuple[int, bytes] = (200, b'{"probability":0.25,"decision":"yes"}')
+    def __init__(self, answer: Callable[[], tuple[int, bytes]]) -> None:
         self.seen: list[tuple[str, Any, str | None]] = []
         api = self
 
@@ -42,43 +45,114 @@ class Api:
             def do_POST(self) -> None:
                 body = self.rfile.read(int(self.headers["content-length"]))
                 api.seen.append((self.path, json.loads(body), self.headers["x-api-key"]))
-                self.send_response(api.answer[0])
-                self.send_header("content-length", str(len(api.answer[1])))
+                status, content = answer()
+                self.send_response(status)
+                self.send_header("content-length", str(len(content)))
                 self.end_headers()
-                self.wfile.write(api.answer[1])
+                self.wfile.write(content)
 
             def log_message(self, *_: Any) -> None:
                 """Nothing."""
 
         self.server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
         self.url = f"http://127.0.0.1:{self.server.server_address[1]}"
-        threading.Thread(target=self.server.serve_forever, daemon=True).start()
+        threading.Thread(target=self.server.serve_forever, args=(0.01,), daemon=True).start()
+
+    def close(self) -> None:
+        self.server.shutdown()
+        self.server.server_close()
 
 
-@pytest.fixture
-def api(monkeypatch: pytest.MonkeyPatch) -> Iterator[Api]:
-    monkeypatch.setenv("SMOKE_API_KEY", KEY)
-    api = Api()
-    yield api
-    api.server.shutdown()
-    api.server.server_close()
+@dataclass
+class World:
+    """The servers in moto, what they answer, and what happens to them."""
+
+    stack: Stack
+    answers: dict[str, tuple[int, bytes]] = field(default_factory=dict)  # by image; others answer well
+    failing: dict[str, int] = field(default_factory=dict)  # image: number of the server on which it fails
+    shares: list[int] = field(default_factory=list)  # that green got, in this order
+
+    def __post_init__(self) -> None:
+        self.public = Api(lambda: self.answer(self.heavier))
+        self.tested = Api(lambda: self.answer(self.connected))
+        self.stack.outputs.update(Url=self.public.url, TestUrl=self.tested.url)
+        self.codedeploy = CodeDeploy(self.stack.outputs, self.fails)
+        self.stack.clients["codedeploy"] = self.codedeploy
+        self.heavier: Color = "blue"  # has most of the public traffic
+        self.connected: Color = "blue"  # with the test listener
+        self.images: dict[str, str] = {"": ""}
+        events = self.stack.client("elbv2").meta.events
+        for operation in ("ModifyRule", "ModifyListener"):
+            events.register(f"provide-client-params.elastic-load-balancing-v2.{operation}", self.observe)
+
+    def observe(self, params: Any, **_: Any) -> None:
+        """Notes where the traffic goes."""
+        (forward,) = params.get("Actions") or params["DefaultActions"]
+        targets = forward["ForwardConfig"]["TargetGroups"]
+        weights = {one["TargetGroupArn"]: one["Weight"] for one in targets}
+        share = weights.get(self.stack.outputs["GreenTargetArn"], 0)
+        color: Color = "green" if share > 50 else "blue"
+        if "Actions" in params:
+            self.shares.append(share)
+            self.heavier = color
+        else:
+            self.connected = color
+
+    def image(self, key: str) -> str:
+        if key not in self.images:
+            self.images[key] = images.image_of(self.stack, key)
+        return self.images[key]
+
+    def fails(self, key: str, number: int) -> bool:
+        return self.failing.get(self.image(key)) == number
+
+    def answer(self, color: Color) -> tuple[int, bytes]:
+        key = (self.codedeploy.keys(color) or [""])[-1]
+        return self.answers.get(self.image(key), (200, json.dumps(GOOD).encode()))
+
+    def serving(self) -> set[str]:
+        """The images on all servers that get traffic."""
+        colors: tuple[Color, ...] = ("blue", "green")
+        keys = [key for color in colors if servers.weight(self.stack, color) for key in self.codedeploy.keys(color)]
+        return {self.image(key) for key in keys}
+
+    def sizes(self) -> dict[str, tuple[int, int]]:
+        """Minimum and desired size of each group."""
+        found = boto3.client("autoscaling").describe_auto_scaling_groups()["AutoScalingGroups"]
+        return {
+            group["AutoScalingGroupName"].rpartition("-")[2]: (group["MinSize"], group["DesiredCapacity"])
+            for group in found
+        }
+
+    def serving_parameter(self) -> str:
+        name = self.stack.outputs["ServingParameter"]
+        return str(boto3.client("ssm").get_parameter(Name=name)["Parameter"]["Value"])
+
+    def alarm(self, number: int, color: Color = "blue") -> str:
+        return self.stack.of(color, "Alarms").split(",")[number]
 
 
 @pytest.fixture(scope="module")
-def stacks(request: pytest.FixtureRequest) -> Iterator[dict[str, dict[str, str]]]:
-    """The stacks in moto; CodeDeploy's resources, which moto's CloudFormation ignores, are created separately."""
-    with cloud(Strategy=getattr(request, "param", "rolling")) as outputs:
-        deployments = boto3.client("codedeploy")
-        deployments.create_application(applicationName=STACK, computePlatform="Server")
-        if outputs["servers"]["Strategy"] == "rolling":
-            deployments.create_deployment_group(
-                applicationName=STACK,
-                deploymentGroupName="rolling",
-                serviceRoleArn=outputs["servers"]["CodeDeployRoleArn"],
-            )
-        for name in outputs["servers"]["Alarms"].split(","):
+def outputs() -> Iterator[dict[str, str]]:
+    with cloud() as made:
+        yield made["servers"]
+
+
+@pytest.fixture
+def world(outputs: dict[str, str], monkeypatch: pytest.MonkeyPatch) -> Iterator[World]:
+    """The stack before its first release, with no active alarm and short pauses."""
+    monkeypatch.setenv("SMOKE_API_KEY", KEY)
+    boto3.resource("s3").Bucket(outputs["ReleasesBucket"]).objects.delete()
+    stack = Stack(STACK, poll_seconds=0.001, timeout_seconds=20)
+    releases.settle(stack, stack.state())
+    boto3.client("autoscaling").set_desired_capacity(AutoScalingGroupName=outputs["BlueServers"], DesiredCapacity=2)
+    for color in ("blue", "green"):
+        for name in outputs[f"{color.capitalize()}Alarms"].split(","):
             put_alarm(name, "OK")
-        yield outputs
+    world = World(stack)
+    yield world
+    world.public.close()
+    world.tested.close()
 
 
 def put_alarm(name: str, state: str) -> None:
@@ -90,16 +164,6 @@ def put_alarm(name: str, state: str) -> None:
     alarms.set_alarm_state(AlarmName=name, StateValue=state, StateReason="the test")
 
 
-@pytest.fixture
-def stack(stacks: Any, api: Api) -> Any:
-    """The script's stack with an empty bucket, no active alarm and short pauses."""
-    bucket = boto3.resource("s3").Bucket(stacks["servers"]["ReleasesBucket"])
-    bucket.objects.delete()
-    found = NAMES["Stack"](STACK, poll_seconds=0.01, timeout_seconds=20)
-    found.outputs["Url"] = api.url
-    return found
-
-
 def push_image(tag: str = "") -> str:
     """Puts an image into moto's ECR; returns its reference by digest."""
     tag = tag or uuid.uuid4().hex
@@ -107,41 +171,8 @@ def push_image(tag: str = "") -> str:
     # moto derives the digest from the layers.
     blob = {"digest": "sha256:" + hashlib.sha256(tag.encode()).hexdigest()}
     manifest = {"schemaVersion": 2, "mediaType": kind, "config": blob, "layers": [blob]}
-    made = boto3.client("ecr").put_image(repositoryName=PREFIX, imageManifest=json.dumps(manifest), imageTag=tag)[
-        "image"
-    ]
-    return f"{REGISTRY}/{PREFIX}@{made['imageId']['imageDigest']}"
-
-
-@contextmanager
-def codedeploy_ends(*statuses: str) -> Iterator[None]:
-    """Sets the status of moto's deployments, which never change by themselves."""
-    stop = threading.Event()
-    before = set(deployments())
-
-    def work() -> None:
-        left = list(statuses)
-        while not stop.wait(0.01):
-            for key, deployment in deployments().items():
-                if left and key not in before:
-                    before.add(key)
-                    deployment.status = left.pop(0)
-
-    thread = threading.Thread(target=work)
-    thread.start()
-    try:
-        yield
-    finally:
-        stop.set()
-        thread.join()
-
-
-def deployments() -> dict[str, Any]:
-    return dict(get_backend("codedeploy")[ACCOUNT][REGION].deployments)
-
-
-def keys_deployed() -> list[str]:
-    return [deployment.revision["s3Location"]["key"] for deployment in deployments().values()]  # in order of creation
+    put = boto3.client("ecr").put_image(repositoryName=PREFIX, imageManifest=json.dumps(manifest), imageTag=tag)
+    return f"{REGISTRY}/{PREFIX}@{put['image']['imageId']['imageDigest']}"
 
 
 # --- the bundle
@@ -149,7 +180,7 @@ def keys_deployed() -> list[str]:
 
 def test_bundle_has_the_files_of_appspec_and_is_reproducible() -> None:
     image = f"{REGISTRY}/{PREFIX}@sha256:{'a' * 64}"
-    content = NAMES["bundle"](image)
+    content = images.bundle(image)
     with zipfile.ZipFile(io.BytesIO(content)) as archive:
         names = set(archive.namelist())
         spec = yaml.safe_load(archive.read("appspec.yml"))
@@ -157,31 +188,33 @@ def test_bundle_has_the_files_of_appspec_and_is_reproducible() -> None:
         assert names == hooks | {"appspec.yml", "hooks/common.sh", "image.env", "example.json"}
         assert archive.read("image.env").decode() == f"IMAGE={image}\n"
         assert all(archive.getinfo(name).external_attr >> 16 & 0o111 for name in hooks)
-    assert content == NAMES["bundle"](image)
-    assert content != NAMES["bundle"](image.replace("a" * 64, "b" * 64))
+    assert content == images.bundle(image)
+    assert content != images.bundle(image.replace("a" * 64, "b" * 64))
 
 
-# --- rolling, with moto
+# --- rolling
 
 
-def test_release_and_rollback(stack: Any, api: Api) -> None:
+def test_release_and_rollback(world: World) -> None:
     first, second = push_image(), push_image()
-    with codedeploy_ends("Succeeded", "Succeeded", "Succeeded"):
-        NAMES["deploy"](stack, first, **TIMES)
-        assert stack.recorded_release("previous") is None
-        NAMES["deploy"](stack, second, **TIMES)
-        shown = NAMES["status"](stack)
-        assert (shown["current"], shown["previous"]) == (second, first)
-        NAMES["roll_back"](stack, **TIMES)
-    shown = NAMES["status"](stack)
-    assert (shown["current"], shown["previous"]) == (first, second)
-    assert shown["deployment"].endswith(" Succeeded")
-    one, two, three = keys_deployed()[-3:]
-    assert one == three != two
-    path, body, key = api.seen[-1]
-    assert (path, key) == ("/predict", KEY)
-    assert body == CONTRACT.example
-    assert len(api.seen) == 3 * NAMES["SMOKE_REQUESTS"]
+    releases.deploy(world.stack, first, ROLLING)
+    assert world.stack.state().previous is None
+    releases.deploy(world.stack, second, ROLLING)
+    shown = releases.status(world.stack)
+    assert (shown["current"], shown["previous"]) == (second, first)
+    assert world.serving() == {second}
+    releases.roll_back(world.stack)
+    shown = releases.status(world.stack)
+    # What was rolled back is no place to go back to.
+    assert (shown["current"], shown["previous"], shown["unfinished"]) == (first, "none", "none")
+    assert shown["blue"] == "100 % of the traffic, 2 of 2 servers healthy"
+    assert shown["green"] == "0 % of the traffic, 0 of 0 servers healthy"
+    assert world.serving() == {first}
+    with pytest.raises(ProjectError, match="no release before this one"):
+        releases.roll_back(world.stack)
+    assert world.public.seen[-1] == ("/predict", CONTRACT.example, KEY)
+    assert world.shares == []
+    assert {one.config for one in world.codedeploy.deployments} == {"CodeDeployDefault.OneAtATime"}
 
 
 @pytest.mark.parametrize(
@@ -191,43 +224,289 @@ def test_release_and_rollback(stack: Any, api: Api) -> None:
         (401, b'{"detail":"X-API-Key is missing or unknown"}'),
         (200, b"hello"),
         (200, b"[]"),
-        (200, b'{"probability":1.5}'),
-        (200, b'{"probability":"0.5"}'),
+        (200, json.dumps(GOOD | {"probability": 1.5}).encode()),
+        (200, json.dumps(GOOD | {"probability": "0.5"}).encode()),
+        (200, json.dumps(GOOD | {"probability": 0.2501}).encode()),  # not what the release before answered
+        (200, json.dumps(GOOD | {"model_version": "2"}).encode()),  # not the champion
     ],
 )
-def test_release_with_wrong_responses_is_rolled_back(stack: Any, api: Api, status: int, body: bytes) -> None:
+def test_release_with_wrong_responses_is_undone(world: World, status: int, body: bytes) -> None:
     good, bad = push_image(), push_image()
-    with codedeploy_ends("Succeeded", "Succeeded", "Succeeded"):
-        NAMES["deploy"](stack, good, **TIMES)
-        api.answer = (status, body)
-        with pytest.raises(ProjectError, match="/predict"):
-            NAMES["deploy"](stack, bad, **TIMES)
-    assert NAMES["status"](stack)["current"] == good
-    one, two, three = keys_deployed()[-3:]
-    assert one == three != two
+    releases.deploy(world.stack, good, ROLLING)
+    world.answers[bad] = (status, body)
+    with pytest.raises(ProjectError, match="/predict"):
+        releases.deploy(world.stack, bad, ROLLING)
+    assert world.serving() == {good}
+    assert releases.status(world.stack)["current"] == good
+    assert world.stack.state().unfinished is None
 
 
-def test_bad_first_release_stays(stack: Any, api: Api) -> None:
-    api.answer = (500, b"{}")
-    with codedeploy_ends("Succeeded"), pytest.raises(ProjectError, match="no previous release to restore"):
-        NAMES["deploy"](stack, push_image(), **TIMES)
+def test_bad_first_release_stays(world: World) -> None:
+    bad = push_image()
+    world.answers[bad] = (500, b"{}")
+    with pytest.raises(ProjectError, match="no release before this one; it stays"):
+        releases.deploy(world.stack, bad, ROLLING)
+    releases.deploy(world.stack, push_image(), ROLLING)
 
 
-def test_alarm_during_the_bake_time_rolls_back(stack: Any) -> None:
+def test_alarm_during_the_bake_time_undoes_although_it_goes_on_ringing(world: World) -> None:
     good, slow = push_image(), push_image()
-    alarm = stack.outputs["Alarms"].split(",")[1]
-    try:
-        with codedeploy_ends("Succeeded", "Succeeded", "Succeeded"):
-            NAMES["deploy"](stack, good, **TIMES)
-            ring = threading.Timer(0.3, put_alarm, (alarm, "ALARM"))
-            ring.start()
-            with pytest.raises(ProjectError, match=f"alarm: {alarm}"):
-                NAMES["deploy"](stack, slow, bake_seconds=30)
-            ring.join()
-    finally:
-        put_alarm(alarm, "OK")
-    assert NAMES["status"](stack)["current"] == good
-    assert len(set(keys_deployed()[-3:])) == 2
+    releases.deploy(world.stack, good, ROLLING)
+    alarm = world.alarm(2)
+    ring = threading.Timer(0.5, put_alarm, (alarm, "ALARM"))
+    ring.start()
+    with pytest.raises(ProjectError, match=f"alarm: {alarm}"):
+        releases.deploy(world.stack, slow, replace(ROLLING, bake_seconds=30))
+    ring.join()
+    assert world.serving() == {good}
+
+
+def test_rollback_works_while_the_alarm_rings_and_is_not_undone(world: World) -> None:
+    good, bad = push_image(), push_image()
+    releases.deploy(world.stack, good, ROLLING)
+    releases.deploy(world.stack, bad, ROLLING)
+    put_alarm(world.alarm(0), "ALARM")
+    with pytest.raises(ProjectError, match=f"alarm: {world.alarm(0)}; `release.py rollback` goes back"):
+        releases.deploy(world.stack, push_image(), ROLLING)
+    releases.roll_back(world.stack)
+    assert world.serving() == {good}
+    assert len(world.codedeploy.deployments) == 3
+
+
+def test_failed_rollback_stays_and_can_be_repeated(world: World) -> None:
+    good, bad = push_image(), push_image()
+    releases.deploy(world.stack, good, ROLLING)
+    releases.deploy(world.stack, bad, ROLLING)
+    world.failing[good] = 2
+    with pytest.raises(ProjectError, match="failed on 1 servers"):
+        releases.roll_back(world.stack)
+    with pytest.raises(ProjectError, match=r"run `release\.py rollback` again"):
+        releases.undo(world.stack)
+    world.failing.clear()
+    releases.roll_back(world.stack)
+    assert world.serving() == {good}
+
+
+def test_fix_is_released_despite_an_alarm(world: World) -> None:
+    """An alarm that rang before counts again once it was OK; the release that rang is no place to go back to."""
+    good, bad, worse, fix = (push_image() for _ in range(4))
+    releases.deploy(world.stack, good, ROLLING)
+    releases.deploy(world.stack, bad, ROLLING)
+    alarm = world.alarm(1)
+    put_alarm(alarm, "ALARM")
+    options = replace(ROLLING, despite_alarm=True)
+
+    def ring_again(_: Deployment) -> None:
+        world.codedeploy.at_look = lambda _: None
+        threading.Timer(0.3, put_alarm, (alarm, "OK")).start()
+        threading.Timer(0.8, put_alarm, (alarm, "ALARM")).start()
+
+    world.codedeploy.at_look = ring_again
+    with pytest.raises(ProjectError, match=f"alarm: {alarm}"):
+        releases.deploy(world.stack, worse, replace(options, bake_seconds=30))
+    assert world.serving() == {bad}
+    releases.deploy(world.stack, fix, options)
+    assert world.serving() == {fix}
+    shown = releases.status(world.stack)
+    assert (shown["current"], shown["previous"]) == (fix, good)
+
+
+def test_rollback_waits_for_the_deployments_of_auto_scaling(world: World) -> None:
+    good, bad = push_image(), push_image()
+    releases.deploy(world.stack, good, ROLLING)
+    releases.deploy(world.stack, bad, ROLLING)
+    scale_out = world.codedeploy.begin("blue", world.stack.state().current or "", "autoscaling")
+    releases.roll_back(world.stack)
+    assert scale_out.status == "Succeeded", "it was not stopped"
+    assert world.serving() == {good}
+
+
+@pytest.mark.parametrize("server", [1, 2], ids=["first", "last"])
+def test_release_that_fails_on_a_server_is_undone_and_says_why(world: World, server: int) -> None:
+    """One at a time, CodeDeploy calls a deployment successful that has failed on the last server."""
+    good, bad = push_image(), push_image()
+    releases.deploy(world.stack, good, ROLLING)
+    world.failing[bad] = server
+    with pytest.raises(ProjectError, match="ValidateService:") as caught:
+        releases.deploy(world.stack, bad, ROLLING)
+    assert LOG in str(caught.value)
+    assert world.serving() == {good}
+
+
+def test_undo_accepts_what_codedeploy_has_rolled_back_by_itself(world: World) -> None:
+    good, bad = push_image(), push_image()
+    releases.deploy(world.stack, good, ROLLING)
+    world.failing[bad] = 1
+    key = world.stack.state().current or ""
+
+    def roll_back(deployment: Deployment) -> None:
+        if not deployment.rollback and deployment.creator == "user":
+            deployment.rollback = world.codedeploy.begin("blue", key, "codeDeployRollback").id
+
+    world.codedeploy.at_look = roll_back
+    with pytest.raises(ProjectError, match="HEALTH_CONSTRAINTS"):
+        releases.deploy(world.stack, bad, ROLLING)
+    assert world.serving() == {good}
+    assert [one.creator for one in world.codedeploy.deployments] == ["user", "user", "codeDeployRollback"]
+
+
+def interrupt(world: World) -> None:
+    """Sends Ctrl-C to this process at the next look at a running deployment."""
+
+    def send(_: Deployment) -> None:
+        world.codedeploy.at_look = lambda _: None
+        signal.raise_signal(signal.SIGINT)
+
+    world.codedeploy.at_look = send
+
+
+def test_ctrl_c_stops_the_deployment_and_goes_back(world: World) -> None:
+    good, bad = push_image(), push_image()
+    releases.deploy(world.stack, good, ROLLING)
+    interrupt(world)
+    with pytest.raises(KeyboardInterrupt):
+        releases.deploy(world.stack, bad, ROLLING)
+    assert [one.status for one in world.codedeploy.deployments] == ["Succeeded", "Stopped", "Succeeded"]
+    assert world.serving() == {good}
+
+
+def test_undo_ends_a_release_whose_process_was_killed_and_can_be_repeated(world: World) -> None:
+    good, bad = push_image(), push_image()
+    releases.deploy(world.stack, good, ROLLING)
+    state = world.stack.state()
+    key = images.upload(world.stack, bad)
+    running = world.codedeploy.begin("blue", key)
+    world.stack.record(replace(state, unfinished=Unfinished("x", key, "rolling", "blue", running.id)))
+    with pytest.raises(ProjectError, match="has not finished: wait for it, or undo it"):
+        releases.deploy(world.stack, push_image(), ROLLING)
+    releases.undo(world.stack)
+    assert running.status == "Stopped"
+    assert world.serving() == {good}
+    for _ in range(2):
+        releases.undo(world.stack)
+    assert len(world.codedeploy.deployments) == 3, "nothing more was deployed"
+
+
+# --- blue/green
+
+
+def test_blue_green_takes_over_in_steps(world: World, capfd: pytest.CaptureFixture[str]) -> None:
+    first, second, third = (push_image() for _ in range(3))
+    releases.deploy(world.stack, first, ROLLING)
+    boto3.client("autoscaling").set_desired_capacity(AutoScalingGroupName=f"{STACK}-blue", DesiredCapacity=3)
+    during: list[Any] = []
+    world.codedeploy.at_look = lambda _: during.append((world.sizes(), list(world.shares)))
+    releases.deploy(world.stack, second, BLUE_GREEN)
+    # The new group is as large as the old one, scaling may remove none of both, and nobody sees it before it is tested.
+    assert during[-1] == ({"blue": (3, 3), "green": (3, 3)}, [])
+    assert world.tested.seen[-1] == ("/predict", CONTRACT.example, KEY)
+    assert world.shares == [5, 25, 100]
+    assert world.sizes() == {"blue": (0, 0), "green": (2, 3)}
+    assert world.serving_parameter() == "green"
+    assert world.serving() == {second}
+    assert world.codedeploy.deployments[-1].config == "CodeDeployDefault.AllAtOnce"
+    # The next one goes to the other group, and a rollback stays in the group that serves.
+    releases.deploy(world.stack, third, BLUE_GREEN)
+    assert world.shares[3:] == [95, 75, 0]
+    assert world.sizes() == {"blue": (2, 3), "green": (0, 0)}
+    releases.roll_back(world.stack)
+    assert world.serving() == {second}
+    assert world.stack.state().serving == "blue"
+    assert "green gets 25 % of the traffic" in capfd.readouterr().out
+
+
+@pytest.mark.parametrize(
+    "answer", [(500, b"{}"), (200, json.dumps(GOOD | {"model_version": "2"}).encode())], ids=["error", "not champion"]
+)
+def test_blue_green_with_wrong_answers_gets_no_traffic(world: World, answer: tuple[int, bytes]) -> None:
+    good, bad = push_image(), push_image()
+    releases.deploy(world.stack, good, ROLLING)
+    world.answers[bad] = answer
+    with pytest.raises(ProjectError, match=f"{world.tested.url}/predict"):
+        releases.deploy(world.stack, bad, BLUE_GREEN)
+    assert world.shares == []
+    assert world.sizes() == {"blue": (2, 2), "green": (0, 0)}
+    assert world.serving() == {good}
+
+
+def test_alarm_of_the_new_group_takes_its_traffic_back(world: World) -> None:
+    good, bad = push_image(), push_image()
+    releases.deploy(world.stack, good, ROLLING)
+    alarm = world.alarm(1, "green")
+
+    def ring(params: Any, **_: Any) -> None:
+        if 25 in [one["Weight"] for one in params["Actions"][0]["ForwardConfig"]["TargetGroups"]]:
+            put_alarm(alarm, "ALARM")
+
+    events = world.stack.client("elbv2").meta.events
+    events.register("provide-client-params.elastic-load-balancing-v2.ModifyRule", ring)
+    with pytest.raises(ProjectError, match=f"alarm: {alarm}"):
+        releases.deploy(world.stack, bad, BLUE_GREEN)
+    assert world.shares == [5, 25, 0]
+    assert world.sizes() == {"blue": (2, 2), "green": (0, 0)}
+    assert (world.stack.state().serving, world.serving_parameter()) == ("blue", "blue")
+    assert world.serving() == {good}
+
+
+def test_blue_green_release_whose_process_was_killed_is_undone_by_its_weights(world: World) -> None:
+    good, bad = push_image(), push_image()
+    releases.deploy(world.stack, good, ROLLING)
+    key = images.upload(world.stack, bad)
+    servers.set_minimum(world.stack, "green", 2)
+    servers.set_weight(world.stack, "green", 100)
+    world.stack.record(replace(world.stack.state(), unfinished=Unfinished("x", key, "blue-green", "green")))
+    before = len(world.codedeploy.deployments)
+    releases.roll_back(world.stack)  # undoes what has not finished
+    assert world.shares == [100, 0]
+    assert world.serving() == {good}
+    assert world.sizes() == {"blue": (2, 2), "green": (0, 0)}
+    assert len(world.codedeploy.deployments) == before
+
+
+def test_release_ends_when_another_process_undoes_it(world: World) -> None:
+    good, new = push_image(), push_image()
+    releases.deploy(world.stack, good, ROLLING)
+    operator = Stack(STACK, poll_seconds=0.001, timeout_seconds=20, clients={"codedeploy": world.codedeploy})
+
+    def go_back() -> None:
+        while servers.weight(operator, "green") != 5:
+            time.sleep(0.01)
+        releases.roll_back(operator)
+
+    thread = threading.Thread(target=go_back)
+    thread.start()
+    with pytest.raises(ProjectError, match="undone by another process"):
+        releases.deploy(world.stack, new, replace(BLUE_GREEN, bake_seconds=30))
+    thread.join()
+    assert servers.weight(world.stack, "green") == 0
+    assert world.sizes() == {"blue": (2, 2), "green": (0, 0)}
+    assert world.serving() == {good}
+
+
+@pytest.mark.filterwarnings("ignore:Tried to parse AWS:")
+def test_update_of_the_stack_keeps_sizes_and_traffic(world: World) -> None:
+    releases.deploy(world.stack, push_image(), BLUE_GREEN)
+    cloudformation = boto3.client("cloudformation")
+    serving = {"Serving": world.stack.outputs["ServingParameter"]}  # moto describes its value instead
+    changes = {"servers": serving | {"MaxServers": "9", "MinServers": "4"}, "balancer": {"SlowSeconds": "1"}}
+    for name, change in changes.items():
+        (found,) = cloudformation.describe_stacks(StackName=f"{PREFIX}-{name}")["Stacks"]
+        given = {one["ParameterKey"]: one["ParameterValue"] for one in found["Parameters"]} | change
+        cloudformation.update_stack(
+            StackName=f"{PREFIX}-{name}",
+            TemplateBody=text(name),
+            Parameters=[{"ParameterKey": key, "ParameterValue": value} for key, value in given.items()],
+            Capabilities=["CAPABILITY_IAM"],
+        )
+    minimums = {color: minimum for color, (minimum, _) in world.sizes().items()}
+    assert minimums == {"blue": 0, "green": 4}, "the update knows which group serves"
+    assert servers.weight(world.stack, "green") == 100
+    # CloudFormation sends what is in the template (and moto the minimum, if there is nothing).
+    groups = [one for one in template("servers")["Resources"].values() if "AutoScalingGroup" in one["Type"]]
+    assert [group["Properties"].get("DesiredCapacity") for group in groups] == [None, None]
+
+
+# --- images
 
 
 @pytest.mark.parametrize(
@@ -238,42 +517,45 @@ def test_alarm_during_the_bake_time_rolls_back(stack: Any) -> None:
         (f"{REGISTRY}/{PREFIX}@sha256:{'0' * 64}", "is not in its repository; push it first"),
     ],
 )
-def test_image_that_servers_can_not_pull_is_rejected(stack: Any, image: str, sentence: str) -> None:
-    before = len(deployments())
+def test_image_that_servers_can_not_pull_is_rejected(world: World, image: str, sentence: str) -> None:
     with pytest.raises(ProjectError, match=sentence):
-        NAMES["deploy"](stack, image, **TIMES)
-    assert len(deployments()) == before
+        releases.deploy(world.stack, image, ROLLING)
+    assert world.codedeploy.deployments == []
 
 
-def test_nothing_is_released_without_a_smoke_key(stack: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.delenv("SMOKE_API_KEY")
-    before = len(deployments())
-    with pytest.raises(ProjectError, match="set SMOKE_API_KEY"):
-        NAMES["deploy"](stack, push_image(), **TIMES)
-    assert len(deployments()) == before
+def test_released_images_have_a_tag_that_does_not_expire(world: World) -> None:
+    image = push_image()
+    for _ in range(2):
+        releases.deploy(world.stack, image, ROLLING)
+    digest = image.partition("@")[2]
+    (found,) = boto3.client("ecr").describe_images(repositoryName=PREFIX, imageIds=[{"imageDigest": digest}])[
+        "imageDetails"
+    ]
+    protected = [tag for tag in found["imageTags"] if tag.startswith(images.PROTECTED)]
+    assert protected == [f"released-{digest[7:19]}"]
+    repository = template("images")["Resources"]["Api"]["Properties"]
+    rules = json.loads(repository["LifecyclePolicy"]["LifecyclePolicyText"])["rules"]
+    first = min(rules, key=lambda rule: rule["rulePriority"])
+    # An image that matches a rule's tags is out of reach for rules of lower priority.
+    assert (first["selection"]["tagPrefixList"], first["selection"]["countType"]) == (
+        [images.PROTECTED],
+        "imageCountMoreThan",
+    )
 
 
-def test_rollback_without_a_previous_release(stack: Any) -> None:
-    with pytest.raises(ProjectError, match="no previous release"):
-        NAMES["roll_back"](stack, **TIMES)
-
-
-def test_waiting_times_out(stack: Any) -> None:
-    stack.timeout_seconds = 0.05
-    with pytest.raises(ProjectError, match="timed out after 0 seconds waiting for it"):
-        stack.wait_for(lambda: None, "it")
-
-
-def test_errors_of_aws_are_one_line(stacks: Any, capfd: pytest.CaptureFixture[str]) -> None:
-    assert stacks
-    assert run_script(Project(REPOSITORY), SCRIPT, "--stack", "another", "status") == 1
-    error = capfd.readouterr().err
-    assert error.startswith("release: AWS: ")
-    assert len(error.splitlines()) == 1
+def test_rollback_needs_the_image(world: World) -> None:
+    gone, current = push_image(), push_image()
+    releases.deploy(world.stack, gone, ROLLING)
+    releases.deploy(world.stack, current, ROLLING)
+    digest = gone.partition("@")[2]
+    boto3.client("ecr").batch_delete_image(repositoryName=PREFIX, imageIds=[{"imageDigest": digest}])
+    with pytest.raises(ProjectError, match="is not in its repository"):
+        releases.roll_back(world.stack)
+    assert world.serving() == {current}
 
 
 def test_push_prints_the_digest_or_an_error(
-    stack: Any, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+    world: World, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
     called, run = [], subprocess.run
 
@@ -286,189 +568,77 @@ def test_push_prints_the_digest_or_an_error(
     image = f"{REGISTRY}/{PREFIX}:7"
     monkeypatch.setenv("CONTAINER_TOOL", "false")  # the program, which always fails
     with pytest.raises(ProjectError, match=r"false can't push .* is it built, and are you logged in"):
-        NAMES["push"](stack, image)
+        images.push(world.stack, image)
     monkeypatch.delenv("CONTAINER_TOOL")
     monkeypatch.setattr(subprocess, "run", docker)
-    pushed = NAMES["push"](stack, image)
+    pushed = images.push(world.stack, image)
     assert called == [["docker", "push", image]]
     digest = boto3.client("ecr").describe_images(repositoryName=PREFIX, imageIds=[{"imageTag": "7"}])
     assert pushed == f"{REGISTRY}/{PREFIX}@{digest['imageDetails'][0]['imageDigest']}"
-    assert NAMES["push"](stack, image) == pushed
+    assert images.push(world.stack, image) == pushed
     assert len(called) == 1, "tags are immutable"
     assert capfd.readouterr().out == "", "main prints the digest"
     with pytest.raises(ProjectError, match="is not REPOSITORY:TAG"):
-        NAMES["push"](stack, pushed)
+        images.push(world.stack, pushed)
 
 
-# --- CodeDeploy's responses that moto lacks
-
-ID, BACK = "d-ABCDEF123", "d-ROLLBACK1"
-GROUP = {"applicationName": STACK, "deploymentGroupName": "rolling"}
+# --- the command and the workflow
 
 
-def info(status: str, **more: Any) -> Any:
-    return {"deploymentInfo": {"status": status, **more}}
+def steps_of_deploy() -> list[Any]:
+    workflow = yaml.safe_load((REPOSITORY / ".github" / "workflows" / "release.yml").read_text())
+    return list(workflow["jobs"]["deploy"]["steps"])
 
 
-@contextmanager
-def answers(stack: Any, service: str, *calls: tuple[str, Any, Any]) -> Iterator[None]:
-    """Stubs the responses to these calls, in this order; an unexpected or missing call fails the test."""
-    client = boto3.client(service)
-    stack.clients[service] = client
-    with Stubber(client) as stubber:
-        for operation, parameters, answer in calls:
-            stubber.add_response(operation, answer, parameters)
-        yield
-        stubber.assert_no_pending_responses()
+def test_cancelled_workflow_interrupts_the_release(tmp_path: Path) -> None:
+    """The runner signals the process of the step alone, not its children."""
+    (step,) = [step for step in steps_of_deploy() if step.get("name") == "Deploy"]
+    python = tmp_path / ".venv" / "bin" / "python"
+    python.parent.mkdir(parents=True)
+    python.write_text(
+        "#!/bin/bash\ntrap 'echo $* >interrupted; exit 130' INT\ntouch started\nwhile :; do sleep 0.05; done\n"
+    )
+    python.chmod(0o755)
+    (tmp_path / "step").write_text(step["run"])
+    environment = {"PATH": "/usr/bin:/bin", "STACK": "s", "STRATEGY": "rolling", "IMAGE": "i"}
+    job = subprocess.Popen(["bash", "-e", "step"], cwd=tmp_path, env=environment)
+    wait_until((tmp_path / "started").exists, "the step", 20)
+    job.send_signal(signal.SIGINT)
+    try:
+        assert job.wait(5) == 130
+    finally:
+        job.kill()
+    assert "deploy --strategy rolling --image i" in (tmp_path / "interrupted").read_text()
 
 
-def look(status: str, id_: Any = ID, **more: Any) -> tuple[str, Any, Any]:
-    return ("get_deployment", {"deploymentId": id_}, info(status, **more))
+def test_workflow_undoes_what_is_left() -> None:
+    deploy = next(number for number, step in enumerate(steps_of_deploy()) if step.get("name") == "Deploy")
+    undo = steps_of_deploy()[deploy + 1]
+    assert undo["if"] == "cancelled() || failure()"
+    assert undo["run"].endswith(" undo")
 
 
-CREATE = ("create_deployment", {**GROUP, "revision": ANY}, {"deploymentId": ID})
-UNFINISHED = ["Created", "Queued", "InProgress", "Ready"]
+def test_nothing_is_released_without_a_smoke_key(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("SMOKE_API_KEY")
+    with pytest.raises(ProjectError, match="set SMOKE_API_KEY"):
+        releases.deploy(world.stack, push_image(), ROLLING)
+    assert world.codedeploy.deployments == []
 
 
-def unfinished(*ids: str, group: Any = GROUP) -> tuple[str, Any, Any]:
-    return ("list_deployments", {**group, "includeOnlyStatuses": UNFINISHED}, {"deployments": list(ids)})
+def test_waiting_times_out(world: World) -> None:
+    world.stack.timeout_seconds = 0.05
+    with pytest.raises(ProjectError, match="timed out after 0 seconds waiting for it"):
+        world.stack.wait_for(lambda: None, "it")
 
 
-def interrupt_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Raises KeyboardInterrupt at the first pause of the main thread."""
-    left, sleep = [KeyboardInterrupt()], time.sleep
-
-    def interrupted(seconds: float) -> None:
-        if left and threading.current_thread() is threading.main_thread():
-            raise left.pop()
-        sleep(seconds)
-
-    monkeypatch.setattr(time, "sleep", interrupted)
-
-
-def test_failed_deployment_is_reported_after_its_rollback(stack: Any) -> None:
-    failed = {
-        "errorInformation": {"code": "HEALTH_CONSTRAINTS", "message": "too many instances failed"},
-        "rollbackInfo": {"rollbackDeploymentId": BACK},
-    }
-    calls = [
-        *(unfinished(), CREATE, look("Created"), look("InProgress"), look("Failed", **failed)),
-        *(look("Failed", **failed), look("Failed", **failed), look("InProgress", BACK), look("Succeeded", BACK)),
-    ]
-    with answers(stack, "codedeploy", *calls), pytest.raises(ProjectError, match="failed: HEALTH_CONSTRAINTS too"):
-        NAMES["release"](stack, "releases/x.zip", **TIMES)
-    assert stack.recorded_release("current") is None
-
-
-def test_ctrl_c_stops_the_deployment_and_rolls_back(stack: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    interrupt_once(monkeypatch)
-    stop = ("stop_deployment", {"deploymentId": ID, "autoRollbackEnabled": True}, {"status": "Pending"})
-    rolled = {"rollbackInfo": {"rollbackDeploymentId": BACK}}
-    calls = [unfinished(), CREATE, look("InProgress"), look("InProgress"), stop, look("InProgress"), look("Stopped")]
-    calls += [look("Stopped", **rolled), look("Succeeded", BACK)]
-    with answers(stack, "codedeploy", *calls), pytest.raises(KeyboardInterrupt):
-        NAMES["release"](stack, "releases/x.zip", **TIMES)
-
-
-def test_failed_rollback_is_an_error(stack: Any) -> None:
-    rolled = {"rollbackInfo": {"rollbackDeploymentId": BACK}}
-    calls = [unfinished(), CREATE, *[look("Stopped", **rolled)] * 3, look("Failed", BACK)]
-    with answers(stack, "codedeploy", *calls), pytest.raises(ProjectError, match=f"{BACK} has failed"):
-        NAMES["release"](stack, "releases/x.zip", **TIMES)
-
-
-def test_rollback_stops_a_deployment_in_progress(stack: Any) -> None:
-    stack.record_release("current", "releases/old.zip")
-    location = {"revision": {"s3Location": {"key": "releases/new.zip"}}}
-    stop = ("stop_deployment", {"deploymentId": ID, "autoRollbackEnabled": True}, {"status": "Pending"})
-    calls = [unfinished(ID), look("InProgress", **location), look("InProgress"), stop, look("Stopped"), look("Stopped")]
-    with answers(stack, "codedeploy", *calls):
-        NAMES["roll_back"](stack, **TIMES)
-    assert stack.recorded_release("current") == "releases/old.zip"
-
-
-# --- blue/green
-
-BLUE_GREEN = GROUP | {"deploymentGroupName": "blue-green"}
-SWITCHED = {"instanceTerminationWaitTimeStarted": True}
-
-
-def test_blue_green_is_released_when_the_traffic_has_switched(stack: Any) -> None:
-    """CodeDeploy calls it in progress until the old servers are terminated; the next release terminates them."""
-    stack.outputs["Strategy"] = "blue-green"
-    waiting = "d-WAITING12"
-    ending: Any = ("continue_deployment", {"deploymentId": waiting, "deploymentWaitType": "TERMINATION_WAIT"}, {})
-    create = (CREATE[0], {**BLUE_GREEN, "revision": ANY}, CREATE[2])
-    calls = [
-        *(unfinished(waiting, group=BLUE_GREEN), look("InProgress", waiting, **SWITCHED), ending),
-        *(look("InProgress", waiting, **SWITCHED), look("Succeeded", waiting), create),
-        *(look("InProgress"), look("InProgress", **SWITCHED)),
-    ]
-    with answers(stack, "codedeploy", *calls):
-        NAMES["release"](stack, "releases/x.zip", **TIMES)
-    assert stack.recorded_release("current") == "releases/x.zip"
-
-
-def test_blue_green_with_wrong_responses_switches_back(stack: Any, api: Api) -> None:
-    stack.outputs["Strategy"] = "blue-green"
-    api.answer = (500, b"{}")
-    stop = ("stop_deployment", {"deploymentId": ID, "autoRollbackEnabled": True}, {"status": "Pending"})
-    calls = [
-        *(unfinished(group=BLUE_GREEN), (CREATE[0], {**BLUE_GREEN, "revision": ANY}, CREATE[2])),
-        *(look("InProgress", **SWITCHED), look("InProgress", **SWITCHED), stop, look("Stopped"), look("Stopped")),
-    ]
-    with answers(stack, "codedeploy", *calls), pytest.raises(ProjectError, match="/predict responds with 500"):
-        NAMES["release"](stack, "releases/x.zip", **TIMES)
-    assert stack.recorded_release("current") is None
-
-
-def test_blue_green_rollback_switches_back(stack: Any) -> None:
-    stack.outputs["Strategy"] = "blue-green"
-    stack.record_release("current", "releases/new.zip")
-    stack.record_release("previous", "releases/old.zip")
-    location = {"revision": {"s3Location": {"key": "releases/new.zip"}}}
-    stop = ("stop_deployment", {"deploymentId": ID, "autoRollbackEnabled": True}, {"status": "Pending"})
-    calls = [
-        *(unfinished(ID, group=BLUE_GREEN), look("InProgress", **SWITCHED, **location)),
-        *(look("InProgress", **SWITCHED), stop, look("Stopped"), look("Stopped")),
-    ]
-    with answers(stack, "codedeploy", *calls):
-        NAMES["roll_back"](stack, **TIMES)
-    assert stack.recorded_release("current") == "releases/old.zip"
-
-
-@pytest.mark.parametrize("stacks", ["blue-green"], indirect=True)
-def test_blue_green_groups_are_created_from_the_outputs(stacks: Any, capfd: pytest.CaptureFixture[str]) -> None:
-    here, name = Project(REPOSITORY), "7.deploy/blue_green.py"
-    assert run_script(here, name) == 0
-    assert "next: release.py deploy" in capfd.readouterr().out
-    scaling, outputs = boto3.client("autoscaling"), stacks["servers"]
-    (servers,) = scaling.describe_auto_scaling_groups()["AutoScalingGroups"]
-    assert servers["AutoScalingGroupName"] == f"{STACK}-first"
-    assert servers["TargetGroupARNs"] == [outputs["TargetArn"]]
-    assert servers["LaunchTemplate"]["LaunchTemplateId"] == outputs["TemplateId"]
-    assert servers["HealthCheckType"] == "EC2", "nothing is released yet"
-    (policy,) = scaling.describe_policies()["ScalingPolicies"]
-    assert policy["TargetTrackingConfiguration"]["TargetValue"] == float(outputs["RequestsPerServer"])
-    names = {"applicationName": STACK, "deploymentGroupName": "blue-green"}
-    group = boto3.client("codedeploy").get_deployment_group(**names)["deploymentGroupInfo"]
-    assert group["deploymentStyle"]["deploymentType"] == "BLUE_GREEN"
-    options = group["blueGreenDeploymentConfiguration"]
-    assert options["greenFleetProvisioningOption"] == {"action": "COPY_AUTO_SCALING_GROUP"}
-    assert options["terminateBlueInstancesOnDeploymentSuccess"]["terminationWaitTimeInMinutes"] >= 30
-    functions = script(here, name)
-    wished = functions["deployment_group"]("s", outputs)  # moto loses the names of alarms and groups
-    assert [alarm["name"] for alarm in wished["alarmConfiguration"]["alarms"]] == outputs["Alarms"].split(",")
-    assert wished["autoScalingGroups"] == ["s"], "CodeDeploy copies exactly one"
-    # After a release: the sizes and the health check of the current group.
-    scaling.update_auto_scaling_group(AutoScalingGroupName=f"{STACK}-first", MaxSize=3)
-    serving = {"autoScalingGroups": [{"name": f"{STACK}-first"}], "lastSuccessfulDeployment": {"status": 1}}
-    assert "health check ELB" in functions["apply_sizes"](scaling, serving, outputs)
-    (servers,) = scaling.describe_auto_scaling_groups()["AutoScalingGroups"]
-    assert (servers["MaxSize"], servers["HealthCheckType"]) == (int(outputs["MaxServers"]), "ELB")
-
-
-def test_blue_green_groups_need_the_strategy(stacks: Any, capfd: pytest.CaptureFixture[str]) -> None:
-    assert stacks["servers"]["Strategy"] == "rolling"
-    assert run_script(Project(REPOSITORY), "7.deploy/blue_green.py") == 1
-    assert f"blue/green: update {STACK} with Strategy=blue-green first" in capfd.readouterr().err
+def test_errors_of_aws_are_one_line(outputs: dict[str, str], capfd: pytest.CaptureFixture[str]) -> None:
+    assert outputs
+    before = signal.getsignal(signal.SIGTERM), signal.getsignal(signal.SIGINT)
+    try:
+        assert run_script(Project(REPOSITORY), SCRIPT, "--stack", "another", "status") == 1
+    finally:
+        signal.signal(signal.SIGTERM, before[0])
+        signal.signal(signal.SIGINT, before[1])
+    error = capfd.readouterr().err
+    assert error.startswith("release: AWS: ")
+    assert len(error.splitlines()) == 1

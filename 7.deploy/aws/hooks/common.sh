@@ -11,6 +11,8 @@ NETWORK=${CONTAINER_NETWORK:-bridge} # one hop away from the metadata service, w
 PORT=${PORT:-8000}
 STATE=${STATE_DIRECTORY:-/run/api} # in memory, readable by root only
 SERVER_ENV=${SERVER_ENV:-/etc/api/server.env}
+DATA=${DATA_DIRECTORY:-/var/lib/api} # on the disk: the model cache, and the images that were used
+USED=$DATA/images # the images that have served on this server, the last one last
 
 # Prints an error for the deployment's log and fails the event.
 fail() {

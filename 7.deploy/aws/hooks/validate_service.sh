@@ -3,6 +3,7 @@
 # shellcheck source=common.sh
 . "$(dirname "${BASH_SOURCE[0]}")/common.sh"
 
+load "$RELEASE/image.env" "release.py writes it"
 READY_SECONDS=${READY_SECONDS:-120} # a new server downloads the model first
 url=http://127.0.0.1:$PORT
 
@@ -32,4 +33,7 @@ response=$(printf 'header = "x-api-key: %s"\n' "$(cat "$STATE/smoke-key")" |
         --data @"$RELEASE/example.json" "$url/predict") || reject "the API does not score the example: $response"
 [[ $response =~ \"probability\":\ *(0(\.[0-9]+)?|1(\.0+)?|[0-9.]+e-[0-9]+)[,}] ]] ||
     reject "the response to the example has no probability: $response"
+# This image is the last one that has served; before_install.sh keeps it.
+served=$({ grep -vxF "$IMAGE" "$USED" 2>/dev/null || true; } | tail -n 9)
+printf '%s\n' ${served:+"$served"} "$IMAGE" >"$USED.new" && mv "$USED.new" "$USED"
 log "the API is ready and scores the example: $response"

@@ -1,0 +1,114 @@
+"""Images in ECR, and the zip that is released: appspec.yml, the hooks and the image's digest."""
+
+import hashlib
+import io
+import json
+import os
+import re
+import subprocess
+import zipfile
+
+from botocore.exceptions import ClientError
+
+from credit_risk.contract import CONTRACT
+from credit_risk.core.errors import ProjectError
+from credit_risk.core.paths import root
+from credit_risk.rollout.stack import NOT_FOUND, Stack
+
+DIGEST_REF = re.compile(r"(?P<registry>[^/]+)/(?P<repository>[^@:]+)@(?P<digest>sha256:[0-9a-f]{64})")
+TAG_REF = re.compile(r"(?P<registry>[^/]+)/(?P<repository>[^@:]+):(?P<tag>[\w.-]+)")
+PROTECTED = "released-"  # prefix of the tag that the repository's lifecycle policy keeps
+
+
+def push(stack: Stack, image: str) -> str:
+    """Pushes a local image; returns its reference by digest.
+
+    Tags are immutable: an image that the repository already has under this tag is kept, so a workflow can be re-run.
+
+    Raises:
+        ProjectError: the reference has no tag, or the push has failed.
+    """
+    parts = TAG_REF.fullmatch(image)
+    if not parts:
+        raise ProjectError(f"{image} is not REPOSITORY:TAG")
+    digest = _digest(stack, parts["repository"], imageTag=parts["tag"])
+    if not digest:
+        tool = os.environ.get("CONTAINER_TOOL", "docker")
+        if subprocess.run([tool, "push", image], stdout=subprocess.DEVNULL, check=False).returncode:
+            raise ProjectError(f"{tool} can't push {image} (see above); is it built, and are you logged in?")
+        digest = _digest(stack, parts["repository"], imageTag=parts["tag"])
+    return f"{parts['registry']}/{parts['repository']}@{digest}"
+
+
+def check(stack: Stack, image: str) -> None:
+    """Checks that the servers can pull an image, before anything changes.
+
+    Raises:
+        ProjectError: it is not named by digest, or not in the stack's repository.
+    """
+    parts = DIGEST_REF.fullmatch(image)
+    if not parts:
+        raise ProjectError(f"{image} is not REPOSITORY@sha256:…; `push` prints the digest")
+    if parts["repository"] != stack.outputs["Repository"]:
+        raise ProjectError(f"the servers can pull from {stack.outputs['Repository']}, not from {parts['repository']}")
+    if not _digest(stack, parts["repository"], imageDigest=parts["digest"]):
+        raise ProjectError(f"{image} is not in its repository; push it first")
+
+
+def protect(stack: Stack, image: str) -> None:
+    """Adds a tag with which an image on servers does not expire: new servers pull it, and so does a rollback."""
+    repository, digest = stack.outputs["Repository"], image.partition("@")[2]
+    ecr = stack.client("ecr")
+    (found,) = ecr.batch_get_image(repositoryName=repository, imageIds=[{"imageDigest": digest}])["images"]
+    # The type, where it is known: a manifest need not contain it.
+    kind = {"imageManifestMediaType": found["imageManifestMediaType"]} if "imageManifestMediaType" in found else {}
+    tag = PROTECTED + digest.removeprefix("sha256:")[:12]
+    try:
+        ecr.put_image(repositoryName=repository, imageManifest=found["imageManifest"], imageTag=tag, **kind)
+    except ClientError as error:
+        if error.response["Error"]["Code"] not in {"ImageAlreadyExistsException", "ImageTagAlreadyExistsException"}:
+            raise
+
+
+def upload(stack: Stack, image: str) -> str:
+    """Uploads a release; returns its key in the bucket, which is the same for the same content."""
+    content = bundle(image)
+    digests = image.rpartition(":")[2][:12], hashlib.sha256(content).hexdigest()[:12]
+    key = f"releases/{'-'.join(digests)}.zip"
+    metadata = {"image": image}
+    stack.client("s3").put_object(Bucket=stack.outputs["ReleasesBucket"], Key=key, Body=content, Metadata=metadata)
+    return key
+
+
+def image_of(stack: Stack, key: str | None) -> str:
+    """The image of a release."""
+    if not key:
+        return "none"
+    found = stack.client("s3").head_object(Bucket=stack.outputs["ReleasesBucket"], Key=key)
+    return str(found["Metadata"]["image"])
+
+
+def bundle(image: str) -> bytes:
+    """The zip that CodeDeploy unpacks on a server: appspec.yml, hooks, the image's digest and the example request."""
+    aws = root() / "7.deploy" / "aws"
+    files = {"appspec.yml": (aws / "appspec.yml").read_bytes(), "image.env": f"IMAGE={image}\n".encode()}
+    files |= {f"hooks/{path.name}": path.read_bytes() for path in sorted((aws / "hooks").glob("*.sh"))}
+    files["example.json"] = json.dumps(CONTRACT.example).encode()
+    target = io.BytesIO()
+    with zipfile.ZipFile(target, "w", zipfile.ZIP_DEFLATED) as archive:
+        for name, content in files.items():
+            entry = zipfile.ZipInfo(name)  # without a date, so that equal content gives equal bytes
+            entry.external_attr = (0o755 if name.endswith(".sh") else 0o644) << 16
+            archive.writestr(entry, content)
+    return target.getvalue()
+
+
+def _digest(stack: Stack, repository: str, **image_id: str) -> str | None:
+    """The digest of an image in ECR; None if it is not there."""
+    try:
+        found = stack.client("ecr").describe_images(repositoryName=repository, imageIds=[image_id])["imageDetails"]
+    except ClientError as error:
+        if error.response["Error"]["Code"] in NOT_FOUND:
+            return None
+        raise
+    return str(found[0]["imageDigest"])
