@@ -19,7 +19,7 @@ FLOORS: tuple[set[str], ...] = (
     {"model"},
     {"formats"},
     {"data", "registry", "rollout", "serving"},
-    {"report", "runner", "scoring", "search"},
+    {"rehearsal", "report", "runner", "scoring", "search"},
 )
 FLOOR = {part: height for height, parts in enumerate(FLOORS) for part in parts}
 TRAINING_LIBRARIES = {"pandas", "sklearn", "mlflow", "pyarrow", "pandera", "scipy", "joblib", "skops", "dvc"}

@@ -12,10 +12,11 @@ from typing import Any
 import httpx
 import pytest
 from containers import ENVIRONMENT, needs_haproxy, needs_podman, podman
-from projects import REPOSITORY, Project, script, wait_until
+from projects import REPOSITORY, Project, wait_until
 from servers import LONE, fetch, running
 
 from credit_risk.contract import CONTRACT
+from credit_risk.rehearsal.balancer import Balancer, Server
 
 pytestmark = [pytest.mark.integration, needs_haproxy]
 REHEARSE = "7.deploy/rehearse.py"
@@ -35,6 +36,8 @@ def test_no_request_fails(finished: Project, image: str) -> None:
     assert done.returncode == 0, done.stdout + done.stderr
     results = {result["scenario"]: result for result in map(json.loads, done.stdout.splitlines())}
     assert results.pop("no-drain")["failed"] > 0  # the control
+    canary = results.pop("bad-canary")
+    assert 0 < canary["failed"] <= canary["given"] < 0.08 * canary["requests"]
     assert set(results) == {"rolling", "blue-green", "bad-release", "kill", "scale", "promote", "slow-clients"}
     assert {name: result["failed"] for name, result in results.items() if result["failed"]} == {}
     assert results["rolling"]["requests"] >= 10_000
@@ -76,8 +79,7 @@ class TestBalancer:
 
     @pytest.fixture
     def client(self, project: Project, tmp_path: Path) -> Iterator[httpx.Client]:
-        names = script(Project(REPOSITORY), REHEARSE)
-        balancer = names["Balancer"](tmp_path)
+        balancer = Balancer(tmp_path)
         environment: Any = os.environ | balancer.environment | {"RATE_LIMIT": str(self.LIMIT)}
         haproxy = subprocess.Popen(["haproxy", "-db", "-f", str(REPOSITORY / "7.deploy/haproxy.cfg")], env=environment)
         cache = tmp_path / "cache"
@@ -85,7 +87,7 @@ class TestBalancer:
         try:
             with running(project, *LONE, MODEL_CACHE=str(cache)) as server:
                 wait_until(balancer.is_up, "HAProxy")
-                balancer.add(names["Server"]("one", server.port, "blue", 1, "none"))
+                balancer.add(Server("one", server.port, "blue", 1, "none"))
                 with httpx.Client(base_url=balancer.url) as client:
                     yield client
         finally:
