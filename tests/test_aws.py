@@ -249,6 +249,7 @@ ANY_RESOURCE = {  # statement: why its resource is *
     "Login": "ecr:GetAuthorizationToken has no resource",
     "Describe": "these actions have no resource",
     "StopAndExplain": "these actions have no resource",
+    "SendMetrics": "restricted by a condition to one namespace",
 }
 
 
@@ -402,6 +403,21 @@ def failed_percent(alarm: Any, target: int, balancer: int, requests: int) -> flo
     return float(eval(expression, {"__builtins__": {}}, names))  # noqa: S307 (of our own template)
 
 
+def test_dashboard_shows_metrics_that_the_servers_send() -> None:
+    body, values = only("AWS::CloudWatch::Dashboard")["DashboardBody"]["Fn::Sub"]
+    names = {"AWS::Region", "AWS::StackName"} | set(values)
+    assert set(re.findall(r"\$\{([\w:]+)\}", body)) == names
+    widgets = json.loads(re.sub(r"\$\{[\w:]+\}", "x", body))["widgets"]
+    shown = json.dumps(widgets)
+    sent = set(re.findall(r'"(\w+)"', shown)) & {"Seconds", "Probability", "SyncFailures"}
+    assert sent == {"Seconds", "Probability", "SyncFailures"}
+    assert "ModelVersion" in shown
+    assert {widget["properties"]["title"] for widget in widgets if widget["type"] == "metric"} >= {
+        "Requests per minute, by group",
+        "Predicted probability",
+    }
+
+
 # --- hooks
 
 
@@ -421,7 +437,7 @@ def test_appspec_lists_the_five_hooks() -> None:
 
 def test_hooks_pass_shellcheck() -> None:
     scripts = sorted(map(str, HOOKS.glob("*.sh")))
-    assert len(scripts) == 6
+    assert len(scripts) == 7
     check = [tool("shellcheck"), "--external-sources", "--source-path=SCRIPTDIR", *scripts]
     found = subprocess.run(check, capture_output=True, text=True, check=False)
     assert (found.returncode, found.stdout) == (0, "")

@@ -37,6 +37,7 @@ AWS_CLI = f"""#!/bin/sh
 case "$*" in
 "secretsmanager get-secret-value --secret-id keys --query SecretString --output text") echo {KEYS} ;;
 "secretsmanager get-secret-value --secret-id password --query SecretString --output text") echo "{PASSWORD}" ;;
+"cloudwatch put-metric-data --cli-input-json "*) echo "$4" >"$(dirname "$0")/sent.json" ;;
 *) echo "aws: not allowed: $*" >&2; exit 254 ;;
 esac
 """
@@ -96,6 +97,8 @@ class Machine:
             "MLFLOW_PASSWORD_SECRET": "password",
             "API_KEYS_SECRET": "keys",
             "DRAIN_SECONDS": "2",
+            "METRICS_NAMESPACE": "servers",
+            "INSTANCE": "i-1",
         }
         (self.root / "server.env").write_text("".join(f"{key}={value}\n" for key, value in settings.items()))
 
@@ -112,8 +115,11 @@ class Machine:
     def event(self, name: str, **environment: str) -> "subprocess.CompletedProcess[str]":
         """Runs the script of a lifecycle event with the agent's environment and appspec.yml's timeout."""
         (hook,) = yaml.safe_load((self.release / "appspec.yml").read_text())["hooks"][name]
+        return self.run(hook["location"], hook["timeout"], LIFECYCLE_EVENT=name, **environment)
+
+    def run(self, path: str, seconds: int, **environment: str) -> "subprocess.CompletedProcess[str]":
+        """Runs a script of the release with the agent's environment."""
         agent = {
-            "LIFECYCLE_EVENT": name,
             "DEPLOYMENT_ID": "d-ABCDEF123",
             "APPLICATION_NAME": "servers",
             "DEPLOYMENT_GROUP_NAME": "rolling",
@@ -130,12 +136,12 @@ class Machine:
             "IMAGE_LABEL": f"machine={self.name}",  # not those of others on this machine
         }
         return subprocess.run(
-            ["bash", self.release / hook["location"]],
+            ["bash", self.release / path],
             env=ENVIRONMENT | agent | here | environment,
             capture_output=True,
             text=True,
             check=False,
-            timeout=hook["timeout"],
+            timeout=seconds,
         )
 
     def deploy(self, image: str) -> None:
@@ -188,6 +194,11 @@ def test_release_starts_on_a_new_server_and_replaces_an_old_one(machine: Machine
     assert machine.predict(KEY).is_success
     assert machine.predict(smoke_key).status_code == 401, "the key is valid while its container runs"
     assert (machine.root / "data" / "images").read_text() == f"{images['good']}\n"
+    done = machine.run("hooks/send_metrics.sh", 60)
+    assert done.returncode == 0, done.stderr
+    sent = json.loads((machine.root / "bin" / "sent.json").read_text())
+    assert sent["Namespace"] == "servers"
+    assert {"Requests", "Seconds", "Probability", "ModelVersion"} <= {one["MetricName"] for one in sent["MetricData"]}
     # The model cache survives: a container without a model and without a registry serves the last champion.
     machine.deploy(images["never-ready"])
     assert machine.predict(KEY).is_success
