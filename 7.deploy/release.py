@@ -43,7 +43,7 @@ def main() -> None:
                 options = releases.Options(arguments.strategy, arguments.bake_seconds, arguments.despite_alarm)
                 releases.deploy(stack, arguments.image, options)
             case "undo":
-                releases.undo(stack)
+                releases.undo(stack, arguments.image)
             case "rollback":
                 releases.roll_back(stack)
             case "status":
@@ -68,6 +68,7 @@ def parse() -> argparse.Namespace:
     )
     deploy.add_argument("--despite-alarm", action="store_true", help="release a fix while an alarm rings")
     undo = commands.add_parser("undo", help="undo a release that has not finished")
+    undo.add_argument("--image", default="", help="only a release of this image: REPOSITORY@sha256:…")
     rollback = commands.add_parser("rollback", help="go back to the release before")
     for command in (deploy, undo, rollback):
         command.add_argument("--timeout-seconds", type=float, default=3600, help="of each wait (default: %(default)s)")

@@ -379,7 +379,9 @@ def test_undo_ends_a_release_whose_process_was_killed_and_can_be_repeated(world:
     world.stack.record(replace(state, unfinished=Unfinished("x", key, "rolling", "blue", running.id)))
     with pytest.raises(ProjectError, match="has not finished: wait for it, or undo it"):
         releases.deploy(world.stack, push_image(), ROLLING)
-    releases.undo(world.stack)
+    releases.undo(world.stack, good)
+    assert running.status == "InProgress", "the release of another image is left alone"
+    releases.undo(world.stack, bad)
     assert running.status == "Stopped"
     assert world.serving() == {good}
     for _ in range(2):
@@ -615,7 +617,7 @@ def test_workflow_undoes_what_is_left() -> None:
     deploy = next(number for number, step in enumerate(steps_of_deploy()) if step.get("name") == "Deploy")
     undo = steps_of_deploy()[deploy + 1]
     assert undo["if"] == "cancelled() || failure()"
-    assert undo["run"].endswith(" undo")
+    assert undo["run"].endswith(' undo --image "$IMAGE"'), "not the release of somebody else"
 
 
 def test_nothing_is_released_without_a_smoke_key(world: World, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -61,10 +61,14 @@ def deploy(stack: Stack, image: str, options: Options) -> None:
     _release(stack, state, finished, options)
 
 
-def undo(stack: Stack) -> None:
+def undo(stack: Stack, image: str = "") -> None:
     """Ends an unfinished release: the release before it serves again. Without one, nothing changes.
 
     Can be repeated, and run while another process undoes the same release.
+
+    Args:
+        stack: the stack of servers.
+        image: undo only a release of this image.
 
     Raises:
         ProjectError: there is no release before it, or it can't be restored.
@@ -73,6 +77,9 @@ def undo(stack: Stack) -> None:
     if not state.unfinished:
         settle(stack, state)
         print("no release to undo", flush=True)
+        return
+    if image and images.image_of(stack, state.unfinished.key) != image:
+        print("no release of this image to undo; another one has not finished", flush=True)
         return
     if state.unfinished.strategy == "rollback":
         raise ProjectError("a rollback has not finished, and is not undone; run `release.py rollback` again")
@@ -240,6 +247,7 @@ def _restore(stack: Stack, state: State, unfinished: Unfinished) -> None:
         raise ProjectError("there is no release before this one; it stays")
     if unfinished.deployment and codedeploy.restored(stack, unfinished.deployment, state.current):
         return
+    images.check(stack, images.image_of(stack, state.current))
     deployment = codedeploy.start(stack, unfinished.color, state.current, codedeploy.ONE_AT_A_TIME, despite_alarm=True)
     print(f"deployment {deployment} of {images.image_of(stack, state.current)}", flush=True)
     codedeploy.wait(stack, deployment)
