@@ -17,8 +17,8 @@ import time
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
+from credit_risk.data.store import Store
 from credit_risk.scoring import job as jobs
-from credit_risk.scoring.output import Output
 
 
 def main() -> None:
@@ -29,7 +29,7 @@ def main() -> None:
     parser.add_argument("--version", help="number of a registered version (default: the champion)")
     parser.add_argument("--scheduler", help="address of a Dask scheduler")
     arguments = parser.parse_args()
-    output = Output(arguments.output)
+    output = Store(arguments.output)
     job = jobs.begun(arguments.input, output, arguments.version)
     if job and (summary := jobs.finished(output)):
         print(f"nothing to do: {output.name} has all {summary['scored']:,} scores of version {job.version}")
@@ -51,7 +51,7 @@ def main() -> None:
 
 def score(job: jobs.Job, scheduler: str | None) -> int:
     """Scores what is left of a job, with a progress bar on a terminal; returns the rows that it scored."""
-    pieces = jobs.job_pieces(Output(job.output))
+    pieces = jobs.job_pieces(Store(job.output))
     columns = (BarColumn(), "{task.percentage:>3.0f} %", TextColumn("{task.fields[speed]}"), TimeRemainingColumn())
     console = Console(stderr=True)
     start, rows = time.monotonic(), 0

@@ -29,6 +29,7 @@ from credit_risk.core.errors import ProjectError
 from credit_risk.core.schema import ROW_ID, Choice
 from credit_risk.data.parsing import Parsing
 from credit_risk.data.splits import as_frame
+from credit_risk.data.store import Store
 from credit_risk.data.validation import failures
 from credit_risk.features import FEATURES
 from credit_risk.formats.onnx_export import export_onnx
@@ -36,7 +37,7 @@ from credit_risk.formats.onnx_scorer import OnnxMetadata, OnnxScorer
 from credit_risk.scoring import fields, inputs
 from credit_risk.scoring import job as jobs
 from credit_risk.scoring.fields import field_values
-from credit_risk.scoring.output import REJECTED, Output
+from credit_risk.scoring.job import REJECTED
 
 THRESHOLD = 0.3
 
@@ -59,7 +60,7 @@ def fields_table(rows: list[dict[str, Any]]) -> pa.Table:
 
 def score(source: object, output: object, model: bytes) -> dict[str, Any]:
     """Scores as the script does, without a registry."""
-    folder = Output(str(output))
+    folder = Store(str(output))
     job = jobs.begun(str(source), folder, None) or jobs.prepare(str(source), folder, "7", model)
     jobs.score_pieces(job, jobs.job_pieces(folder), lambda *_: None)
     return jobs.finish(job)
@@ -181,24 +182,24 @@ def test_a_stopped_job_is_finished_and_nothing_is_scored_twice(
     frame.loc[::70, number.name] = number.maximum + 1
     pq.write_table(pa.Table.from_pandas(frame), tmp_path / "rows.parquet", row_group_size=100)
     out = tmp_path / "out"
-    write, written = Output.write, []
+    write, written = Store.write, []
 
-    def until_the_disk_is_full(self: Output, name: str, content: bytes) -> None:
+    def until_the_disk_is_full(self: Store, name: str, content: bytes) -> None:
         written.append(name)
         if len(written) == 9:
             raise ProjectError("the disk is full")
         write(self, name, content)
 
-    monkeypatch.setattr(Output, "write", until_the_disk_is_full)
+    monkeypatch.setattr(Store, "write", until_the_disk_is_full)
     with pytest.raises(ProjectError, match="full"):
         score(tmp_path / "rows.parquet", out, model)
-    (out / ".scoring-0").write_bytes(b"half")
+    (out / ".store-0").write_bytes(b"half")
     before = {path: path.stat().st_mtime_ns for path in out.glob("part-*")}
     assert 0 < len(before) < 7
     assert score(tmp_path / "rows.parquet", out, model) == {"scored": 690, "rejected": 10, "version": "7"}
     assert {path: path.stat().st_mtime_ns for path in before} == before
     assert sorted([*scores(out).index, *rejected(out)]) == sorted(frame[ROW_ID])
-    assert not list(out.glob(".scoring-*"))
+    assert not list(out.glob(".store-*"))
 
 
 def test_an_output_belongs_to_one_job(tmp_path: Path, model: bytes) -> None:
@@ -206,10 +207,10 @@ def test_an_output_belongs_to_one_job(tmp_path: Path, model: bytes) -> None:
     pq.write_table(fields_table(valid_rows(3)), source)
     score(source, out, model)
     with pytest.raises(ProjectError, match="holds scores of version 7"):
-        jobs.begun(str(source), Output(str(out)), "8")
+        jobs.begun(str(source), Store(str(out)), "8")
     pq.write_table(fields_table(valid_rows(4)), source)
     with pytest.raises(ProjectError, match="other inputs"):
-        jobs.begun(str(source), Output(str(out)), None)
+        jobs.begun(str(source), Store(str(out)), None)
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / "letter.txt").write_text("Dear")
     with pytest.raises(ProjectError, match="is not empty"):
@@ -273,7 +274,7 @@ def test_a_cluster_that_loses_a_worker(tmp_path: Path, model: bytes) -> None:
     for number in range(4):
         (tmp_path / "in").mkdir(exist_ok=True)
         os.link(tmp_path / "one.parquet", tmp_path / "in" / f"{number}.parquet")
-    out = Output(str(tmp_path / "out"))
+    out = Store(str(tmp_path / "out"))
     job = jobs.prepare(str(tmp_path / "in"), out, "7", model)
     options = {"n_workers": 2, "threads_per_worker": 1, "dashboard_address": None, "processes": True}
     with cluster.LocalCluster(**options) as running:

@@ -1,5 +1,9 @@
 """A scoring job: what to score, with which model, into which folder; scored in parallel and resumed where it stopped.
 
+The output has `part-*.parquet` with the scores, `_rejected/part-*.parquet` with the rows that break the contract and the
+reason, `_job.json` (what is scored, with which version), `_model.onnx`, and `_summary.json` (counts of a finished job).
+Readers of a folder of Parquet files skip names that begin with an underscore.
+
 A batch is done when its part exists; its rejected rows are written before. So a job that was killed at any moment is
 finished by running it again, and each row is in the output exactly once.
 """
@@ -19,13 +23,14 @@ import pyarrow as pa
 from credit_risk.contract import CONTRACT
 from credit_risk.core.errors import ProjectError
 from credit_risk.core.schema import ROW_ID
+from credit_risk.data.store import Store
 from credit_risk.features import FEATURES
 from credit_risk.formats.onnx_scorer import OnnxScorer
 from credit_risk.scoring import inputs
 from credit_risk.scoring.fields import Kind, as_text, kind_of, read
 from credit_risk.scoring.inputs import Batch, InputFile, Piece
-from credit_risk.scoring.output import JOB, MODEL, REJECTED, SUMMARY, Output
 
+JOB, MODEL, SUMMARY, REJECTED = "_job.json", "_model.onnx", "_summary.json", "_rejected"
 WAITING = 2  # batches a thread, at most, that are read and not yet scored
 SCHEMA = pa.schema(
     [
@@ -48,7 +53,7 @@ class Job:
     kind: Kind
 
 
-def prepare(source: str, output: Output, version: str, content: bytes) -> Job:
+def prepare(source: str, output: Store, version: str, content: bytes) -> Job:
     """Begins a job: records what is scored, and with which model.
 
     Raises:
@@ -67,7 +72,7 @@ def prepare(source: str, output: Output, version: str, content: bytes) -> Job:
     return job
 
 
-def begun(source: str, output: Output, version: str | None) -> Job | None:
+def begun(source: str, output: Store, version: str | None) -> Job | None:
     """The job that the output belongs to; None if there is none yet.
 
     Raises:
@@ -83,7 +88,7 @@ def begun(source: str, output: Output, version: str | None) -> Job | None:
     return Job(output.address, record["version"], record["onnx_sha256"], record["kind"])
 
 
-def job_pieces(output: Output) -> list[Piece]:
+def job_pieces(output: Store) -> list[Piece]:
     """The pieces of all inputs of a job."""
     files = [InputFile(**entry) for entry in json.loads(output.read(JOB))["inputs"]]
     return [piece for number, file in enumerate(files) for piece in inputs.pieces(number, file)]
@@ -101,7 +106,7 @@ def score_pieces(job: Job, pieces: Iterable[Piece], report: Report, threads: int
     Raises:
         ProjectError: an input can't be read, or the output can't be written.
     """
-    output, scorer = Output(job.output), _scorer(job)
+    output, scorer = Store(job.output), _scorer(job)
     done = output.names()
     threads = threads or len(os.sched_getaffinity(0))
     lock = threading.Lock()
@@ -135,7 +140,7 @@ def score_pieces(job: Job, pieces: Iterable[Piece], report: Report, threads: int
             raise
 
 
-def score_batch(job: Job, scorer: OnnxScorer, output: Output, source: str, batch: Batch) -> None:
+def score_batch(job: Job, scorer: OnnxScorer, output: Store, source: str, batch: Batch) -> None:
     """Scores a batch and writes its part, after the rows that it rejects."""
     rows = read(batch.rows, job.kind, source, batch.first_row)
     ids, values = rows.ids, rows.numbers
@@ -169,7 +174,7 @@ def finish(job: Job) -> dict[str, Any]:
     Raises:
         ProjectError: they are not as many as the inputs have.
     """
-    output = Output(job.output)
+    output = Store(job.output)
     output.remove_temporary()
     scored = sum(output.rows(name) for name in output.names() if name.startswith("part-"))
     rejected = sum(output.rows(f"{REJECTED}/{name}") for name in output.names(REJECTED))
@@ -181,7 +186,7 @@ def finish(job: Job) -> dict[str, Any]:
     return summary
 
 
-def finished(output: Output) -> dict[str, Any] | None:
+def finished(output: Store) -> dict[str, Any] | None:
     """The counts of a finished job; None if it is not finished."""
     return json.loads(output.read(SUMMARY)) if SUMMARY in output.names() else None
 
@@ -196,7 +201,7 @@ def _scorer(job: Job) -> OnnxScorer:
 
 @lru_cache(maxsize=1)
 def _loaded(output: str, digest: str) -> OnnxScorer:
-    scorer = OnnxScorer(Output(output).read(MODEL))
+    scorer = OnnxScorer(Store(output).read(MODEL))
     if scorer.digest != digest:
-        raise ProjectError(f"{MODEL} in {Output(output).name} is not the model that the job began with")
+        raise ProjectError(f"{MODEL} in {Store(output).name} is not the model that the job began with")
     return scorer

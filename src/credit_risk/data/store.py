@@ -1,9 +1,4 @@
-"""The folder that a scoring job writes, on local disk or in an object store; each file appears complete or not at all.
-
-`part-*.parquet` hold the scores; `_rejected/part-*.parquet` the rows that break the contract, with the reason;
-`_job.json` what is scored with which model, `_model.onnx` that model, `_summary.json` the counts of a finished job.
-Readers of a folder of Parquet files skip names that begin with an underscore.
-"""
+"""A folder on local disk or in an object store, through fsspec; each file appears complete or not at all."""
 
 import json
 import os
@@ -19,12 +14,14 @@ from fsspec.implementations.local import LocalFileSystem
 from credit_risk.core.errors import ProjectError
 from credit_risk.data.sources import public, reason
 
-JOB, MODEL, SUMMARY, REJECTED = "_job.json", "_model.onnx", "_summary.json", "_rejected"
-_TEMPORARY = ".scoring-"
+_TEMPORARY = ".store-"
 
 
-class Output:
-    """The folder, by path or URL."""
+class Store:
+    """The folder, by path or URL.
+
+    Every method raises ProjectError, with one sentence, when the store fails.
+    """
 
     def __init__(self, address: str) -> None:
         """Takes the address; nothing is created before the first file."""
@@ -69,6 +66,10 @@ class Output:
         pq.write_table(table, buffer, compression="zstd")
         self.write(name, buffer.getvalue().to_pybytes())
 
+    def read_table(self, name: str) -> pa.Table:
+        """The rows of a Parquet file."""
+        return self._attempt(pq.read_table, pa.BufferReader(self.read(name)))
+
     def write_json(self, name: str, content: Any) -> None:
         """Writes a JSON file."""
         self.write(name, (json.dumps(content, indent=2, sort_keys=True) + "\n").encode())
@@ -91,4 +92,4 @@ class Output:
             raise self._failure(error) from error
 
     def _failure(self, error: Exception) -> ProjectError:
-        return ProjectError(f"{self.name} can't be read or written: {reason(error)}; run the same command to resume")
+        return ProjectError(f"{self.name} can't be read or written: {reason(error)}; run the same command again")
