@@ -8,6 +8,9 @@ uv run main.py serve          serves the champion over HTTP
 uv run main.py history        lists promotions, rejections and rollbacks
 uv run main.py rollback       makes the previous champion the champion again
 uv run main.py score FILE     scores a file or folder of any size with the champion
+uv run main.py log ship       ships the API's prediction log to Parquet
+uv run main.py outcomes FILE  takes in outcomes that have become known
+uv run main.py monitor        compares recent predictions with the training period, and alarms
 uv run main.py doctor         checks registry, artifact store and data remote, and says how to fix them
 uv run main.py rebuild N      rebuilds version N from its lineage and compares it with the registered version
 uv run main.py rename NAME    renames the project: package, imports, pyproject and contract
@@ -22,6 +25,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable
+from functools import partial
 
 from rich.markup import escape
 from rich.table import Table
@@ -41,6 +45,9 @@ from credit_risk.runner.terminal import console, print_error, redirected_output
 
 SCRIPTS = {  # commands that are scripts of their own, with their own arguments; delete the line with the script
     "score": ("6.production/score.py", "score a file or folder of any size"),
+    "log": ("6.production/ship_log.py", "ship the prediction log"),
+    "outcomes": ("6.production/outcomes.py", "take in outcomes that have become known"),
+    "monitor": ("6.production/monitor.py", "compare recent predictions with the training period"),
 }
 
 
@@ -65,9 +72,7 @@ def main() -> None:
     for name, (_, what) in SCRIPTS.items():
         commands.add_parser(name, help=what, add_help=False)
     arguments, rest = parser.parse_known_args()
-    if arguments.command in SCRIPTS:
-        sys.exit(execute(SCRIPTS[arguments.command][0], *rest))
-    if rest:
+    if rest and arguments.command not in SCRIPTS:
         parser.error(f"unrecognized arguments: {' '.join(rest)}")
     run: dict[str | None, Callable[[], int]] = {
         None: lambda: run_all(refresh=arguments.refresh, promote=not arguments.no_promote),
@@ -79,6 +84,7 @@ def main() -> None:
         "rebuild": lambda: rebuild(arguments.version),
         "rename": lambda: rename(arguments.name),
     }
+    run |= {name: partial(execute, path, *rest) for name, (path, _) in SCRIPTS.items()}
     try:
         sys.exit(run[arguments.command]())
     except (ProjectError, OSError) as error:

@@ -1,7 +1,8 @@
 """Stage 7: registers the model as the challenger.
 
 Reads:  1.data/5.model/*, 1.data/6.reports/*, 1.data/1.raw/manifest.json; 1.data/2.clean/rows.parquet and
-        1.data/4.split/rows/test.parquet for the reference rows; train.parquet for the ids of the training rows
+        1.data/4.split/rows/test.parquet for the reference rows; train.parquet for the ids of the training rows and,
+        with 1.data/5.model/out_of_fold.parquet, for the reference of monitoring
 Writes: 1.data/7.registered/model.json: lineage key and digest of the ONNX model, the same for the same model;
         in the registry at MLFLOW_TRACKING_URI: one run with everything, and one version, with the alias `challenger`
 Params: data, clean, split, train (part of the lineage), evaluate (shapes the reports)
@@ -37,6 +38,7 @@ from credit_risk.data.splits import as_records, read_dates, read_holdout, read_r
 from credit_risk.formats.reference_rows import FILE_NAME, write_reference_rows
 from credit_risk.formats.skops_model import TRUSTED, registered_pipeline
 from credit_risk.model import positive_probability
+from credit_risk.monitoring.reference import write_reference
 from credit_risk.registry import lineage, training_rows
 from credit_risk.registry.client import CHALLENGER, LINEAGE, LINEAGE_KEY, ONNX_SHA256, Registry
 from credit_risk.registry.preflight import preflight
@@ -100,6 +102,7 @@ def log_everything(record: dict[str, Any]) -> Any:
     mlflow.log_artifacts(str(data("6.reports")), "reports")
     with tempfile.TemporaryDirectory() as folder:
         model = log_model(Path(folder))
+        mlflow.log_artifact(str(write_reference(Path(folder))))
     # After the model and with its id: metrics that a run already has are looked up one by one when a model is logged.
     metrics = flatten(read_json(data("6.reports", "metrics.json")))
     numbers = {name: value for name, value in metrics.items() if isinstance(value, (int, float))}

@@ -20,6 +20,7 @@ FLOORS: tuple[set[str], ...] = (
     {"formats"},
     {"data", "registry", "rollout", "serving"},
     {"rehearsal", "report", "runner", "scoring", "search"},
+    {"monitoring"},
 )
 FLOOR = {part: height for height, parts in enumerate(FLOORS) for part in parts}
 TRAINING_LIBRARIES = {"pandas", "sklearn", "mlflow", "pyarrow", "pandera", "scipy", "joblib", "skops", "dvc"}

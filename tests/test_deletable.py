@@ -2,6 +2,7 @@
 
 import shutil
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -20,9 +21,9 @@ def delete_report(project: Project) -> None:
     """As docs/make_it_yours.md says: the folder, the two lines that use it, and what they write."""
     shutil.rmtree(project.path(PACKAGE, "report"))
     project.path("tests", "test_report.py").unlink()
-    stage = project.path("4.dvc_pipeline", "6.evaluate_model.py")
-    lines = stage.read_text(encoding="utf-8").splitlines(keepends=True)
-    stage.write_text("".join(line for line in lines if "write_report" not in line), encoding="utf-8")
+    project.path(PACKAGE, "monitoring", "page.py").unlink()
+    delete_lines(project.path("6.production", "monitor.py"), "write_page")
+    delete_lines(project.path("4.dvc_pipeline", "6.evaluate_model.py"), "write_report")
     graph = project.path("4.dvc_pipeline", "dvc.yaml")
     pipeline = yaml.safe_load(graph.read_text(encoding="utf-8"))
     del pipeline["plots"]
@@ -56,6 +57,23 @@ def delete_scoring(project: Project) -> None:
     project.path("tests", "example", "test_loan_scoring.py").unlink()
 
 
+def delete_monitoring(project: Project) -> None:
+    """The folder, its scripts with their lines of main.py, the reference of stage 7, its benchmark and its tests."""
+    shutil.rmtree(project.path(PACKAGE, "monitoring"))
+    for command, script in (("log", "ship_log"), ("outcomes", "outcomes"), ("monitor", "monitor")):
+        delete_command(project, command, f"6.production/{script}.py")
+    delete_lines(project.path("4.dvc_pipeline", "7.register_model.py"), "write_reference")
+    delete_lines(project.path("4.dvc_pipeline", "dvc.yaml"), "/monitoring/")
+    project.path("benchmarks", "monitoring.py").unlink()
+    project.path("tests", "test_monitoring.py").unlink()
+
+
+def delete_lines(path: Path, text: str) -> None:
+    """The lines of a file that contain a text."""
+    lines = path.read_text(encoding="utf-8").splitlines(keepends=True)
+    path.write_text("".join(line for line in lines if text not in line), encoding="utf-8")
+
+
 def delete_command(project: Project, command: str, script: str) -> None:
     """A script, and the line of main.py that names it."""
     project.path(script).unlink()
@@ -66,7 +84,9 @@ def delete_command(project: Project, command: str, script: str) -> None:
     main.write_text("".join(left), encoding="utf-8")
 
 
-@pytest.mark.parametrize("deletes", [(delete_report,), (delete_search, delete_scoring)], ids=["report", "others"])
+@pytest.mark.parametrize(
+    "deletes", [(delete_report,), (delete_search, delete_scoring, delete_monitoring)], ids=["report", "others"]
+)
 def test_stages_and_gates_run_without_it(deletes: tuple[Callable[[Project], None], ...], fresh: Project) -> None:
     for delete in deletes:
         delete(fresh)

@@ -4,6 +4,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import dask
 import dask.dataframe as dd
 import pandas as pd
 from distributed import Client, LocalCluster
@@ -23,6 +24,7 @@ def score(frame: pd.DataFrame, model: str) -> pd.DataFrame:
 
 if __name__ == "__main__":
     source, target, model = sys.argv[1:]
+    dask.config.set({"dataframe.convert-string": False})  # Arrow's missing words are none to the pipeline
     options = {"n_workers": 2, "threads_per_worker": 1, "dashboard_address": None}
     with LocalCluster(**options) as cluster, Client(cluster):  # type: ignore[no-untyped-call]
         frame = dd.read_parquet(source, split_row_groups=True)

@@ -60,6 +60,11 @@ class Settings(BaseSettings):
     model_sync_seconds: Seconds = Field(
         2, description="Seconds between two syncs of the served model with the registry"
     )
+    prediction_log: Path | None = Field(None, description="Folder of the prediction log; off without it")
+    monitoring_store: str = Field(
+        default_factory=lambda: str(root() / "6.production" / "monitoring" / "store"),
+        description="Folder or s3:// address of shipped predictions and outcomes",
+    )
     api_keys_sha256: Words = Field((), description="SHA-256 of each accepted API key, in hexadecimal, comma-separated")
     cors_origins: Words = Field((), description="Origins whose pages may call the API, comma-separated")
     max_body_bytes: Count = Field(16_384, description="Largest body of a single request, and longest line of a stream")

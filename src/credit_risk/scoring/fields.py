@@ -51,7 +51,7 @@ def kind_of(schema: pa.Schema, name: str) -> Kind:
     raw = {field.column for field in CONTRACT.fields}
     fields, keys = set(CONTRACT.field_names), {*CONTRACT.keys}
     # A source may call its columns as the fields are called: then text still has to be parsed.
-    if required <= given and (not raw <= given or not _all_text(schema)):
+    if required <= given and (not raw <= given or ROW_ID in given or not _all_text(schema)):
         if unknown := given - fields - keys:
             raise ProjectError(f"{name}: column {_quoted(unknown)} is not a field of the contract; remove or rename it")
         return "fields"

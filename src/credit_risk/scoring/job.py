@@ -1,6 +1,6 @@
 """A scoring job: what to score, with which model, into which folder; scored in parallel and resumed where it stopped.
 
-The output has `part-*.parquet` with the scores, `_rejected/part-*.parquet` with the rows that break the contract and the
+The output has `part-*.parquet` with scores, `_rejected/part-*.parquet` with the rows that break the contract and the
 reason, `_job.json` (what is scored, with which version), `_model.onnx`, and `_summary.json` (counts of a finished job).
 Readers of a folder of Parquet files skip names that begin with an underscore.
 

@@ -1,0 +1,98 @@
+"""Outcomes that became known after a prediction, by row id; a later date replaces an earlier one.
+
+Each file that is taken in becomes one Parquet file, named after its content: taking it in again changes nothing.
+"""
+
+import gzip
+import hashlib
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from io import BytesIO
+from pathlib import Path
+
+import fsspec
+import pandas as pd
+import pyarrow as pa
+
+from credit_risk.contract import CONTRACT
+from credit_risk.core.errors import ProjectError
+from credit_risk.core.schema import DATE, OUTCOME, ROW_ID
+from credit_risk.data.sources import SUFFIXES, public, reason
+from credit_risk.data.store import Store
+
+OUTCOMES, REJECTED = "outcomes", "outcomes/_rejected"
+SCHEMA = pa.schema([(ROW_ID, pa.string()), (OUTCOME, pa.int8()), (DATE, pa.date32())])
+_CODES = (
+    {"1": 1, "0": 0, CONTRACT.problem.positive: 1, CONTRACT.problem.negative: 0}
+    | dict.fromkeys(CONTRACT.target.positive, 1)
+    | dict.fromkeys(CONTRACT.target.negative, 0)
+)
+
+
+@dataclass(frozen=True, slots=True)
+class TakenIn:
+    """Rows of a file: taken in, and rejected."""
+
+    rows: int
+    rejected: int
+
+
+def take_in(address: str, store: Store) -> TakenIn:
+    """Takes in a file with the columns row id, outcome and date (of the day the outcome was known, as 2024-12-31).
+
+    Row id and outcome may have the source's names and words. Rows that can't be used are kept with the reason.
+
+    Raises:
+        ProjectError: the file can't be read, lacks a column, or has no usable row.
+    """
+    content, frame = _read(address)
+    ids, outcome = frame[ROW_ID].str.strip(), frame[OUTCOME].str.strip().map(_CODES)
+    dates = pd.to_datetime(frame[DATE].str.strip(), format="%Y-%m-%d", errors="coerce")
+    why = pd.Series("", index=frame.index, dtype="str")
+    tomorrow = (datetime.now(UTC) + timedelta(days=1)).replace(tzinfo=None)
+    for wrong, text in (
+        (ids == "", "the row id is empty"),
+        (outcome.isna(), f"the outcome is none of {', '.join(_CODES)}"),
+        (dates.isna(), "the date is not a date like 2024-12-31"),
+        (dates > tomorrow, "the date is in the future"),
+    ):
+        why[wrong & (why == "")] = text
+    good = why == ""
+    if not good.any():
+        raise ProjectError(f"{public(address)} has no usable row; {why.iloc[0] if len(why) else 'it is empty'}")
+    rows = pd.DataFrame({ROW_ID: ids, OUTCOME: outcome, DATE: dates.dt.date})[good]
+    name = f"{hashlib.sha256(content).hexdigest()[:32]}.parquet"
+    if not good.all():
+        store.write_table(f"{REJECTED}/{name}", pa.Table.from_pandas(frame.assign(reason=why)[~good]))
+    store.write_table(f"{OUTCOMES}/{name}", pa.Table.from_pandas(rows, SCHEMA, preserve_index=False))
+    return TakenIn(int(good.sum()), int((~good).sum()))
+
+
+def known_outcomes(store: Store) -> pd.DataFrame:
+    """The outcome of each row that has one: columns row id, outcome (0 or 1) and date."""
+    names = [name for name in sorted(store.names(OUTCOMES)) if name.endswith(".parquet")]
+    tables = [store.read_table(f"{OUTCOMES}/{name}") for name in names]
+    frame: pd.DataFrame = pa.concat_tables([SCHEMA.empty_table(), *tables]).to_pandas()
+    latest: pd.DataFrame = frame.sort_values(DATE, kind="stable").drop_duplicates(ROW_ID, keep="last")
+    return latest
+
+
+def _read(address: str) -> tuple[bytes, pd.DataFrame]:
+    """A file's bytes, and its three columns as text."""
+    if not address.endswith(SUFFIXES):
+        raise ProjectError(f"{public(address)} is not one of {', '.join(SUFFIXES)}")
+    try:
+        with fsspec.open(address if "://" in address else str(Path(address).resolve()), "rb") as file:
+            content = file.read()
+        if address.endswith(".parquet"):
+            frame = pd.read_parquet(BytesIO(content))
+        else:
+            text = gzip.decompress(content) if address.endswith(".gz") else content
+            frame = pd.read_csv(BytesIO(text), dtype="str", keep_default_na=False)
+    except Exception as error:  # each file system and each parser has its own exceptions
+        raise ProjectError(f"{public(address)} can't be read: {reason(error)}") from error
+    names = {CONTRACT.target.column: OUTCOME} | ({CONTRACT.row_id.column: ROW_ID} if CONTRACT.row_id else {})
+    frame = frame.rename(columns={old: new for old, new in names.items() if new not in frame.columns})
+    if missing := [name for name in (ROW_ID, OUTCOME, DATE) if name not in frame.columns]:
+        raise ProjectError(f"{public(address)} lacks the column {', '.join(missing)}")
+    return content, frame[[ROW_ID, OUTCOME, DATE]].astype("str").fillna("")

@@ -1,0 +1,18 @@
+"""Section `monitor` of params.yaml."""
+
+from pydantic import Field
+
+from credit_risk.core.params import Params
+
+
+class MonitorParams(Params):
+    """When a window of predictions raises an alarm."""
+
+    window_days: int = Field(ge=1)
+    min_rows: int = Field(ge=1)
+    alpha: float = Field(gt=0, lt=1)
+    min_psi: float = Field(ge=0)
+    min_share_change: float = Field(ge=0, le=1)
+    max_invalid_share: float = Field(ge=0, le=1)
+    max_auc_drop: float = Field(ge=0, le=1)
+    min_rate_gap: float = Field(ge=0, le=1)

@@ -1,0 +1,131 @@
+"""Ships the API's prediction log: finished files of JSON lines become Parquet, by day, in a folder or object store.
+
+A file `<host>-<pid>-<random>.jsonl` always becomes `predictions/day=<day>/<host>-<pid>-<random>.parquet` with the same
+content, and is deleted when all its days are written. So a killed run is repeated without loss, and two that run at
+once write the same files: each row is shipped exactly once. The day is that of the row's own time in UTC; the clock of
+the machine that ships does not matter.
+"""
+
+import json
+import socket
+from collections import defaultdict
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pyarrow as pa
+
+from credit_risk.contract import CONTRACT
+from credit_risk.core.schema import ROW_ID, Choice
+from credit_risk.data.store import Store
+
+OPEN, READY = "open", "ready"  # folders of the log
+PREDICTIONS, DAMAGED = "predictions", "_damaged"  # folders of the store
+KEYS = ("request_id", ROW_ID, "version", "probability", "decision")
+SCHEMA = pa.schema(
+    [
+        ("time", pa.timestamp("ms", "UTC")),
+        ("request_id", pa.string()),
+        (ROW_ID, pa.string()),
+        ("version", pa.string()),
+        ("probability", pa.float64()),
+        ("decision", pa.string()),
+        *((field.name, pa.string() if isinstance(field, Choice) else pa.float64()) for field in CONTRACT.fields),
+        ("shadow_version", pa.string()),
+        ("shadow_probability", pa.float64()),
+    ]
+)
+
+
+@dataclass(slots=True)
+class Shipped:
+    """What was shipped: files and rows; last lines that a killed process left unfinished; other unreadable lines."""
+
+    files: int = 0
+    rows: int = 0
+    torn: int = 0
+    damaged: int = 0
+
+
+def ship(log: Path, store: Store) -> Shipped:
+    """Ships all finished files of a log, and those of processes of this host that have died.
+
+    Lines that can't be read are counted; whole ones are kept in `_damaged` of the store.
+
+    Raises:
+        ProjectError: the store does not answer or is full; what is not shipped stays in the log.
+    """
+    close_abandoned(log)
+    total = Shipped()
+    for path in sorted((log / READY).glob("*.jsonl")):
+        try:
+            content = path.read_bytes()
+        except FileNotFoundError:  # another run has shipped it
+            continue
+        _ship_file(path.stem, content, store, total)
+        path.unlink(missing_ok=True)
+    return total
+
+
+def close_abandoned(log: Path) -> None:
+    """Moves open files of dead processes of this host to the finished ones."""
+    for path in (log / OPEN).glob("*.jsonl"):
+        if _abandoned(path):
+            (log / READY).mkdir(exist_ok=True)
+            try:
+                path.rename(log / READY / path.name)
+            except FileNotFoundError:  # another run was quicker
+                continue
+
+
+def _abandoned(path: Path) -> bool:
+    host, _, pid = path.stem.rpartition("-")[0].rpartition("-")
+    if host != socket.gethostname() or not pid.isdecimal():
+        return False
+    try:
+        # A process that is younger than the file's last line has only taken over the number of the one that wrote it.
+        return psutil.Process(int(pid)).create_time() > path.stat().st_mtime + 1
+    except psutil.NoSuchProcess:
+        return True
+    except (psutil.Error, OSError):
+        return False
+
+
+def _ship_file(stem: str, content: bytes, store: Store, total: Shipped) -> None:
+    days: dict[str, list[dict[str, Any]]] = defaultdict(list)
+    damaged: list[bytes] = []
+    *lines, last = content.split(b"\n")
+    for line in lines:
+        row = read_line(line)
+        if row:
+            days[row["time"].date().isoformat()].append(row)
+        else:
+            damaged.append(line)
+    if row := read_line(last):  # complete but for the line's end
+        days[row["time"].date().isoformat()].append(row)
+    elif last:
+        total.torn += 1
+    if damaged:
+        store.write(f"{DAMAGED}/{stem}.jsonl", b"\n".join(damaged) + b"\n")
+    for day, rows in sorted(days.items()):
+        store.write_table(f"{PREDICTIONS}/day={day}/{stem}.parquet", pa.Table.from_pylist(rows, SCHEMA))
+    total.files += 1
+    total.rows += sum(map(len, days.values()))
+    total.damaged += len(damaged)
+
+
+def read_line(line: bytes) -> dict[str, Any] | None:
+    """A row of SCHEMA; None if the line is not one of the log."""
+    try:
+        entry = json.loads(line)
+        fields, shadow = entry["fields"], entry.get("shadow") or {}
+        row = {key: entry[key] for key in KEYS}
+        row["time"] = datetime.fromisoformat(entry["time"]).astimezone(UTC)
+        row |= {name: fields.get(name) for name in CONTRACT.field_names}
+        row |= {"shadow_version": shadow.get("version"), "shadow_probability": shadow.get("probability")}
+        pa.Table.from_pylist([row], SCHEMA)
+    except (ValueError, KeyError, TypeError, AttributeError, pa.ArrowException):
+        return None
+    return row

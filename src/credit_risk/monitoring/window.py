@@ -1,0 +1,71 @@
+"""A window of predictions: rows of the shipped log between two days, as one version has scored them."""
+
+from dataclasses import dataclass
+from datetime import date
+from typing import Any, Self
+
+import numpy as np
+import numpy.typing as npt
+import pandas as pd
+import pyarrow as pa
+
+from credit_risk.contract import CONTRACT
+from credit_risk.core.arrays import Floats, Scores
+from credit_risk.core.schema import OUTCOME, ROW_ID
+from credit_risk.data.store import Store
+from credit_risk.features import FEATURES
+from credit_risk.monitoring.shipping import PREDICTIONS, SCHEMA
+
+
+@dataclass(frozen=True, slots=True)
+class Window:
+    """Scored rows, in the order of time.
+
+    Attributes:
+        rows: frame with `time`, `row_id`, `version`, and the contract's fields.
+        features: shape (n, len(FEATURES)), float32.
+        probabilities: shape (n,).
+        declined: shape (n,).
+        labels: shape (n,): 1 positive, 0 negative, NaN where no outcome is known.
+    """
+
+    rows: pd.DataFrame
+    features: Floats
+    probabilities: Scores
+    declined: npt.NDArray[np.bool_]
+    labels: npt.NDArray[np.float64]
+
+    @classmethod
+    def of(cls, predictions: pd.DataFrame, outcomes: pd.DataFrame) -> Self:
+        """The window of predictions (columns of the log), with the outcomes that are known (row id and outcome)."""
+        rows = predictions.sort_values("time", kind="stable", ignore_index=True)
+        labels = rows[ROW_ID].map(outcomes.set_index(ROW_ID)[OUTCOME]).to_numpy(np.float64, na_value=np.nan)
+        fields: dict[str, Any] = {name: rows[name] for name in CONTRACT.field_names}
+        return cls(
+            rows,
+            FEATURES.from_columns(fields),
+            rows["probability"].to_numpy(np.float64),
+            (rows["decision"] == CONTRACT.problem.decline).to_numpy(bool),
+            labels,
+        )
+
+    def select(self, chosen: npt.NDArray[Any]) -> "Window":
+        """Some of the rows: `chosen` has their positions, or for each row whether it is one of them."""
+        return Window(
+            self.rows.iloc[chosen].reset_index(drop=True),
+            self.features[chosen],
+            self.probabilities[chosen],
+            self.declined[chosen],
+            self.labels[chosen],
+        )
+
+
+def read_predictions(store: Store, first: date, last: date) -> pd.DataFrame:
+    """The shipped predictions of some days, both included; columns as in the log."""
+    tables = [SCHEMA.empty_table()]
+    for folder in sorted(store.names(PREDICTIONS)):
+        if first.isoformat() <= folder.removeprefix("day=") <= last.isoformat():
+            names = sorted(store.names(f"{PREDICTIONS}/{folder}"))
+            tables += [store.read_table(f"{PREDICTIONS}/{folder}/{name}") for name in names]
+    frame: pd.DataFrame = pa.concat_tables(tables).to_pandas()
+    return frame
