@@ -38,7 +38,7 @@ from credit_risk.data.splits import as_records, read_dates, read_holdout, read_r
 from credit_risk.formats.reference_rows import FILE_NAME, write_reference_rows
 from credit_risk.formats.skops_model import TRUSTED, registered_pipeline
 from credit_risk.model import positive_probability
-from credit_risk.monitoring.reference import write_reference
+from credit_risk.monitoring.reference import write_training_reference
 from credit_risk.registry import lineage, training_rows
 from credit_risk.registry.client import CHALLENGER, LINEAGE, LINEAGE_KEY, ONNX_SHA256, Registry
 from credit_risk.registry.preflight import preflight
@@ -102,7 +102,7 @@ def log_everything(record: dict[str, Any]) -> Any:
     mlflow.log_artifacts(str(data("6.reports")), "reports")
     with tempfile.TemporaryDirectory() as folder:
         model = log_model(Path(folder))
-        mlflow.log_artifact(str(write_reference(Path(folder))))
+        mlflow.log_artifact(str(write_training_reference(Path(folder))))
     # After the model and with its id: metrics that a run already has are looked up one by one when a model is logged.
     metrics = flatten(read_json(data("6.reports", "metrics.json")))
     numbers = {name: value for name, value in metrics.items() if isinstance(value, (int, float))}

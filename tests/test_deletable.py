@@ -62,7 +62,7 @@ def delete_monitoring(project: Project) -> None:
     shutil.rmtree(project.path(PACKAGE, "monitoring"))
     for command, script in (("log", "ship_log"), ("outcomes", "outcomes"), ("monitor", "monitor")):
         delete_command(project, command, f"6.production/{script}.py")
-    delete_lines(project.path("4.dvc_pipeline", "7.register_model.py"), "write_reference")
+    delete_lines(project.path("4.dvc_pipeline", "7.register_model.py"), "write_training_reference")
     delete_lines(project.path("4.dvc_pipeline", "dvc.yaml"), "/monitoring/")
     project.path("benchmarks", "monitoring.py").unlink()
     project.path("tests", "test_monitoring.py").unlink()

@@ -96,7 +96,7 @@ class Reference:
 
     @classmethod
     def read(cls, path: Path) -> Self:
-        """Reads a file of `write_reference`."""
+        """Reads a file of `write_training_reference`."""
         content = read_json(path)
         content["features"] = {
             name: Distribution(*(tuple(each[key]) for key in ("edges", "codes", "counts")))
@@ -105,7 +105,7 @@ class Reference:
         return cls(**content | {"costs": tuple(content["costs"]), "calibration": tuple(content["calibration"])})
 
 
-def write_reference(folder: Path) -> Path:
+def write_training_reference(folder: Path) -> Path:
     """Writes the reference of the model in `1.data/5.model` into a folder; returns the file's path."""
     features, _ = read_split("train")
     scored = pq.read_table(data("5.model", "out_of_fold.parquet"))
