@@ -62,10 +62,15 @@ async def lifespan(_: FastAPI) -> AsyncIterator[None]:
     gc.collect()
     gc.freeze()  # collections skip what exists now; otherwise they would take a sixth of a batch's time
     middleware.drain_on_sigterm()
-    tasks = [asyncio.create_task(repeat(step)) for step in (active_model.poll, middleware.run_maintenance)]
+    steps = [active_model.poll, middleware.run_maintenance]
+    if middleware.recorder.shadow:
+        middleware.recorder.shadow.refresh()
+        steps.append(middleware.recorder.shadow.poll)
+    tasks = [asyncio.create_task(repeat(step)) for step in steps]
     yield
     for task in tasks:
         task.cancel()
+    middleware.recorder.close()
 
 
 async def repeat(step: Callable[[], Awaitable[None]]) -> None:
@@ -149,7 +154,8 @@ BATCH_ROW = {"anyOf": [ROW, {}]}  # rows are validated one by one, so a list may
 )
 async def predict(request: Request, *, explain: bool = False) -> Response:
     """Probability and decision for one row; with `explain=true` also what each field contributes."""
-    body = await middleware.predict(dict(request.scope["headers"]), request.receive, explain=explain)
+    headers, request_id = dict(request.scope["headers"]), request.state.request_id.encode()
+    body = await middleware.predict(headers, request.receive, request_id, explain=explain)
     return Response(body, media_type=JSON)
 
 
@@ -164,10 +170,11 @@ async def predict(request: Request, *, explain: bool = False) -> Response:
 async def predict_batch(request: Request) -> Response:
     """Many rows, as a JSON list or as NDJSON (streamed, one per line). An invalid row gets its errors instead."""
     model, headers = active_model.get(), dict(request.scope["headers"])
+    record = middleware.recorder, request.state.request_id.encode()
     if check_media_type(headers, JSON, NDJSON) == NDJSON:
-        return StreamResponse(predictions.predict_stream(read_lines(request.receive, current), model))
+        return StreamResponse(predictions.predict_stream(read_lines(request.receive, current), model, *record))
     body = await middleware.bodies.read(request.receive, headers, current.max_batch_bytes)
-    return Response(await predictions.predict_batch(body, model, current.max_batch_rows), media_type=JSON)
+    return Response(await predictions.predict_batch(body, model, current.max_batch_rows, *record), media_type=JSON)
 
 
 class StreamResponse(Response):

@@ -46,38 +46,47 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--once", action="store_true", help="sync once and end")
     once = parser.parse_args().once
-    sync = ModelSync(settings())
-    model_cache.check_folder(sync.cache)
+    current = settings()
+    syncs = [ModelSync(current)]
+    if current.shadow_alias:
+        syncs.append(ModelSync(current, current.shadow_alias, current.shadow_cache))
+    for sync in syncs:
+        model_cache.check_folder(sync.cache)
     if once:
-        print(sync.sync_once())
+        print(syncs[0].sync_once())
         return
-    logged = ""
     while True:
-        problem = ""
-        try:
-            sync.sync_once()
-            model_cache.write_sync_status(sync.cache, "")
-        except (ProjectError, OSError) as error:  # a full disk, for example: the next sync may succeed
-            problem = describe(error) or str(error)
-            if problem != logged:
-                log.warning("model not synced", reason=problem)
-            with suppress(OSError):
-                model_cache.write_sync_status(sync.cache, problem)
-        logged = problem
+        for sync in syncs:
+            sync.sync_and_report()
         prometheus.flush()
         # Servers that start together must not query the registry in step.
-        time.sleep(sync.settings.model_sync_seconds * random.uniform(0.8, 1.2))  # noqa: S311 (no secret)
+        time.sleep(current.model_sync_seconds * random.uniform(0.8, 1.2))  # noqa: S311 (no secret)
 
 
 class ModelSync:
-    """Copies the registry's champion into the model cache."""
+    """Copies the registry's champion, or the version of another alias, into a model cache."""
 
-    def __init__(self, settings: Settings) -> None:
+    def __init__(self, settings: Settings, alias: str = CHAMPION, cache: Path | None = None) -> None:
         """Stores the settings; connects on first use, so that a registry that is down is an expected error."""
-        self.settings = settings
-        self.cache = settings.model_cache
+        self.settings, self.alias = settings, alias
+        self.cache = cache or settings.model_cache
+        self._reported = ""
         self.registry: Registry | None = None
         self._rejected: dict[str, tuple[float, str]] = {}  # by version: until when, and why
+
+    def sync_and_report(self) -> None:
+        """Syncs, and records and logs what is wrong."""
+        problem = ""
+        try:
+            self.sync_once()
+            model_cache.write_sync_status(self.cache, "")
+        except (ProjectError, OSError) as error:  # a full disk, for example: the next sync may succeed
+            problem = describe(error) or str(error)
+            if problem != self._reported:
+                log.warning("model not synced", alias=self.alias, reason=problem)
+            with suppress(OSError):
+                model_cache.write_sync_status(self.cache, problem)
+        self._reported = problem
 
     def sync_once(self) -> str:
         """Updates the cache if the champion has changed; returns what was done, as a sentence.
@@ -97,9 +106,9 @@ class ModelSync:
 
     def _sync(self) -> tuple[str, str]:
         self.registry = self.registry or Registry(self.settings)
-        champion = self.registry.version_of(CHAMPION)
+        champion = self.registry.version_of(self.alias)
         if champion is None:
-            raise ProjectError(f"{self.registry.address} has no champion yet; run `uv run main.py` first")
+            raise ProjectError(f"{self.registry.address} has no {self.alias} yet; run `uv run main.py` first")
         if reason := lineage.reject_reason(champion):
             raise ProjectError(reason)
         if model_cache.is_current(self.cache, champion.number, champion.tags.get(ONNX_SHA256, "")):

@@ -29,6 +29,7 @@ from credit_risk.project.host import add_server_arguments, check_address
 from credit_risk.project.settings import Settings, serving_settings
 from credit_risk.serving import metrics_files, model_cache
 from credit_risk.serving.http_protocol import Protocol
+from credit_risk.serving.log_writer import logged_fields
 from credit_risk.serving.structured_log import LOG_CONFIG, log
 
 HERE = Path(__file__).parent
@@ -48,6 +49,7 @@ def main() -> None:
     current = serving_settings()
     if not re.fullmatch(r"(/[\w.~-]+)*", arguments.root_path):
         raise ProjectError(f"--root-path {arguments.root_path} must begin with a slash and not end with one")
+    logged_fields(current)
     check_address(arguments.host, arguments.port)
     if current.internal_port:
         check_address(arguments.host, current.internal_port)

@@ -150,22 +150,26 @@ def test_sigkill_of_a_worker_loses_at_most_what_it_had_in_flight_and_it_comes_ba
         wait_until(lambda: "http_requests_in_flight 0.0" in server.client.get("/metrics").text, "nothing in flight")
 
 
-def test_metrics_still_count_what_a_killed_worker_has_answered(finished: Project, cache: Path) -> None:
+def test_metrics_and_log_keep_what_a_killed_worker_has_answered(finished: Project, cache: Path, tmp_path: Path) -> None:
     def count(server: Server) -> float:
         lines = server.client.get("/metrics").text.splitlines()
         return sum(float(line.split()[-1]) for line in lines if line.startswith("prediction_probability_count"))
 
-    with running(finished, *SERVE, "--workers", "2", MODEL_CACHE=str(cache), **PATIENT) as server:
+    def logged() -> int:
+        return sum(path.read_text().count("\n") for path in tmp_path.glob("log/*/*.jsonl"))
+
+    environment = {"MODEL_CACHE": str(cache), "PREDICTION_LOG": str(tmp_path / "log")} | PATIENT
+    with running(finished, *SERVE, "--workers", "2", **environment) as server:
         wait_until(lambda: len(workers(server)) == 2, "two workers")
         for _ in range(40):  # new connections, so that both workers get some
             assert server.client.post("/predict", json=EXAMPLE, headers={"connection": "close"}).is_success
-        wait_until(lambda: count(server) == 40, "all predictions to be counted")
+        wait_until(lambda: count(server) == 40 == logged(), "all predictions to be counted and logged")
         victim = workers(server)[0]
         victim.kill()
         wait_for_replacement(server, victim)
-        assert count(server) == 40
+        assert count(server) == 40 == logged()
         assert server.client.post("/predict", json=EXAMPLE, headers={"connection": "close"}).is_success
-        wait_until(lambda: count(server) == 41, "one more prediction to be counted")
+        wait_until(lambda: count(server) == 41 == logged(), "one more prediction to be counted and logged")
 
 
 def workers(server: Server) -> list[psutil.Process]:

@@ -26,7 +26,7 @@ from servers import (
 
 from credit_risk.core.errors import ProjectError
 from credit_risk.project.host import free_port
-from credit_risk.registry.client import CHAMPION, MODEL, ONNX_SHA256, Registry
+from credit_risk.registry.client import CHALLENGER, CHAMPION, MODEL, ONNX_SHA256, Registry
 from credit_risk.serving import active_model, model_cache, prometheus
 
 pytestmark = pytest.mark.integration
@@ -57,10 +57,16 @@ def files_of(cache: Path) -> dict[Path, bytes]:
     return {path: path.read_bytes() for path in cache.rglob("*") if path.is_file()}
 
 
-def test_a_promotion_reaches_all_workers_without_a_restart(project: Project) -> None:
+def test_a_promotion_reaches_all_workers_without_a_restart(project: Project, tmp_path: Path) -> None:
     registry = second_version(project)
-    with running(project, *SERVE, "--workers", "2") as server:
+    registry.set_alias(CHALLENGER, "2")
+    recording = {"PREDICTION_LOG": str(tmp_path / "log"), "SHADOW_ALIAS": CHALLENGER}
+    with running(project, *SERVE, "--workers", "2", **recording) as server:
         wait_until_ready(server)
+        shadows = re.compile(r'^shadow_served{.*version="2"} 1.0$', re.MULTILINE)
+        wait_until(lambda: len(shadows.findall(server.client.get("/metrics").text)) == 2, "the challenger in both")
+        answer = server.client.post("/predict", json=EXAMPLE | {"row_id": "mine"}, headers={"x-request-id": "one"})
+        server.client.post("/predict/batch", json=[EXAMPLE, 5, EXAMPLE], headers={"x-request-id": "several"})
         before = {process.pid for process in descendants(server.process.pid)}
         registry.set_alias(CHAMPION, "2")
         wait_for_version(server.client, "2", seconds=20)
@@ -79,7 +85,18 @@ def test_a_promotion_reaches_all_workers_without_a_restart(project: Project) -> 
         for kind in ("served", "expected"):
             values = re.findall(rf'^model_{kind}{{.*version="(.)"}} 1.0$', metrics, re.MULTILINE)
             assert values == ["2", "2"]
-        assert 'model_loads_total{result="loaded"} 4.0' in metrics
+        assert 'model_loads_total{result="loaded"} 6.0' in metrics  # the challenger too
+    assert not [*tmp_path.glob("log/open/*")]
+    logged = [json.loads(line) for path in tmp_path.glob("log/ready/*") for line in path.read_text().splitlines()]
+    (first,) = [line for line in logged if line["request_id"] == "one"]
+    assert [line["row_id"] for line in logged if line["request_id"] == "several"] == [None, None]
+    assert len(logged) >= 23
+    for name in ("probability", "decision"):
+        assert first[name] == answer.json()[name]
+    assert (first["row_id"], first["version"], first["fields"]) == ("mine", "1", EXAMPLE)
+    assert first["shadow"] == {"version": "2", "probability": first["probability"]}
+    assert {line["version"] for line in logged} == {"1", "2"}
+    assert [line for line in logged if line["version"] == "2" and line["shadow"]] == []  # it was promoted
 
 
 @pytest.mark.parametrize("damage", ["edited", "truncated", "missing", "other digest", "other scores"])

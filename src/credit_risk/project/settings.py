@@ -60,7 +60,9 @@ class Settings(BaseSettings):
     model_sync_seconds: Seconds = Field(
         2, description="Seconds between two syncs of the served model with the registry"
     )
-    prediction_log: Path | None = Field(None, description="Folder of the prediction log; off without it")
+    prediction_log: Path | None = Field(
+        None, description="Folder of the prediction log, to which each worker adds what it has scored; off without it"
+    )
     monitoring_store: str = Field(
         default_factory=lambda: str(root() / "6.production" / "monitoring" / "store"),
         description="Folder or s3:// address of shipped predictions and outcomes",
@@ -92,8 +94,20 @@ class Settings(BaseSettings):
     internal_port: int | None = Field(
         None, gt=0, le=65_535, description="Port of /metrics and /status, for no load balancer (default: the API's own)"
     )
+    prediction_log_share: float = Field(
+        1, gt=0, le=1, description="Share of the scored rows that are logged, at random"
+    )
+    prediction_log_exclude: Words = Field((), description="Fields that the prediction log leaves out, comma-separated")
+    shadow_alias: str | None = Field(
+        None, description="Alias of a version that is scored beside the champion, for log and metrics: challenger"
+    )
 
-    @field_validator("api_keys_sha256", "cors_origins", mode="before")
+    @property
+    def shadow_cache(self) -> Path:
+        """Folder of the model that SHADOW_ALIAS names."""
+        return self.model_cache.with_name(f"{self.model_cache.name}-shadow")
+
+    @field_validator("api_keys_sha256", "cors_origins", "prediction_log_exclude", mode="before")
     @classmethod
     def _split(cls, value: Any) -> Any:
         return tuple(word.strip() for word in value.split(",") if word.strip()) if isinstance(value, str) else value

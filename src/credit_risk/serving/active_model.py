@@ -5,6 +5,8 @@ import time
 from functools import cached_property
 from pathlib import Path
 
+from prometheus_client import Gauge
+
 from credit_risk.core.errors import ProjectError
 from credit_risk.features import FEATURES
 from credit_risk.serving import model_cache
@@ -41,8 +43,8 @@ class LoadedModel:
 class ActiveModel:
     """Holds the active model. A request calls `get()` once, so that its response comes from one model."""
 
-    def __init__(self, cache: Path) -> None:
-        self._cache = cache
+    def __init__(self, cache: Path, served: Gauge = MODEL_SERVED, expected: Gauge = MODEL_EXPECTED) -> None:
+        self._cache, self._served_gauge, self._expected_gauge = cache, served, expected
         self._stamp: tuple[int, int] | None = None
         self._failed_stamp: tuple[int, int] | None = None
         self._retry_at, self._retry_seconds = 0.0, 0.0
@@ -86,10 +88,10 @@ class ActiveModel:
             self._fail(stamp, error)
             return
         if self._model:
-            MODEL_SERVED.labels(self._model.version).set(0)
+            self._served_gauge.labels(self._model.version).set(0)
         self._stamp, self._failed_stamp, self._model, self.problem = stamp, None, model, ""
         self._expect(model.version)
-        MODEL_SERVED.labels(model.version).set(1)
+        self._served_gauge.labels(model.version).set(1)
         MODEL_LOADS.labels("loaded").inc()
         log.info("model loaded", version=model.version)
 
@@ -101,9 +103,9 @@ class ActiveModel:
     def _expect(self, version: str) -> None:
         if version != self._expected:
             if self._expected:
-                MODEL_EXPECTED.labels(self._expected).set(0)
+                self._expected_gauge.labels(self._expected).set(0)
             if version:
-                MODEL_EXPECTED.labels(version).set(1)
+                self._expected_gauge.labels(version).set(1)
             self._expected = version
 
     def _fail(self, stamp: tuple[int, int] | None, error: Exception) -> None:

@@ -23,6 +23,7 @@ from credit_risk.serving import predictions, prometheus
 from credit_risk.serving.active_model import ActiveModel
 from credit_risk.serving.http_protocol import Protocol, close_overdue
 from credit_risk.serving.problem_details import INTERNAL_ERROR, MEDIA_TYPE, Problem
+from credit_risk.serving.recorder import Recorder
 from credit_risk.serving.request_body import JSON, BodyReader, check_media_type
 from credit_risk.serving.structured_log import log
 
@@ -62,6 +63,7 @@ class Middleware:
         self._count = itertools.count()
         self.bodies = BodyReader(settings.request_timeout_seconds)
         self._observe: dict[tuple[str, int], Callable[[float], None]] = {}  # by endpoint and status
+        self.recorder = Recorder(settings)
         self._log_all = settings.log_requests == "all"
         Protocol.timeout_seconds = settings.request_timeout_seconds
 
@@ -85,7 +87,7 @@ class Middleware:
         try:
             self._admit(path, headers, scope)
             if path == PREDICT and scope["method"] == "POST" and not scope["query_string"]:
-                await response.send_complete(200, await self.predict(headers, receive), _JSON_HEADER)
+                await response.send_complete(200, await self.predict(headers, receive, request_id), _JSON_HEADER)
             else:
                 await self._forward(scope, prefix, path, receive, response)
         except Problem as problem:
@@ -104,7 +106,9 @@ class Middleware:
             if status >= 400 or self._log_all:  # noqa: PLR2004 (errors begin there)
                 self._log(scope["method"], path, response, seconds)
 
-    async def predict(self, headers: dict[bytes, bytes], receive: Receive, *, explain: bool = False) -> bytes:
+    async def predict(
+        self, headers: dict[bytes, bytes], receive: Receive, request_id: bytes, *, explain: bool = False
+    ) -> bytes:
         """The response of POST /predict; also called by FastAPI's route, which parses the query.
 
         Raises:
@@ -112,10 +116,11 @@ class Middleware:
         """
         check_media_type(headers, JSON)
         body = await self.bodies.read(receive, headers, self._settings.max_body_bytes)
-        return await predictions.predict_one(body, self._active_model.get(), explain=explain)
+        model = self._active_model.get()
+        return await predictions.predict_one(body, model, self.recorder, request_id, explain=explain)
 
     async def run_maintenance(self) -> None:
-        """Runs every 50 ms: measures how late the event loop is, ends overdue uploads, flushes the metrics.
+        """Runs every 50 ms: measures how late the event loop is, ends overdue uploads, hands over what was recorded.
 
         The event loop's delay is what a request that arrives now would have to wait.
         """
@@ -127,6 +132,7 @@ class Middleware:
         for status in Protocol.rejections:
             self._first_observe("", status)(0)
         Protocol.rejections.clear()
+        self.recorder.tick()
         prometheus.IN_FLIGHT.set(self._in_flight + self._batches)
         prometheus.flush()
 

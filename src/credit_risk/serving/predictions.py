@@ -7,6 +7,7 @@ import asyncio
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
 from itertools import islice
+from time import time
 from typing import Annotated, Any, Literal
 
 from pydantic import Field, TypeAdapter
@@ -15,8 +16,10 @@ from credit_risk.contract import CONTRACT
 from credit_risk.features import FEATURES
 from credit_risk.serving.active_model import LoadedModel
 from credit_risk.serving.explanations import Contribution
+from credit_risk.serving.log_writer import Entry
 from credit_risk.serving.problem_details import FieldProblem, Problem, invalid_row
 from credit_risk.serving.prometheus import PROBABILITIES
+from credit_risk.serving.recorder import Recorder
 from credit_risk.serving.request_body import GROUP
 from credit_risk.serving.request_model import (
     InvalidRowError,
@@ -107,8 +110,10 @@ _rejected_json = TypeAdapter(RejectedRow).serializer.to_json
 _probabilities = PROBABILITIES.values()
 
 
-async def predict_one(body: bytes, model: LoadedModel, *, explain: bool = False) -> bytes:
-    """The response to one row, with its explanation if `explain`.
+async def predict_one(
+    body: bytes, model: LoadedModel, recorder: Recorder, request_id: bytes, *, explain: bool = False
+) -> bytes:
+    """The response to one row, with its explanation if `explain`; the recorder gets row and prediction.
 
     Raises:
         Problem: 400, the body is not JSON; 422, it breaks the contract.
@@ -119,9 +124,13 @@ async def predict_one(body: bytes, model: LoadedModel, *, explain: bool = False)
         raise invalid_row(error.problems) from None
     except NotJsonError as error:
         raise Problem(400, str(error)) from None
-    probability = await model.batcher.score(FEATURES.row_values(row))
+    features = FEATURES.row_values(row)
+    probability = await model.batcher.score(features)
     _probabilities.append(probability)
-    values = (probability, _decision(probability, model), model.threshold, model.version, SCHEMA_VERSION)
+    decision = _decision(probability, model)
+    if recorder.enabled:
+        recorder.add(Entry(time(), request_id, row, probability, decision, model.version, features, body))
+    values = (probability, decision, model.threshold, model.version, SCHEMA_VERSION)
     if explain:
         return _explained_json(ExplainedPrediction(*values, _explanation(row, model)))
     return _prediction_json(Prediction(*values))
@@ -138,7 +147,7 @@ def _explanation(row: dict[str, Any], model: LoadedModel) -> Explanation:
     return Explanation(reasons, model.explainer.reference, contributions)
 
 
-async def predict_batch(body: bytes, model: LoadedModel, limit: int) -> bytes:
+async def predict_batch(body: bytes, model: LoadedModel, limit: int, recorder: Recorder, request_id: bytes) -> bytes:
     """The response to a JSON list of rows; a row that breaks the contract gets its errors instead of a prediction.
 
     Raises:
@@ -148,7 +157,7 @@ async def predict_batch(body: bytes, model: LoadedModel, limit: int) -> bytes:
     try:
         rows = iter(parse_batch(body, limit))
         while group := list(islice(rows, GROUP)):
-            results += _results(group, model, first=len(results) + 1)
+            results += _results(group, model, recorder, request_id, first=len(results) + 1)
             await asyncio.sleep(0)
     except TooManyRowsError:
         raise Problem(413, f"a batch must not have more than {limit:,} {_PROBLEM.rows}; send NDJSON") from None
@@ -157,17 +166,21 @@ async def predict_batch(body: bytes, model: LoadedModel, limit: int) -> bytes:
     return _batch_json(BatchPrediction(results, model.threshold, model.version, SCHEMA_VERSION))
 
 
-async def predict_stream(lines: AsyncIterator[list[bytes]], model: LoadedModel) -> AsyncIterator[bytes]:
+async def predict_stream(
+    lines: AsyncIterator[list[bytes]], model: LoadedModel, recorder: Recorder, request_id: bytes
+) -> AsyncIterator[bytes]:
     """The responses to rows that arrive one per line: a line each, in their order.
 
     Args:
         lines: groups of lines, as they arrive.
         model: used for all of them.
+        recorder: gets rows and predictions.
+        request_id: of the whole stream.
     """
     shared, row = (model.threshold, model.version, SCHEMA_VERSION), 1
     try:
         async for group in lines:
-            results = _results([parse_item(line) for line in group], model, first=row)
+            results = _results([parse_item(line) for line in group], model, recorder, request_id, first=row)
             row += len(results)
             yield b"".join(
                 (
@@ -183,15 +196,26 @@ async def predict_stream(lines: AsyncIterator[list[bytes]], model: LoadedModel) 
         yield _rejected_json(RejectedRow(row, [whole_row_problem(problem.detail)])) + b"\n"
 
 
-def _results(rows: list[Any], model: LoadedModel, *, first: int) -> list[Result | RejectedRow]:
+def _results(
+    rows: list[Any], model: LoadedModel, recorder: Recorder, request_id: bytes, *, first: int
+) -> list[Result | RejectedRow]:
     """The result of each row, a parsed one or the list of its problems; `first` is the number of the first."""
     valid = [row for row in rows if not isinstance(row, list)]
-    probabilities = model.scorer.score_many(FEATURES.from_rows(valid)).tolist() if valid else []
-    _probabilities.extend(probabilities)
-    remaining = iter(probabilities)
+    results = _score(valid, model, recorder, request_id) if valid else []
+    remaining = iter(results)
     return [
-        RejectedRow(number, row)
-        if isinstance(row, list)
-        else Result(probability := next(remaining), _decision(probability, model))
-        for number, row in enumerate(rows, first)
+        RejectedRow(number, row) if isinstance(row, list) else next(remaining) for number, row in enumerate(rows, first)
     ]
+
+
+def _score(rows: list[Any], model: LoadedModel, recorder: Recorder, request_id: bytes) -> list[Result]:
+    features = FEATURES.from_rows(rows)
+    probabilities = model.scorer.score_many(features).tolist()
+    _probabilities.extend(probabilities)
+    results = [Result(probability, _decision(probability, model)) for probability in probabilities]
+    if recorder.enabled:
+        now = time()
+        for row, result, values in zip(rows, results, features, strict=True):
+            prediction = result.probability, result.decision, model.version
+            recorder.add(Entry(now, request_id, vars(row), *prediction, values, None))
+    return results

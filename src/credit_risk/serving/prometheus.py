@@ -98,10 +98,28 @@ MODEL_EXPECTED = Gauge(
     ["version"],
     multiprocess_mode="liveall",
 )
+SHADOW_SERVED = Gauge(
+    "shadow_served", "1: the worker scores this version in the shadow", ["version"], multiprocess_mode="liveall"
+)
+SHADOW_EXPECTED = Gauge(
+    "shadow_expected", "1: the worker should score this version in the shadow", ["version"], multiprocess_mode="liveall"
+)
+SHADOW_ROWS = Counter("shadow_rows", "Rows for the shadow model: scored, or slow, failed or absent", ["result"])
+SHADOW_DECISIONS = Counter("shadow_decisions", "Decisions of the champion and the shadow model", ["champion", "shadow"])
+SHADOW_PROBABILITIES = BufferedHistogram(
+    "shadow_probability",
+    "Probabilities that the shadow model predicts",
+    (0.01, 0.02, 0.05, 0.1, 0.15, 0.2, 0.3, 0.4, 0.5, 0.7, 1),
+)
+LOG_LINES = Counter(
+    "prediction_log_lines", "Rows for the prediction log: written, lost (disk) or dropped (queue)", ["result"]
+)
 MODEL_LOADS = Counter("model_loads", "Loads of a model by a worker, by result", ["result"])
 REGISTRY_CHECKS = Counter("registry_checks", "Checks of the registry by model sync, by result", ["result"])
 _METRICS: tuple[Counter | Gauge, ...] = (
     *(IN_FLIGHT, MODEL_SERVED, MODEL_EXPECTED, MODEL_LOADS, REGISTRY_CHECKS),
+    *(SHADOW_SERVED, SHADOW_EXPECTED, SHADOW_ROWS, SHADOW_DECISIONS, LOG_LINES),
+    *SHADOW_PROBABILITIES.counters,
     *REQUEST_SECONDS.counters,
     *PROBABILITIES.counters,
 )
@@ -112,6 +130,7 @@ def flush() -> None:
     metrics_files.restore(_METRICS)
     REQUEST_SECONDS.flush()
     PROBABILITIES.flush()
+    SHADOW_PROBABILITIES.flush()
 
 
 def render() -> bytes:

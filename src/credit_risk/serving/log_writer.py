@@ -1,0 +1,173 @@
+"""Writes the prediction log: one JSON line for each scored row, in files that `uv run main.py log ship` takes over.
+
+A thread of its own does it, so that no request waits for a disk. A worker appends to `open/<host>-<pid>-<random>.jsonl`
+and moves the file to `ready/` when it is a minute old or large, and when the worker ends. Lines reach the operating
+system in the moment they are written: a killed process loses only those of the last moment. A disk that is full or
+fails costs lines, which are counted, and nothing else; there is never half a line.
+"""
+
+import os
+import queue
+import secrets
+import socket
+import threading
+from collections.abc import Sequence
+from contextlib import suppress
+from pathlib import Path
+from time import gmtime, monotonic, strftime
+from typing import Any, NamedTuple
+
+from pydantic_core import to_json
+
+from credit_risk.contract import CONTRACT
+from credit_risk.core.errors import ProjectError
+from credit_risk.core.schema import ROW_ID
+from credit_risk.project.settings import Settings
+from credit_risk.serving.structured_log import log
+
+OPEN, READY = "open", "ready"
+FILE_SECONDS, FILE_BYTES = 60, 64_000_000
+CLOSE_SECONDS = 3  # that the end of a worker waits for the disk
+
+
+class Entry(NamedTuple):
+    """A scored row."""
+
+    time: float  # seconds since 1970
+    request_id: bytes
+    row: dict[str, Any]  # fields and row id
+    probability: float
+    decision: str
+    version: str
+    features: Sequence[float]
+    body: bytes | None  # the row as it was sent, if it was sent alone
+
+
+class Batch(NamedTuple):
+    """Rows to write, with the shadow model's version and scores if there are any."""
+
+    entries: list[Entry]
+    bytes: int
+    shadow_version: str | None
+    shadow_scores: list[float] | None
+
+
+def logged_fields(settings: Settings) -> tuple[str, ...]:
+    """Names of the fields that the log shows.
+
+    Raises:
+        ProjectError: one that is left out is no field.
+    """
+    unknown = [name for name in settings.prediction_log_exclude if name not in CONTRACT.field_names]
+    if unknown:
+        raise ProjectError(f"PREDICTION_LOG_EXCLUDE names '{unknown[0]}', which is not a field of the contract")
+    return tuple(name for name in CONTRACT.field_names if name not in settings.prediction_log_exclude)
+
+
+class LogWriter:
+    """A thread that writes what it is given."""
+
+    def __init__(self, folder: Path, fields: tuple[str, ...]) -> None:
+        """Starts the thread; the folder is made when there is something to write."""
+        self._folder, self._fields = folder, fields
+        self._queue: queue.SimpleQueue[Batch | None] = queue.SimpleQueue()
+        self._name, self._file, self._opened, self._size = "", -1, 0.0, 0
+        self._second, self._prefix = 0, b""
+        self._problem = ""
+        # Written by the thread only, and read by others; they only grow.
+        self.finished_bytes = self.written = self.lost = 0
+        self._thread = threading.Thread(target=self._run, name="prediction log", daemon=True)
+        self._thread.start()
+
+    def put(self, batch: Batch) -> None:
+        """Has rows written; does not wait."""
+        self._queue.put(batch)
+
+    def close(self) -> None:
+        """Writes what there is and finishes the file; waits CLOSE_SECONDS at most."""
+        self._queue.put(None)
+        self._thread.join(CLOSE_SECONDS)
+
+    def _run(self) -> None:
+        ended = False
+        while not ended:
+            batch: Batch | None = None
+            with suppress(queue.Empty):
+                batch = self._queue.get(timeout=1)
+                ended = batch is None
+            try:
+                if batch:
+                    self._write(b"".join(self._lines(batch)))
+                    self.written += len(batch.entries)
+                if self._file >= 0 and (ended or self._is_full()):
+                    self._finish()
+                self._problem = ""
+            except Exception as error:  # noqa: BLE001 (whatever it is, later lines may be written)
+                self.lost += len(batch.entries) if batch else 0
+                if str(error) != self._problem:
+                    log.warning("prediction log can't be written", reason=str(error))
+                self._problem = str(error)
+            if batch:
+                self.finished_bytes += batch.bytes
+
+    def _lines(self, batch: Batch) -> list[bytes]:
+        scores = batch.shadow_scores
+        version = to_json(batch.shadow_version)
+        return [
+            self._line(entry, b'{"version":%s,"probability":%r}' % (version, scores[place]) if scores else b"null")
+            for place, entry in enumerate(batch.entries)
+        ]
+
+    def _line(self, entry: Entry, shadow: bytes) -> bytes:
+        second = int(entry.time)
+        if second != self._second:
+            self._second, self._prefix = second, strftime("%Y-%m-%dT%H:%M:%S", gmtime(second)).encode()
+        row_id, fields = entry.row[ROW_ID], entry.body
+        if fields is None or row_id is not None or len(self._fields) < len(CONTRACT.fields):
+            fields = to_json({name: entry.row[name] for name in self._fields})
+        elif b"\n" in fields or b"\r" in fields:  # between tokens: a text can't contain them
+            fields = fields.replace(b"\n", b" ").replace(b"\r", b" ")
+        return (
+            b'{"time":"%s.%03dZ","request_id":"%s","row_id":%s,"version":"%s","probability":%r,"decision":%s,'
+            b'"fields":%s,"shadow":%s}\n'
+        ) % (
+            *(self._prefix, int(entry.time % 1 * 1000), entry.request_id, to_json(row_id), entry.version.encode()),
+            *(entry.probability, _DECISIONS[entry.decision], fields, shadow),
+        )
+
+    def _is_full(self) -> bool:
+        return self._size >= FILE_BYTES or monotonic() - self._opened >= FILE_SECONDS
+
+    def _write(self, lines: bytes) -> None:
+        if self._file < 0 or os.fstat(self._file).st_nlink == 0:  # 0: somebody has deleted it
+            self._start()
+        try:
+            rest = memoryview(lines)
+            while rest:
+                rest = rest[os.write(self._file, rest) :]
+        except OSError:
+            os.ftruncate(self._file, self._size)
+            raise
+        self._size += len(lines)
+
+    def _start(self) -> None:
+        if self._file >= 0:
+            os.close(self._file)
+            self._file = -1
+        self._name = f"{socket.gethostname()}-{os.getpid()}-{secrets.token_hex(6)}.jsonl"
+        (self._folder / OPEN).mkdir(parents=True, exist_ok=True)
+        flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_APPEND
+        self._file = os.open(self._folder / OPEN / self._name, flags, 0o600)  # rows may be personal data
+        self._opened, self._size = monotonic(), 0
+
+    def _finish(self) -> None:
+        os.close(self._file)
+        self._file = -1
+        if not self._size:
+            (self._folder / OPEN / self._name).unlink(missing_ok=True)
+            return
+        (self._folder / READY).mkdir(exist_ok=True)
+        (self._folder / OPEN / self._name).rename(self._folder / READY / self._name)
+
+
+_DECISIONS = {word: to_json(word) for word in (CONTRACT.problem.accept, CONTRACT.problem.decline)}
