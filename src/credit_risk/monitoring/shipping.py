@@ -8,7 +8,6 @@ the machine that ships does not matter.
 
 import json
 import socket
-from collections import defaultdict
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -16,6 +15,7 @@ from typing import Any
 
 import psutil
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from credit_risk.contract import CONTRACT
 from credit_risk.core.schema import ROW_ID, Choice
@@ -24,6 +24,8 @@ from credit_risk.data.store import Store
 OPEN, READY = "open", "ready"  # folders of the log
 PREDICTIONS, DAMAGED = "predictions", "_damaged"  # folders of the store
 KEYS = ("request_id", ROW_ID, "version", "probability", "decision")
+GROUP = 1_000  # lines that are read at a time
+_UNREADABLE = (ValueError, KeyError, TypeError, AttributeError, pa.ArrowException)
 SCHEMA = pa.schema(
     [
         ("time", pa.timestamp("ms", "UTC")),
@@ -94,38 +96,47 @@ def _abandoned(path: Path) -> bool:
 
 
 def _ship_file(stem: str, content: bytes, store: Store, total: Shipped) -> None:
-    days: dict[str, list[dict[str, Any]]] = defaultdict(list)
-    damaged: list[bytes] = []
     *lines, last = content.split(b"\n")
-    for line in lines:
-        row = read_line(line)
-        if row:
-            days[row["time"].date().isoformat()].append(row)
-        else:
-            damaged.append(line)
-    if row := read_line(last):  # complete but for the line's end
-        days[row["time"].date().isoformat()].append(row)
-    elif last:
-        total.torn += 1
+    rows, damaged = _read_lines([*lines, last] if read_line(last) else lines)  # complete but for the line's end
+    total.torn += bool(last) and read_line(last) is None
     if damaged:
         store.write(f"{DAMAGED}/{stem}.jsonl", b"\n".join(damaged) + b"\n")
-    for day, rows in sorted(days.items()):
-        store.write_table(f"{PREDICTIONS}/day={day}/{stem}.parquet", pa.Table.from_pylist(rows, SCHEMA))
+    days = pc.strftime(rows["time"], "%Y-%m-%d")
+    for day in days.unique().sort().to_pylist():
+        store.write_table(f"{PREDICTIONS}/day={day}/{stem}.parquet", rows.filter(pc.equal(days, day)))
     total.files += 1
-    total.rows += sum(map(len, days.values()))
+    total.rows += rows.num_rows
     total.damaged += len(damaged)
+
+
+def _read_lines(lines: list[bytes]) -> tuple[pa.Table, list[bytes]]:
+    """The rows of the lines that can be read, and the lines that can't."""
+    tables, damaged = [SCHEMA.empty_table()], []
+    for start in range(0, len(lines), GROUP):
+        group = lines[start : start + GROUP]
+        try:
+            tables.append(pa.Table.from_pylist([_parse(line) for line in group], SCHEMA))
+        except _UNREADABLE:  # one by one, to find out which
+            rows = [read_line(line) for line in group]
+            tables.append(pa.Table.from_pylist([row for row in rows if row], SCHEMA))
+            damaged += [line for line, row in zip(group, rows, strict=True) if not row]
+    return pa.concat_tables(tables), damaged
 
 
 def read_line(line: bytes) -> dict[str, Any] | None:
     """A row of SCHEMA; None if the line is not one of the log."""
     try:
-        entry = json.loads(line)
-        fields, shadow = entry["fields"], entry.get("shadow") or {}
-        row = {key: entry[key] for key in KEYS}
-        row["time"] = datetime.fromisoformat(entry["time"]).astimezone(UTC)
-        row |= {name: fields.get(name) for name in CONTRACT.field_names}
-        row |= {"shadow_version": shadow.get("version"), "shadow_probability": shadow.get("probability")}
+        row = _parse(line)
         pa.Table.from_pylist([row], SCHEMA)
-    except (ValueError, KeyError, TypeError, AttributeError, pa.ArrowException):
+    except _UNREADABLE:
         return None
     return row
+
+
+def _parse(line: bytes) -> dict[str, Any]:
+    entry = json.loads(line)
+    fields, shadow = entry["fields"], entry.get("shadow") or {}
+    row = {key: entry[key] for key in KEYS}
+    row["time"] = datetime.fromisoformat(entry["time"]).astimezone(UTC)
+    row |= {name: fields.get(name) for name in CONTRACT.field_names}
+    return row | {"shadow_version": shadow.get("version"), "shadow_probability": shadow.get("probability")}
