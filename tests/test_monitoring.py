@@ -302,6 +302,10 @@ def test_a_window_alarms_if_and_only_if_it_has_moved(reference: Reference) -> No
         assert ("invalid", field.name) in alarms(reference, same.assign(**{field.name: wrong}))
         lost = same.assign(**{field.name: None if isinstance(field, Choice) else np.nan})
         assert ("missing", field.name) in alarms(reference, lost)
+    first = CONTRACT.fields[0]
+    lost = same.assign(**{first.name: None if isinstance(first, Choice) else np.nan})
+    ignoring = SECTION.model_copy(update={"ignored_fields": (first.name,)})
+    assert not any(check.alarm for check in compare(reference, window(lost), ignoring))
     riskier = same.assign(probability=np.sqrt(same["probability"]), decision=problem.decline)
     assert {("psi", "probability"), ("decline_rate", "")} <= alarms(reference, riskier)
     assert ("event_rate", "") in alarms(reference, same.assign(label=1 - same["label"]))

@@ -6,6 +6,7 @@ that the probability of any false alarm is at most `monitor.alpha`; for the seco
 Holm (1979), "A simple sequentially rejective multiple test procedure"; Siddiqi (2017), "Intelligent credit scoring".
 """
 
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import Any
@@ -26,6 +27,7 @@ from credit_risk.monitoring.params import MonitorParams
 from credit_risk.monitoring.reference import BINS, PROBABILITY, Reference
 from credit_risk.monitoring.window import Window
 
+_NAMES = re.compile(r"[a-z_]\w*").findall  # of fields, in a formula
 MIN_EXPECTED = 5  # rows a bin, below which the chi-squared distribution is a poor approximation
 MIN_OUTCOMES = 20  # of each kind, for figures that need outcomes
 
@@ -98,8 +100,11 @@ def volume(window: Window, section: MonitorParams, previous_rows: int | None) ->
 
 
 def drift(reference: Reference, window: Window, section: MonitorParams) -> Iterator[Check]:
-    """The distribution of the probability and of each feature."""
+    """The distribution of the probability and of each feature, without those of ignored fields."""
+    ignored = {each.name for each in FEATURES if set(_NAMES(each.formula or each.name)) & set(section.ignored_fields)}
     for name, distribution in reference.features.items():
+        if name in ignored:
+            continue
         values = window.probabilities if name == PROBABILITY else FEATURES.column(window.features, name)
         expected, found = np.asarray(distribution.counts), distribution.count(values)
         index = psi(expected, found)
@@ -128,6 +133,8 @@ def shares(reference: Reference, window: Window, section: MonitorParams) -> Iter
     """Missing and invalid values of each field, and declined rows."""
     rows = len(window.rows)
     for field in CONTRACT.fields:
+        if field.name in section.ignored_fields:
+            continue
         values = window.rows[field.name]
         missing = int(values.isna().sum())
         yield _share("missing", field.name, missing, rows, reference.missing[field.name], reference.rows, section)
