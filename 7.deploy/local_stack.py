@@ -114,6 +114,7 @@ def up(stack: Stack) -> None:
         wait_for(stack, name)
         prepare(stack)
         print(f"{name:<9} is up on {HOST}:{stack.ports[name]}", flush=True)
+    use_data_bucket()
     write_private(root() / ".env.local", "".join(f"{k}={v}\n" for k, v in environment(stack).items()))
     print('to use the stack: eval "$(uv run 7.deploy/local_stack.py env)"')
 
@@ -229,6 +230,13 @@ def create_buckets(stack: Stack) -> None:
     )
     for name in set(BUCKETS) - {bucket["Name"] for bucket in s3.list_buckets()["Buckets"]}:
         s3.create_bucket(Bucket=name)
+
+
+def use_data_bucket() -> None:
+    """Makes the stack's bucket DVC's remote on this machine, unless another one is set."""
+    if (root() / ".dvc").is_dir() and not (root() / ".dvc" / "config.local").exists():
+        command = [sys.executable, "-m", "dvc", "remote", "modify", "--local", "s3", "url", f"s3://{BUCKETS[1]}"]
+        call(command, cwd=root())
 
 
 # MLflow

@@ -4,6 +4,7 @@ Usage: uv run tests/containers.py [TAG]     build the image
 """
 
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -21,12 +22,13 @@ from projects import REPOSITORY, wait_until
 from credit_risk.contract import CONTRACT
 from credit_risk.project.host import free_port
 
-BASE = "docker.io/library/python:3.11-slim-bookworm"
+DOCKERFILE = (REPOSITORY / "7.deploy" / "Dockerfile").read_text()
+PINNED = re.findall(r"^FROM (\S+@sha256:[0-9a-f]{64})", DOCKERFILE, re.MULTILINE)[0]
+BASE = f"docker.io/library/{PINNED.partition('@')[0]}"  # a stand-in has another digest
 TAG = f"{CONTRACT.problem.name}:test"
-ENVIRONMENT = os.environ | {
-    "CONTAINERS_CONF": str(REPOSITORY / "tests" / "containers.conf"),
-    "CONTAINER_TOOL": "podman",
-}
+ENVIRONMENT = os.environ | {"CONTAINER_TOOL": "podman"}
+if os.getuid() == 0:  # without root, limits need what the machine has: systemd and crun
+    ENVIRONMENT["CONTAINERS_CONF"] = str(REPOSITORY / "tests" / "containers.conf")
 CERTIFICATES = "/etc/ssl/certs/ca-certificates.crt"
 PACKAGES = (
     "apt",
@@ -63,7 +65,8 @@ def build(root: Path = REPOSITORY, tag: str = TAG, *flags: str) -> None:
     mounts = [
         part for path in (CERTIFICATES, "/etc/pip.conf") if Path(path).exists() for part in ("-v", f"{path}:{path}:ro")
     ]
-    command = ["7.deploy/build_image.sh", tag, "--pull=never", "--network", "host", *mounts, *flags]
+    base = f"--build-context={PINNED}=container-image://{BASE}"
+    command = ["7.deploy/build_image.sh", tag, "--pull=never", "--network", "host", base, *mounts, *flags]
     done = subprocess.run(command, cwd=root, env=ENVIRONMENT, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
 

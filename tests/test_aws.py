@@ -10,6 +10,7 @@ import re
 import shutil
 import subprocess
 from collections.abc import Iterator
+from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,8 @@ import boto3
 import pytest
 import uvicorn
 import yaml
-from clouds import ACCOUNT, AWS, NAMES, PREFIX, cloud, only, resources, template, tool
+from clouds import ACCOUNT, AWS, NAMES, PREFIX, cloud, only, rendered, resources, template, tool
+from policy_sentry.querying.actions import get_action_data
 from projects import REPOSITORY
 
 from credit_risk.serving.middleware import HEALTH
@@ -231,15 +233,15 @@ def test_registry_containers_get_passwords_as_secrets() -> None:
         plain = {variable["Name"] for variable in container.get("Environment", [])}
         assert not {name for name in plain if re.search("PASSWORD|SECRET", name)}
         for secret in container["Secrets"]:
-            assert secret["ValueFrom"]["Ref"].endswith("Secret")
+            assert secret["ValueFrom"]["Fn::ImportValue"]["Fn::Sub"].endswith("Secret")
 
 
 def test_database_is_private_and_protected() -> None:
     database = only("AWS::RDS::DBInstance")
     assert database["PubliclyAccessible"] is False
-    assert database["DeletionProtection"] is True
+    assert database["DeletionProtection"] == {"Ref": "Protect"}
     assert database["BackupRetentionPeriod"] >= 7
-    assert template("registry")["Resources"]["Database"]["DeletionPolicy"] == "Snapshot"
+    assert template("storage")["Resources"]["Database"]["DeletionPolicy"] == "Snapshot"
     assert database["MultiAZ"] == {"Ref": "MultiAz"}
 
 
@@ -271,25 +273,100 @@ def test_no_policy_uses_wildcards_without_a_reason() -> None:
             assert statement["Condition"] == {"StringEquals": {"iam:PassedToService": "ec2.amazonaws.com"}}
 
 
-def test_githubs_roles_trust_one_branch_or_environment() -> None:
-    branch = {"Fn::Sub": "repo:${Repository}:ref:refs/heads/${Branch}"}
-    environment = {"Fn::Sub": "repo:${Repository}:environment:${Environment}"}
-    expected = {"BuildRole": branch, "DeployRole": environment, "RetrainRole": branch, "PromoteRole": environment}
-    issuer = "token.actions.githubusercontent.com"
-    for name, role in resources("AWS::IAM::Role", "github"):
+ISSUER = "token.actions.githubusercontent.com"
+NEW, OLD = "repo:owner@1/name@2", "repo:owner/name"
+MAIN, PRODUCTION, MODEL = "ref:refs/heads/main", "environment:production", "environment:model"
+TRUSTED = {  # role: the job's subject and workflow
+    "BuildRole": (MAIN, "release"),
+    "DeployRole": (PRODUCTION, "release"),
+    "RetrainRole": (MAIN, "retrain"),
+    "PromoteRole": (MODEL, "retrain"),
+}
+
+
+def trusts(
+    role: str, repository: dict[str, str], subject: str, workflow: str, audience: str = "sts.amazonaws.com"
+) -> bool:
+    """Whether the rendered trust policy lets a job with these claims in."""
+    properties = dict(resources("AWS::IAM::Role", "github"))[f"github.{role}"]
+    (statement,) = rendered(properties["AssumeRolePolicyDocument"]["Statement"], "github", repository)
+    assert list(statement["Condition"]) == ["StringEquals"], "StringLike with a * would trust branches of any name"
+    claims = {"sub": subject, "aud": audience, "job_workflow_ref": workflow}
+    wanted = statement["Condition"]["StringEquals"]
+    assert set(wanted) == {f"{ISSUER}:{claim}" for claim in claims}
+    return all(wanted[f"{ISSUER}:{claim}"] == value for claim, value in claims.items())
+
+
+@pytest.mark.parametrize("role", TRUSTED)
+def test_githubs_roles_trust_one_job_of_one_repository(role: str) -> None:
+    kind, workflow = TRUSTED[role]
+    file = f"owner/name/.github/workflows/{workflow}.yml@refs/heads/main"
+    plain = {"Repository": "owner/name"}
+    numbered = plain | {"OwnerId": "1", "RepositoryId": "2"}
+    assert trusts(role, numbered, f"{NEW}:{kind}", file)
+    assert trusts(role, plain, f"{OLD}:{kind}", file)
+    assert not trusts(role, plain, f"{NEW}:{kind}", file)
+    foreign = {OLD, "repo:owner@1/name", "repo:owner/name@2"}
+    foreign |= {"repo:owner@1/name@3", "repo:owner@9/name@2", "repo:owner@1/other@2"}
+    for repository in foreign:
+        assert not trusts(role, numbered, f"{repository}:{kind}", file), repository
+    kinds = {MAIN, PRODUCTION, MODEL, "pull_request", "ref:refs/heads/retrained", "ref:refs/tags/main", f"{kind}2"} - {
+        kind
+    }
+    for other in kinds:
+        assert not trusts(role, numbered, f"{NEW}:{other}", file), other
+    for branch in ("refs/heads/retrained", "refs/pull/1/merge"):
+        assert not trusts(role, numbered, f"{NEW}:{kind}", file.replace("refs/heads/main", branch))
+    other_file = file.replace(workflow, "release" if workflow == "retrain" else "retrain")
+    assert not trusts(role, numbered, f"{NEW}:{kind}", other_file)
+    assert not trusts(role, numbered, f"{NEW}:{kind}", file, "https://github.com/owner")
+
+
+def test_githubs_roles_end_and_names_have_no_wildcard() -> None:
+    roles = dict(resources("AWS::IAM::Role", "github"))
+    assert {name.split(".")[1] for name in roles} == set(TRUSTED)
+    for role in roles.values():
         (trust,) = role["AssumeRolePolicyDocument"]["Statement"]
         assert trust["Action"] == "sts:AssumeRoleWithWebIdentity"
-        # Only StringEquals: StringLike with a * would trust branches of any name.
-        assert trust["Condition"] == {
-            "StringEquals": {f"{issuer}:aud": "sts.amazonaws.com", f"{issuer}:sub": expected.pop(name.split(".")[1])}
-        }
         assert role["MaxSessionDuration"] <= 7200
-    assert not expected
     parameters = template("github")["Parameters"]
-    assert (parameters["Branch"]["Default"], parameters["Environment"]["Default"]) == ("main", "production")
     for wildcard in ("owner/*", "*/name", "owner"):
         assert not re.search(parameters["Repository"]["AllowedPattern"], wildcard)
-    assert not re.search(parameters["Branch"]["AllowedPattern"], "*")
+    for name in ("OwnerId", "RepositoryId", "Branch", "Environment", "ModelEnvironment"):
+        assert not re.search(parameters[name]["AllowedPattern"], "*")
+
+
+def resource_forms(action: str) -> set[str]:
+    """The ARNs that an action takes by AWS's own reference; `*` if it knows no resource."""
+    service, _, operation = action.partition(":")
+    entries = get_action_data(service, operation)
+    assert entries, f"AWS has no action {action}"
+    return {entry["resource_arn_format"] for entry in entries[service]}
+
+
+def fits(arn: str, form: str) -> bool:
+    """Whether an ARN, with * or ${…} for any text, can be of this form."""
+    placeholder = re.compile(r"\$\{[\w:]+\}")
+    one, other = (
+        fnmatch(placeholder.sub("x", text), placeholder.sub("*", pattern))
+        for text, pattern in ((arn, form), (form, arn))
+    )
+    return one or other
+
+
+def test_each_right_fits_its_resource() -> None:
+    """An action that knows no resource is refused by AWS if the statement names one."""
+    for name, statement in statements():
+        named = [rendered(item, name.split(".")[0], {}) for item in listed(statement["Resource"])]
+        arns = [item for item in named if str(item).startswith(("arn:", "*"))]  # others refer to a resource
+        for action in listed(statement["Action"]):
+            forms = resource_forms(action)
+            if "*" in arns:
+                assert "*" in forms or "Condition" in statement, f"{name}: {action} takes a resource"
+            else:
+                assert forms != {"*"}, f"{name}: {action} knows no resource and needs *, in a statement of its own"
+                known = any(fits(arn, form) for form in forms - {"*"} for arn in arns)
+                assert known or len(arns) < len(named), f"{name}: {action} does not take {arns}"
 
 
 def test_githubs_roles_have_least_privilege() -> None:
@@ -565,19 +642,8 @@ def test_created_repositories_are_immutable(outputs: Any) -> None:
 
 def test_created_buckets_are_encrypted(outputs: Any) -> None:
     s3 = boto3.client("s3")
-    names = {outputs["registry"]["ArtifactsBucket"], outputs["registry"]["DataBucket"]}
+    names = {outputs["storage"]["ArtifactsBucket"], outputs["storage"]["DataBucket"]}
     names.add(outputs["servers"]["ReleasesBucket"])
     assert len(names) == 3
     for name in names:
         assert s3.get_bucket_encryption(Bucket=name)["ServerSideEncryptionConfiguration"]["Rules"]
-
-
-def test_created_roles_trust_the_repository(outputs: Any) -> None:
-    iam = boto3.client("iam")
-    trusted = {}
-    for job in ("Build", "Deploy", "Retrain", "Promote"):
-        name = outputs["github"][f"{job}RoleArn"].rpartition("/")[2]
-        (statement,) = iam.get_role(RoleName=name)["Role"]["AssumeRolePolicyDocument"]["Statement"]
-        trusted[job] = statement["Condition"]["StringEquals"]["token.actions.githubusercontent.com:sub"]
-    branch, environment = "repo:owner/name:ref:refs/heads/main", "repo:owner/name:environment:production"
-    assert trusted == {"Build": branch, "Retrain": branch, "Deploy": environment, "Promote": environment}

@@ -19,6 +19,7 @@ from stacks import SCRIPT, Stack, running_stack
 
 from credit_risk.core.errors import ProjectError
 from credit_risk.registry.client import CHALLENGER, CHAMPION, ONNX_PATH, Registry
+from credit_risk.registry.preflight import NO_BUCKET, check_data_remote
 from credit_risk.registry.promotion import history
 
 REGISTER, LOADING = "4.dvc_pipeline/7.register_model.py", "5.testing/loading.py"
@@ -31,8 +32,13 @@ def registered(stack: Stack, finished: Project, tmp_path_factory: pytest.TempPat
     """A project that ran on the embedded registry first, and then with the stack's environment."""
     stack.forget_model()
     project = copy_finished(finished, tmp_path_factory.mktemp("registered") / "project")
+    share_data(project)
     project.path("output.txt").write_text(project.run("main.py", check=True, **stack.environment()).stdout)
     return project
+
+
+def share_data(project: Project) -> None:
+    project.path(".dvc", "config.local").write_text("['remote \"s3\"']\n    url = s3://dvc-data\n")
 
 
 @pytest.fixture
@@ -161,6 +167,7 @@ def test_data_travel_by_dvc_and_a_second_clone_runs_no_stage(registered: Project
         clone = Project(tmp_path / name)
         subprocess.run(["git", "clone", "-q", registered.root, clone.root], check=True)
         shutil.copy(registered.path("uv.lock"), clone.path("uv.lock"))
+        share_data(clone)
         output = "".join(dvc(clone, *command) for command in commands)
         assert "Running stage" not in output
         assert "Data and pipelines are up to date." in output
@@ -199,6 +206,17 @@ def test_artifacts_straight_to_s3(project: Project, direct: Stack, enter: Enter)
     )
     enter(project, "service", direct)
     assert Registry().download("1", ONNX_PATH).is_file()
+
+
+def test_no_bucket_of_a_stranger_is_the_data_remote(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("AWS_ACCESS_KEY_ID", "of a test")
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "of a test")
+    configured = (REPOSITORY / ".dvc" / "config").read_text()
+    assert f"url = {NO_BUCKET}\n" in configured
+    assert len(NO_BUCKET.removeprefix("s3://")) < 3, "names of buckets have three characters and more"
+    if not (REPOSITORY / ".dvc" / "config.local").exists():
+        (check,) = check_data_remote()  # asks nobody
+        assert (check.problem, "dvc remote modify --local s3 url" in check.found) == ("", True)
 
 
 def test_missing_programs_are_named_with_their_package(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -13,14 +13,15 @@ from containers import needs_podman
 from projects import REPOSITORY
 
 WORKFLOWS = sorted((REPOSITORY / ".github" / "workflows").glob("*.yml"))
-USES = re.compile(r"uses: ([\w-]+/[\w-]+)@(\S+) # (v\d+\.\d+\.\d+)$")
+ACTIONS = sorted((REPOSITORY / ".github" / "actions").glob("*/action.yml"))
+USES = re.compile(r"uses: ([\w-]+/[\w-]+)(?:/[\w-]+)?@(\S+) # (v\d+\.\d+\.\d+)$")
 STAND_IN = (
     "name: stand-in\ndescription: does nothing\nruns: {using: composite, steps: [{run: echo replaced, shell: bash}]}\n"
 )
 
 
 def test_actions_are_pinned_to_a_commit() -> None:
-    lines = [line for path in WORKFLOWS for line in path.read_text().splitlines() if "uses: " in line]
+    lines = [line for path in [*WORKFLOWS, *ACTIONS] for line in path.read_text().splitlines() if "uses: " in line]
     foreign = [line for line in lines if "uses: ./" not in line]
     found = [USES.search(line) for line in foreign]
     assert foreign
@@ -39,14 +40,85 @@ def test_ci_runs_the_parts_of_the_local_check() -> None:
     assert "secrets" not in (REPOSITORY / ".github" / "workflows" / "ci.yml").read_text()  # forks have no secrets
 
 
-@pytest.mark.parametrize("path", [path for path in WORKFLOWS if path.stem != "ci"], ids=lambda path: path.stem)
-def test_production_jobs_are_serialized_and_need_an_approval(path: Path) -> None:
-    workflow: Any = yaml.safe_load(path.read_text())
+def parsed(name: str) -> Any:
+    return yaml.safe_load((REPOSITORY / ".github" / "workflows" / f"{name}.yml").read_text())
+
+
+@pytest.mark.parametrize(("name", "environment"), [("release", "production"), ("retrain", "model")])
+def test_production_jobs_are_serialized_and_need_an_approval(name: str, environment: str) -> None:
+    workflow = parsed(name)
     assert workflow["permissions"] == {}
     *_, last = workflow["jobs"].values()
     assert (workflow | last)["concurrency"]["cancel-in-progress"] is False
-    assert last["environment"] == "production"
+    assert last["environment"] == environment  # each has a role of its own, see github.yaml
     assert last["permissions"] == {"contents": "read", "id-token": "write"}
+
+
+def test_a_run_that_waits_for_its_approval_holds_back_no_other() -> None:
+    workflow = parsed("release")
+    assert "concurrency" not in workflow
+    assert [name for name, job in workflow["jobs"].items() if "concurrency" in job] == ["deploy"]
+
+
+def test_runners_do_not_move() -> None:
+    runners = {job.get("runs-on", "") for path in WORKFLOWS for job in parsed(path.stem)["jobs"].values()} - {""}
+    assert not [runner for runner in runners if "latest" in runner]
+
+
+def test_jobs_with_rights_install_locked_packages_only() -> None:
+    for path in WORKFLOWS:
+        for name, job in parsed(path.stem)["jobs"].items():
+            if "id-token" not in job.get("permissions", {}):
+                continue
+            commands = "\n".join(step.get("run", "") for step in job["steps"])
+            assert not re.search(r"pip install|uv sync|uvx|uv tool|npm", commands), f"{path.stem}.{name}"
+    action = yaml.safe_load((REPOSITORY / ".github/actions/install/action.yml").read_text())
+    assert "--require-hashes" in action["runs"]["steps"][-1]["run"]
+
+
+def test_promotion_runs_the_code_of_main() -> None:
+    """Anybody may push to the branch of the pull request."""
+    checkout, lock, *_ = parsed("retrain")["jobs"]["promote"]["steps"]
+    assert checkout["with"] == {"persist-credentials": False}  # without `ref`: the commit that the workflow has
+    assert lock["uses"].startswith("actions/download-artifact@")
+    kept = [
+        step
+        for step in parsed("retrain")["jobs"]["train"]["steps"]
+        if step.get("with", {}).get("name") == lock["with"]["name"]
+    ]
+    assert [Path(step["with"]["path"]).parent.as_posix() for step in kept] == [lock["with"]["path"]]
+
+
+def test_forks_without_an_account_skip_the_jobs_that_need_one() -> None:
+    for name, job, variable in (("release", "build", "AWS_BUILD_ROLE"), ("retrain", "train", "AWS_RETRAIN_ROLE")):
+        assert parsed(name)["jobs"][job]["if"] == f"vars.{variable} != ''"
+    for name, job in (("release", "deploy"), ("retrain", "promote")):
+        assert (
+            set(parsed(name)["jobs"][job]["needs"]) & {"build", "train"}
+            or parsed(name)["jobs"][job]["needs"] == "train"
+        )
+
+
+def test_image_is_scanned_before_it_is_pushed() -> None:
+    steps = parsed("release")["jobs"]["build"]["steps"]
+    names = [step.get("id") or ("scan" if step.get("with", {}).get("exit-code") == "1" else "") for step in steps]
+    assert 0 < names.index("scan") < names.index("push")
+    scan = steps[names.index("scan")]["with"]
+    assert scan["ignore-unfixed"] is True
+    accepted = yaml.safe_load((REPOSITORY / scan["trivyignores"]).read_text())["vulnerabilities"]
+    assert all(entry["statement"] and entry["expired_at"] for entry in accepted)
+
+
+def test_base_images_are_pinned_and_stay_on_one_python() -> None:
+    for path in (REPOSITORY / "7.deploy").rglob("Dockerfile"):
+        bases = re.findall(r"^FROM (\S+)", path.read_text(), re.MULTILINE)
+        assert all(
+            re.fullmatch(r"python:3\.11-slim-trixie@sha256:[0-9a-f]{64}", base) for base in bases if base != "local"
+        )
+    updates = yaml.safe_load((REPOSITORY / ".github" / "dependabot.yml").read_text())["updates"]
+    (docker,) = [update for update in updates if update["package-ecosystem"] == "docker"]
+    assert docker["ignore"][0]["dependency-name"] == "python"
+    assert "version-update:semver-minor" in docker["ignore"][0]["update-types"]
 
 
 @pytest.fixture
@@ -77,7 +149,7 @@ def act(clone: Path, parts: list[str], tests: list[str]) -> "subprocess.Complete
     return subprocess.run(
         [
             str(Path(sys.executable).parent / "act"), "pull_request", "--workflows", ".github/workflows/ci.yml",
-            *("--platform", "ubuntu-latest=-self-hosted", "--pull=false", "--action-offline-mode"),
+            *("--platform", "ubuntu-24.04=-self-hosted", "--pull=false", "--action-offline-mode"),
             *("--env", f"PYTEST_ADDOPTS=--cov-fail-under=0 {' '.join(tests)}", "--env", "PY_COLORS=0"),
             *("--env", "UV_COMPILE_BYTECODE=0", *options),
         ],

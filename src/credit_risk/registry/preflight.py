@@ -25,6 +25,8 @@ from credit_risk.registry.client import EXPERIMENT, Registry
 from credit_risk.registry.error_messages import describe_error
 
 MAX_CLOCK_SKEW = 300  # seconds; S3 rejects requests from 900 on
+NO_BUCKET = "s3://_"  # of .dvc/config, until there is a bucket
+SET_REMOTE = "`uv run dvc remote modify --local s3 url s3://BUCKET`"
 PROBE = "preflight-probe"  # a small object, overwritten each time, and deleted if that is permitted
 
 
@@ -76,6 +78,9 @@ def check_data_remote() -> Iterator[PreflightCheck]:
         config = repo.config
         url = config["remote"].get(config["core"].get("remote", ""), {}).get("url", "")
     if not url.startswith("s3:"):
+        return
+    if url == NO_BUCKET:
+        yield PreflightCheck("data remote", found=f"none is set; to share data: {SET_REMOTE}")
         return
     try:
         keys = boto3.Session().get_credentials()

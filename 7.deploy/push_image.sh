@@ -1,0 +1,14 @@
+#!/usr/bin/env bash
+# Pushes an image and prints its address by digest, which templates and releases need. The servers have x86 processors:
+# an image for another one, as Docker builds on a Mac by default, would fail on each server, so it is refused here.
+#
+# Usage: 7.deploy/push_image.sh REPOSITORY:TAG
+set -euo pipefail
+tag=${1:?usage: push_image.sh REPOSITORY:TAG}
+platform=$(docker image inspect --format '{{.Os}}/{{.Architecture}}' "$tag")
+[ "$platform" = linux/amd64 ] || {
+    echo "push_image.sh: $tag is for $platform, servers are linux/amd64; build it with --platform linux/amd64" >&2
+    exit 1
+}
+docker push --quiet "$tag" >&2
+docker image inspect --format '{{range .RepoDigests}}{{println .}}{{end}}' "$tag" | grep "^${tag%:*}@sha256:" | tail -n 1
