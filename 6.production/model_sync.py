@@ -34,6 +34,7 @@ from credit_risk.registry.client import (
     Version,
 )
 from credit_risk.registry.promotion import events
+from credit_risk.registry.signed_model import check_signature
 from credit_risk.serving import model_cache, prometheus
 from credit_risk.serving.structured_log import log
 
@@ -130,9 +131,13 @@ class ModelSync:
         """The champion's files: those that the cache has kept since it was active, else downloaded ones."""
         if kept := model_cache.kept_files(self.cache, champion.number, champion.tags.get(ONNX_SHA256, "")):
             with suppress(ProjectError):
-                return kept, check(champion, *kept.values())
+                return kept, self._check(champion, *kept.values())
         files = {name: registry.download(champion.number, path, folder) for name, path in FILES.items()}
-        return files, check(champion, *files.values())
+        return files, self._check(champion, *files.values())
+
+    def _check(self, champion: Version, onnx: Path, reference_rows: Path) -> OnnxScorer:
+        check_signature(champion, [onnx, reference_rows], self.settings.model_public_key)
+        return check(champion, onnx, reference_rows)
 
 
 def check(champion: Version, onnx: Path, reference_rows: Path) -> OnnxScorer:

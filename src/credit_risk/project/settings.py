@@ -53,6 +53,9 @@ class Settings(BaseSettings):
     mlflow_artifact_upload_download_timeout: int = Field(
         60, gt=0, le=3_600, description="Seconds until a store that is sent or asked for a model counts as down"
     )
+    model_public_key: str = Field(
+        "", description="Line that 6.production/sign_model.py prints: load only versions signed with its private key"
+    )
     model_cache: Path = Field(
         default_factory=lambda: root() / "6.production" / "cache",
         description="Folder of the served model",

@@ -7,8 +7,10 @@ from credit_risk.core.errors import ProjectError
 from credit_risk.core.files import sha256
 from credit_risk.formats.onnx_scorer import OnnxScorer
 from credit_risk.formats.reference_rows import TOLERANCE, max_score_difference
+from credit_risk.project.settings import settings
 from credit_risk.registry import lineage
 from credit_risk.registry.client import CHAMPION, ONNX_PATH, ONNX_SHA256, REFERENCE_ROWS_PATH, Registry
+from credit_risk.registry.signed_model import check_signature
 
 
 def download(registry: Registry, number: str | None) -> tuple[str, bytes]:
@@ -26,6 +28,10 @@ def download(registry: Registry, number: str | None) -> tuple[str, bytes]:
         onnx, rows = (
             registry.download(version.number, path, Path(folder)) for path in (ONNX_PATH, REFERENCE_ROWS_PATH)
         )
+        try:
+            check_signature(version, [onnx, rows], settings().model_public_key)
+        except ProjectError as error:
+            raise ProjectError(f"version {version.number} is rejected: {error}") from error
         if sha256(onnx) != version.tags.get(ONNX_SHA256):
             raise ProjectError(f"the ONNX model of version {version.number} is not the one that was registered")
         content = onnx.read_bytes()
