@@ -14,6 +14,7 @@ uv run main.py monitor        compares recent predictions with the training peri
 uv run main.py doctor         checks registry, artifact store and data remote, and says how to fix them
 uv run main.py rebuild N      rebuilds version N from its lineage and compares it with the registered version
 uv run main.py rename NAME    renames the project: package, imports, pyproject and contract
+uv run main.py adopt FILE     writes contract, cleaning, features and parameters for your own file, once
 """
 
 from credit_risk.core.entry_point import describe, prepare_children
@@ -30,6 +31,7 @@ from functools import partial
 from rich.markup import escape
 from rich.table import Table
 
+from credit_risk.adopt.arguments import add_arguments
 from credit_risk.contract import CONTRACT
 from credit_risk.core.errors import ProjectError
 from credit_risk.core.paths import data, relative, root
@@ -69,6 +71,7 @@ def main() -> None:
     renaming.add_argument("name", metavar="NAME", help="lower-case words joined by hyphens")
     rebuilding = commands.add_parser("rebuild", help="rebuild a version from its lineage, and compare")
     rebuilding.add_argument("version", metavar="N", help="number of the version")
+    add_arguments(commands.add_parser("adopt", help="write contract, cleaning, features and parameters for your file"))
     for name, (_, what) in SCRIPTS.items():
         commands.add_parser(name, help=what, add_help=False)
     arguments, rest = parser.parse_known_args()
@@ -83,6 +86,7 @@ def main() -> None:
         "doctor": doctor,
         "rebuild": lambda: rebuild(arguments.version),
         "rename": lambda: rename(arguments.name),
+        "adopt": lambda: adopt(arguments),
     }
     run |= {name: partial(execute, path, *rest) for name, (path, _) in SCRIPTS.items()}
     try:
@@ -241,6 +245,13 @@ def rename(name: str) -> int:
     changed = rename_project(CONTRACT.problem, name)
     console.print(f"renamed in {changed} files; check with `git diff`, run `uv run main.py`, then commit")
     return 0
+
+
+def adopt(arguments: argparse.Namespace) -> int:
+    """Writes a first version of the files that are specific to a data set."""
+    from credit_risk.adopt.command import adopt as adopt_file
+
+    return adopt_file(arguments, console)
 
 
 if __name__ == "__main__":

@@ -112,6 +112,15 @@ class Project:
             round_trip.dump(sections, file)
 
 
+@dataclass(frozen=True)
+class Renamed(Project):
+    """A copy with a package of its own."""
+
+    @property
+    def environment(self) -> dict[str, str]:
+        return super().environment | {"PYTHONPATH": str(self.root / "src")}
+
+
 def copy_repository(target: Path) -> Project:
     """The files that git has or would have, as a git repository; the original may be one or an unpacked archive."""
     with tempfile.TemporaryDirectory() as empty:

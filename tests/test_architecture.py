@@ -19,7 +19,7 @@ FLOORS: tuple[set[str], ...] = (
     {"model"},
     {"formats"},
     {"data", "registry", "rollout", "serving"},
-    {"rehearsal", "report", "runner", "scoring", "search"},
+    {"adopt", "rehearsal", "report", "runner", "scoring", "search"},
     {"monitoring"},
 )
 FLOOR = {part: height for height, parts in enumerate(FLOORS) for part in parts}

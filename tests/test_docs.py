@@ -70,7 +70,7 @@ def test_parameters_exist(document: Path) -> None:
     params = yaml.safe_load(read("4.dvc_pipeline", "params.yaml"))
     optional = {"split.out_of_time_months", "gates.min_out_of_time_auc", "data.sources"}
     for name in re.findall(rf"`((?:{'|'.join(params)})(?:\.\w+)+)[:`]", document.read_text(encoding="utf-8")):
-        if name not in optional and not name.endswith((".py", ".yaml")):
+        if name not in optional and not name.endswith((".py", ".yaml", ".ipynb")):
             assert reduce(lambda section, key: section[key], name.split("."), params) != "", name
 
 

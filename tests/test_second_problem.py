@@ -9,12 +9,11 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
-from dataclasses import dataclass
 from typing import Any
 
 import pandas as pd
 import pytest
-from projects import Project, commit_all, copy_project
+from projects import Project, Renamed, commit_all, copy_project
 from servers import SERVE, Server, running, wait_until_ready
 
 from credit_risk.contract import CONTRACT
@@ -27,15 +26,6 @@ OURS = ("PROJECT_ROOT", "TESTS_SHARED")  # what the first problem's tests share 
 FOREIGN = re.compile(
     r"\b(sba|loans?|credit|lenders?|borrowers?|naics|charged.off|approved?|out.of.time|vintage)\b", re.IGNORECASE
 )
-
-
-@dataclass(frozen=True)
-class Renamed(Project):
-    """A copy with a package of its own."""
-
-    @property
-    def environment(self) -> dict[str, str]:
-        return super().environment | {"PYTHONPATH": str(self.root / "src")}
 
 
 def lay_over(project: Project) -> Renamed:
@@ -74,8 +64,8 @@ def server(project: Renamed) -> Iterator[Server]:
         yield server
 
 
-def example(project: Renamed) -> dict[str, Any]:
-    code = f"import json; from {PACKAGE}.contract import CONTRACT; print(json.dumps(CONTRACT.example))"
+def example(project: Renamed, package: str = PACKAGE) -> dict[str, Any]:
+    code = f"import json; from {package}.contract import CONTRACT; print(json.dumps(CONTRACT.example))"
     row: dict[str, Any] = json.loads(project.run("-c", code).stdout)
     return row
 

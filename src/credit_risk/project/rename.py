@@ -23,23 +23,51 @@ def rename(old: Problem, name: str) -> int:
     Raises:
         ProjectError: Python, AWS or Docker don't take the name, or the git tree is not clean.
     """
-    if problem := name_problem(name):
-        raise ProjectError(f"name {problem}")
-    new = replace(old, name=name)
     if name == old.name:
         raise ProjectError(f"the project is called '{name}' already")
-    if importlib.util.find_spec(new.package):
-        raise ProjectError(f"'{new.package}' is the name of an installed package; choose another")
-    if _git("status", "--porcelain").strip():
-        raise ProjectError("there are uncommitted changes; commit them first, so that the renaming can be undone")
+    check_name(old, name)
+    check_clean()
+    return replace_names(old, name)
+
+
+def check_name(old: Problem, name: str) -> None:
+    """Checks that the project can have a name.
+
+    Raises:
+        ProjectError: Python, AWS or Docker don't take it, or it is the name of another package.
+    """
+    if problem := name_problem(name):
+        raise ProjectError(f"name {problem}")
+    package = replace(old, name=name).package
+    if name != old.name and importlib.util.find_spec(package):
+        raise ProjectError(f"'{package}' is the name of an installed package; choose another")
+
+
+def check_clean(*, besides: Path | None = None) -> None:
+    """Checks that git has nothing to commit, so that what follows can be undone.
+
+    Args:
+        besides: a file that may be new.
+
+    Raises:
+        ProjectError: there are changes, or this is no git repository.
+    """
+    changes = [line[3:] for line in git("status", "--porcelain", "-z", "--untracked-files=all").split("\0") if line]
+    if [name for name in changes if besides is None or (root() / name).resolve() != besides.resolve()]:
+        raise ProjectError("there are uncommitted changes; commit them first, so that this can be undone")
+
+
+def replace_names(old: Problem, name: str) -> int:
+    """Replaces the spellings of the project's name in the tracked files; returns the number of changed files."""
+    new = replace(old, name=name)
     spellings = {old.name: new.name, old.package: new.package, old.model_name: new.model_name}
     changed = [path for path in _tracked_files() if _replace(path, spellings)]
-    _git("mv", f"src/{old.package}", f"src/{new.package}")
+    git("mv", f"src/{old.package}", f"src/{new.package}")
     return len(changed)
 
 
 def _tracked_files() -> list[Path]:
-    names = _git("ls-files", "-z").split("\0")
+    names = git("ls-files", "-z").split("\0")
     names.append("uv.lock")  # not tracked, but uv needs the project's name in it
     return [root() / name for name in names if name and not DATA.match(name) and (root() / name).is_file()]
 
@@ -59,7 +87,12 @@ def _replace(path: Path, spellings: dict[str, str]) -> bool:
     return True
 
 
-def _git(*arguments: str) -> str:
+def git(*arguments: str) -> str:
+    """Runs git in the project; returns its output.
+
+    Raises:
+        ProjectError: it fails.
+    """
     result = subprocess.run(["git", *arguments], cwd=root(), capture_output=True, text=True, check=False)
     if result.returncode:
         raise ProjectError(f"git {arguments[0]} failed: {result.stderr.strip() or 'no output'}")

@@ -8,13 +8,14 @@ from rich.table import Table
 
 from credit_risk.contract import CONTRACT
 from credit_risk.core.files import read_json
-from credit_risk.core.paths import data
+from credit_risk.core.paths import data, root
 from credit_risk.runner.steps import LOG
 from credit_risk.runner.terminal import console
 
 if TYPE_CHECKING:
     from credit_risk.registry.gating import Outcome
 
+DECISIONS = "decisions.md"  # written by `main.py adopt`
 NEXT_COMMANDS = """next:
   uv run main.py serve                  serve the champion on http://127.0.0.1:8000 (a page; docs at /docs), then
   curl -s localhost:8000/predict -H 'content-type: application/json' -d @6.production/example.json
@@ -29,6 +30,8 @@ def print_summary(outcome: "Outcome", *, promote: bool, seconds: float) -> int:
     """
     console.print(metrics_table(read_json(data("6.reports", "metrics.json"))))
     console.print(f"version {outcome.challenger.number} (challenger) {escape(outcome.result)}", soft_wrap=True)
+    if (root() / DECISIONS).exists():
+        console.print(f"{DECISIONS} lists what a person must decide; delete it when that is done")
     if outcome.champion is None:
         console.print(f"[bold red]there is no champion to serve[/]; results of the gates: {LOG}", soft_wrap=True)
         return 0 if outcome.passed and not promote else 1
