@@ -246,6 +246,11 @@ def test_written_files_say_what_was_decided(made: plan.Plan, choice: measure.Cho
     split = {"min_rows": 30, "out_of_time_months": made.out_of_time_months, "test_share": made.test_share}
     assert params["split"] == split
     assert params["clean"]["max_rejected_share"] == 0.01
+    ours = yaml.safe_load((REPOSITORY / "4.dvc_pipeline" / "params.yaml").read_text(encoding="utf-8"))
+    of_dates = {"out_of_time_months", "min_out_of_time_auc"}  # the project's own contract may have no date
+    assert {name: section.keys() - of_dates for name, section in params.items()} == {
+        name: section.keys() - of_dates for name, section in ours.items()
+    }
     assert params["gates"]["min_auc"] == 0.64  # measured, less three standard errors
     assert params["evaluate"]["leak_auc"] >= 0.9
     stage = written["4.dvc_pipeline/2.prep_clean_data.py"]

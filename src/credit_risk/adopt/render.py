@@ -21,6 +21,9 @@ from credit_risk.core.schema import Choice as ChoiceField
 from credit_risk.core.schema import Number
 from credit_risk.data.parsing import ISO_DATE, numbers
 
+# Limits of drift: with few rows of train, more of it is chance.
+MANY_MONITOR = {"min_rows": 500, "min_psi": 0.1, "min_share_change": 0.05, "max_auc_drop": 0.03, "min_rate_gap": 0.03}
+FEW_MONITOR = {"min_rows": 100, "min_psi": 0.25, "min_share_change": 0.1, "max_auc_drop": 0.05, "min_rate_gap": 0.1}
 MAX_GROUPS = 8  # of a slice
 MAX_LINE = 100  # characters of a list of words; a longer one is a constant
 MIN_TABLE = 12  # numbers of a kind, from which on they are the rows of a table
@@ -199,6 +202,7 @@ def _params(plan: Plan, choice: Choice) -> dict[str, Any]:
         "highest": highest,
         "slice_rows": 30 if few else 200,
         "gates": gates,
+        "monitor": FEW_MONITOR if few else MANY_MONITOR,
         "metrics": metrics,
     }
 
