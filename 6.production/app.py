@@ -251,7 +251,8 @@ async def status() -> dict[str, Any]:
     if active_model.loaded and problem:
         detail += f" from the cache: {problem}"
     ready = active_model.loaded and not middleware.draining
-    return {"ready": ready, "detail": detail, "workers": prometheus.model_versions()}
+    shadow = {"shadow": middleware.recorder.shadow.status()} if middleware.recorder.shadow else {}
+    return {"ready": ready, "detail": detail, "workers": prometheus.model_versions(), **shadow}
 
 
 @api.get("/metrics", response_class=Response)

@@ -89,7 +89,7 @@ def fill_caches(folder: Path) -> None:
     (model,) = cache.rglob(model_cache.ONNX)
     files = {name: model.with_name(name) for name in (model_cache.ONNX, model_cache.REFERENCE_ROWS)}
     info = model_cache.load(cache).info
-    model_cache.install(folder / "cache-shadow", files, info | {"version": str(int(info["version"]) + 1)})
+    model_cache.install(cache / ".shadow", files, info | {"version": str(int(info["version"]) + 1)})
 
 
 def measure(way: str, folder: Path, requests: int) -> Measured:

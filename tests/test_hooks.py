@@ -84,6 +84,7 @@ class Machine:
 
     root: Path
     port: int = field(default_factory=free_port)
+    internal_port: int = field(default_factory=free_port)
     name: str = field(default_factory=lambda: f"aws-hooks-{uuid.uuid4().hex[:8]}")
 
     def set_up(self) -> None:
@@ -130,6 +131,7 @@ class Machine:
             "CONTAINER_NAME": self.name,
             "CONTAINER_NETWORK": "host",
             "PORT": str(self.port),
+            "INTERNAL_PORT": str(self.internal_port),
             "SERVER_ENV": str(self.root / "server.env"),
             "STATE_DIRECTORY": str(self.root / "state"),
             "DATA_DIRECTORY": str(self.root / "data"),
@@ -194,6 +196,8 @@ def test_release_starts_on_a_new_server_and_replaces_an_old_one(machine: Machine
     assert machine.predict(KEY).is_success
     assert machine.predict(smoke_key).status_code == 401, "the key is valid while its container runs"
     assert (machine.root / "data" / "images").read_text() == f"{images['good']}\n"
+    for port, status in ((machine.port, 404), (machine.internal_port, 200)):
+        assert httpx.get(f"http://127.0.0.1:{port}/metrics").status_code == status
     done = machine.run("hooks/send_metrics.sh", 60)
     assert done.returncode == 0, done.stderr
     sent = json.loads((machine.root / "bin" / "sent.json").read_text())

@@ -16,7 +16,7 @@ MLFLOW_TRACKING_PASSWORD=$(secret "$MLFLOW_PASSWORD_SECRET")
 # An API key for ValidateService, accepted by this server only and readable by root only.
 (umask 077 && mkdir -p "$STATE" && od -An -N32 -tx1 /dev/urandom | tr -d ' \n' >"$STATE/smoke-key")
 API_KEYS_SHA256="$keys,$(sha256sum <"$STATE/smoke-key" | cut -d ' ' -f 1)"
-export API_KEYS_SHA256 MLFLOW_TRACKING_PASSWORD PORT APP_ENV=production MODEL_CACHE=/cache
+export API_KEYS_SHA256 MLFLOW_TRACKING_PASSWORD PORT INTERNAL_PORT APP_ENV=production MODEL_CACHE=/cache
 
 # The model cache survives the container: without the registry, a new one serves the last champion. The image's user
 # may write to it; other users of this server can't, since only root may enter the folder above.
@@ -31,6 +31,7 @@ memory=$(awk '/^MemTotal/ {print int($2 * 0.8)}' /proc/meminfo)k
     --memory "$memory" --volume "$DATA/model:$MODEL_CACHE" \
     --stop-timeout "$((${DRAIN_SECONDS:-15} + 15))" --label "release=${DEPLOYMENT_ID:-none}" \
     --env PORT --env APP_ENV --env API_KEYS_SHA256 --env DRAIN_SECONDS --env MODEL_SYNC_SECONDS --env MODEL_CACHE \
+    --env INTERNAL_PORT --env SHADOW_ALIAS \
     --env MLFLOW_TRACKING_URI --env MLFLOW_TRACKING_USERNAME --env MLFLOW_TRACKING_PASSWORD \
     "$IMAGE" >/dev/null || fail "can't start the container; look at $CONTAINER_TOOL logs $NAME"
 log "the API is starting"

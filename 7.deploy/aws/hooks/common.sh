@@ -9,6 +9,7 @@ CONTAINER_TOOL=${CONTAINER_TOOL:-docker}
 NAME=${CONTAINER_NAME:-api}
 NETWORK=${CONTAINER_NETWORK:-bridge} # one hop away from the metadata service, which answers at one hop only
 PORT=${PORT:-8000}
+INTERNAL_PORT=${INTERNAL_PORT:-8001} # of metrics and status, inside the container only
 STATE=${STATE_DIRECTORY:-/run/api} # in memory, readable by root only
 SERVER_ENV=${SERVER_ENV:-/etc/api/server.env}
 DATA=${DATA_DIRECTORY:-/var/lib/api} # on the disk: the model cache, and the images that were used

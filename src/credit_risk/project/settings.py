@@ -108,7 +108,7 @@ class Settings(BaseSettings):
     @property
     def shadow_cache(self) -> Path:
         """Folder of the model that SHADOW_ALIAS names."""
-        return self.model_cache.with_name(f"{self.model_cache.name}-shadow")
+        return self.model_cache / ".shadow"
 
     @field_validator("api_keys_sha256", "cors_origins", "prediction_log_exclude", mode="before")
     @classmethod

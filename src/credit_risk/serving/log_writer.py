@@ -72,6 +72,7 @@ class LogWriter:
         self._folder, self._fields = folder, fields
         self._queue: queue.SimpleQueue[Batch | None] = queue.SimpleQueue()
         self._name, self._file, self._opened, self._size = "", -1, 0.0, 0
+        self._redacted = len(fields) < len(CONTRACT.fields)
         self._second, self._prefix = 0, b""
         self._problem = ""
         # Written by the thread only, and read by others; they only grow.
@@ -119,20 +120,18 @@ class LogWriter:
         ]
 
     def _line(self, entry: Entry, shadow: bytes) -> bytes:
-        second = int(entry.time)
+        time, request_id, row, probability, decision, version, _, body = entry
+        second = int(time)
         if second != self._second:
             self._second, self._prefix = second, strftime("%Y-%m-%dT%H:%M:%S", gmtime(second)).encode()
-        row_id, fields = entry.row[ROW_ID], entry.body
-        if fields is None or row_id is not None or len(self._fields) < len(CONTRACT.fields):
-            fields = to_json({name: entry.row[name] for name in self._fields})
-        elif b"\n" in fields or b"\r" in fields:  # between tokens: a text can't contain them
-            fields = fields.replace(b"\n", b" ").replace(b"\r", b" ")
-        return (
-            b'{"time":"%s.%03dZ","request_id":"%s","row_id":%s,"version":"%s","probability":%r,"decision":%s,'
-            b'"fields":%s,"shadow":%s}\n'
-        ) % (
-            *(self._prefix, int(entry.time % 1 * 1000), entry.request_id, to_json(row_id), entry.version.encode()),
-            *(entry.probability, _DECISIONS[entry.decision], fields, shadow),
+        row_id = row[ROW_ID]
+        if body is None or row_id is not None or self._redacted:
+            body = to_json({name: row[name] for name in self._fields})
+        elif b"\n" in body or b"\r" in body:  # between tokens: a text can't contain them
+            body = body.replace(b"\n", b" ").replace(b"\r", b" ")
+        return _LINE % (
+            *(self._prefix, (time - second) * 1000, request_id, b"null" if row_id is None else to_json(row_id)),
+            *(version.encode(), probability, _DECISIONS[decision], body, shadow),
         )
 
     def _is_full(self) -> bool:
@@ -170,4 +169,8 @@ class LogWriter:
         (self._folder / OPEN / self._name).rename(self._folder / READY / self._name)
 
 
+_LINE = (
+    b'{"time":"%s.%03dZ","request_id":"%s","row_id":%s,"version":"%s","probability":%r,"decision":%s,"fields":%s,'
+    b'"shadow":%s}\n'
+)
 _DECISIONS = {word: to_json(word) for word in (CONTRACT.problem.accept, CONTRACT.problem.decline)}
