@@ -5,6 +5,8 @@ import gzip
 import http.server
 import itertools
 import json
+import os
+import sys
 import threading
 from collections.abc import Callable, Iterator
 from datetime import date, datetime
@@ -300,3 +302,31 @@ def test_s3_glob_and_its_refresh(root: Project, s3: Any) -> None:
 def test_secrets_in_a_url_are_not_shown() -> None:
     assert sources.public("https://me:secret@host/rows.csv?token=secret") == "https://host/rows.csv"
     assert sources.public("s3://bucket/key") == "s3://bucket/key"
+
+
+@pytest.mark.integration
+def test_a_source_that_dvc_has_imported_is_read_once_and_again_when_it_is_updated(
+    fresh: Project, inside: Callable[[Project], None], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from dvc.repo import Repo
+
+    def ran() -> bool:
+        return bool(repo.reproduce("4.dvc_pipeline/dvc.yaml:get_data", single_item=True))
+
+    inside(fresh)
+    monkeypatch.setenv("PATH", f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}")
+    monkeypatch.chdir(fresh.root)
+    for file in fresh.path("1.data", "source").iterdir():
+        file.unlink()
+    remote = tmp_path / "remote.csv.gz"
+    remote.write_bytes(gzip.compress(CSV.encode()))
+    with Repo() as repo:
+        repo.imp_url(str(remote), "1.data/source/rows.csv.gz")
+        assert ran()
+        assert read_rows(fresh) == ROWS
+        assert not ran()
+        remote.write_bytes(gzip.compress(b"a,b\n8,9\n"))
+        assert not ran()
+        repo.update(["1.data/source/rows.csv.gz.dvc"])
+        assert ran()
+        assert read_rows(fresh) == [{"a": "8", "b": "9"}]
