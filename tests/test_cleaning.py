@@ -131,6 +131,15 @@ def test_the_spellings_of_a_number_are_one_row_or_two_as_the_contract_says(
     assert len(clean(*spelt[1:])[0]) == 2  # leading zeros alone are no contradiction
 
 
+@pytest.mark.parametrize(
+    "field", [field for field in CONTRACT.fields if not field.required][:2], ids=lambda field: field.name
+)
+def test_missing_values_are_counted_by_field(clean: Callable[..., Cleaned], field: Any) -> None:
+    _, _, counts = clean(raw_row(0), raw_row(1, **{field.name: ""}), raw_row(2, **{field.name: " "}))
+    others = {other.name: 0 for other in CONTRACT.fields if not other.required and other.example is not None}
+    assert counts.missing == others | {field.name: 2}
+
+
 def test_rows_without_an_outcome_stay_and_are_counted(clean: Callable[..., Any]) -> None:
     found, _, counts = clean(raw_row(0), raw_row(1) | {TARGET.column: TARGET.unlabelled[0]}, raw_row(3))
     assert found["outcome"].isna().tolist() == [False, True, False]
@@ -276,7 +285,7 @@ OWN: Parsing = script(Project(REPOSITORY), "4.dvc_pipeline/2.prep_clean_data.py"
 
 
 @pytest.mark.parametrize("parsed", [Parsing(), OWN], ids=["plain", "own"])
-@settings(max_examples=12, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=9, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(changes=st.lists(CHANGES, min_size=20, max_size=60))
 def test_any_text_gives_clean_rows_or_reasons(
     tmp_path: Path, parsed: Parsing, changes: list[dict[str, str]], monkeypatch: pytest.MonkeyPatch

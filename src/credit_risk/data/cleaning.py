@@ -52,6 +52,7 @@ class Counts:
         rows: in the raw file.
         clean: that can be used.
         duplicates: that are left out because a later row has the same row id.
+        missing: of the clean ones, those without a value, by field that may be missing.
         unlabelled: of the clean ones, those without an outcome.
         reasons: how many are rejected, by reason.
         unknown: by raw column of codes, how often each code occurs that is not declared.
@@ -61,6 +62,7 @@ class Counts:
     rows: int = 0
     clean: int = 0
     duplicates: int = 0
+    missing: dict[str, int] = dataclass_field(default_factory=dict)
     unlabelled: int = 0
     reasons: Counter[str] = dataclass_field(default_factory=Counter)
     unknown: dict[str, Counter[str]] = dataclass_field(default_factory=dict)
@@ -74,6 +76,7 @@ class Counts:
             "rejected": self.reasons.total(),
             "duplicates": self.duplicates,
             "unlabelled": self.unlabelled,
+            "missing": self.missing,
             "reasons": dict(self.reasons),
             "outcome_conflicts": {"rows": self.conflicts.total(), "kept": dict(self.conflicts)},
             "unknown_codes": {
@@ -135,15 +138,15 @@ def clean_file(
             _check_rejected_share(counts, limits.max_rejected_share)
             duplicates = find_duplicates(keys)
             counts.duplicates = len(duplicates.places)
-            _drop_duplicates(usable_part, clean_part, keys.index.isin(duplicates.places))
+            empty = _drop_duplicates(usable_part, clean_part, keys.index.isin(duplicates.places))
             if counts.duplicates:
                 _add_duplicates(raw, rejected_part, duplicates)
         finally:
             usable_part.unlink(missing_ok=True)
         counts.clean = counts.rows - counts.duplicates - counts.reasons.total()
         counts.conflicts.update(_source_names(duplicates.kept, sources))
-        outcomes = pq.read_table(clean_part, columns=[OUTCOME])[OUTCOME]
-        counts.unlabelled = outcomes.null_count
+        counts.unlabelled = empty[OUTCOME]
+        counts.missing = {field.name: empty[field.name] for field in CONTRACT.fields if not field.required}
     return counts
 
 
@@ -176,14 +179,17 @@ def _source_names(places: npt.NDArray[np.int64], sources: Sequence[tuple[str, in
     return [sources[index][0] for index in np.searchsorted(ends, places, side="right")]
 
 
-def _drop_duplicates(usable: Path, clean: Path, repeated: npt.NDArray[np.bool_]) -> None:
-    """Copies the usable rows that are not repeated further down."""
+def _drop_duplicates(usable: Path, clean: Path, repeated: npt.NDArray[np.bool_]) -> Counter[str]:
+    """Copies the usable rows that are not repeated further down; counts their missing values by column."""
     start = 0
+    empty: Counter[str] = Counter()
     with pq.ParquetWriter(clean, CLEAN_SCHEMA, compression="zstd") as file:
         for batch in pq.ParquetFile(usable).iter_batches(BATCH_ROWS):
-            keep = pa.array(~repeated[start : start + batch.num_rows])
-            file.write_table(pa.Table.from_batches([batch.filter(keep)], CLEAN_SCHEMA))
+            kept = batch.filter(pa.array(~repeated[start : start + batch.num_rows]))
+            file.write_table(pa.Table.from_batches([kept], CLEAN_SCHEMA))
+            empty.update({name: kept[name].null_count for name in CLEAN_SCHEMA.names})
             start += batch.num_rows
+    return empty
 
 
 def _add_duplicates(raw: pq.ParquetFile, rejected: Path, duplicates: Duplicates) -> None:
