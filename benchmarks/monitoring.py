@@ -24,7 +24,7 @@ from credit_risk.core import params
 from credit_risk.core.files import replacing
 from credit_risk.core.paths import data, root
 from credit_risk.core.schema import OUTCOME, ROW_ID
-from credit_risk.data.cleaning import clean_rows
+from credit_risk.data.parsing import clean_rows
 from credit_risk.data.splits import read_holdout
 from credit_risk.features import FEATURES
 from credit_risk.formats.onnx_scorer import OnnxScorer
@@ -106,7 +106,7 @@ def later(reference: Reference, scorer: OnnxScorer, section: MonitorParams) -> s
         "|---|---|---|---|---|---|---|",
     ]
     for path in sorted(data("later").glob("*.csv.gz")):
-        clean, why = clean_rows(pd.read_csv(path, dtype="str", keep_default_na=False), parsing)
+        clean, why, _ = clean_rows(pd.read_csv(path, dtype="str", keep_default_na=False), parsing)
         good = clean[why == ""].reset_index(drop=True)
         labels = good[OUTCOME].to_numpy(float, na_value=np.nan)
         scored = window(good[list(CONTRACT.field_names)], labels, scorer)
