@@ -85,14 +85,14 @@ class Settings(BaseSettings):
         1, ge=0, le=3_600, description="Seconds of serving after SIGTERM while /readyz reports not ready"
     )
     log_requests: Literal["errors", "all"] = Field("errors", description="Which requests are logged")
-    max_batches: int = Field(
-        16, gt=0, description="Batches and streams that a worker handles at once, beside other requests"
+    max_batches: Count = Field(
+        16, description="Batches and streams that a worker handles at once, beside other requests"
     )
-    stream_timeout_seconds: float = Field(
-        600, gt=0, description="Seconds until an NDJSON stream must have been sent and answered"
+    stream_timeout_seconds: Seconds = Field(
+        600, description="Seconds until an NDJSON stream must have been sent and answered"
     )
     stream_min_bytes_per_second: int = Field(
-        100, ge=0, description="An NDJSON stream that is slower after REQUEST_TIMEOUT_SECONDS is ended"
+        100, ge=0, le=2**31 - 1, description="An NDJSON stream that is slower after REQUEST_TIMEOUT_SECONDS is ended"
     )
     internal_port: int | None = Field(
         None, gt=0, le=65_535, description="Port of /metrics and /status, for no load balancer (default: the API's own)"
