@@ -31,7 +31,6 @@ from functools import partial
 from rich.markup import escape
 from rich.table import Table
 
-from credit_risk.adopt.arguments import add_arguments
 from credit_risk.contract import CONTRACT
 from credit_risk.core.errors import ProjectError
 from credit_risk.core.paths import data, relative, root
@@ -50,6 +49,7 @@ SCRIPTS = {  # commands that are scripts of their own, with their own arguments;
     "log": ("6.production/ship_log.py", "ship the prediction log"),
     "outcomes": ("6.production/outcomes.py", "take in outcomes that have become known"),
     "monitor": ("6.production/monitor.py", "compare recent predictions with the training period"),
+    "adopt": ("src/credit_risk/adopt/command.py", "write contract, cleaning, features and parameters for your file"),
 }
 
 
@@ -71,7 +71,6 @@ def main() -> None:
     renaming.add_argument("name", metavar="NAME", help="lower-case words joined by hyphens")
     rebuilding = commands.add_parser("rebuild", help="rebuild a version from its lineage, and compare")
     rebuilding.add_argument("version", metavar="N", help="number of the version")
-    add_arguments(commands.add_parser("adopt", help="write contract, cleaning, features and parameters for your file"))
     for name, (_, what) in SCRIPTS.items():
         commands.add_parser(name, help=what, add_help=False)
     arguments, rest = parser.parse_known_args()
@@ -86,7 +85,6 @@ def main() -> None:
         "doctor": doctor,
         "rebuild": lambda: rebuild(arguments.version),
         "rename": lambda: rename(arguments.name),
-        "adopt": lambda: adopt(arguments),
     }
     run |= {name: partial(execute, path, *rest) for name, (path, _) in SCRIPTS.items()}
     try:
@@ -245,13 +243,6 @@ def rename(name: str) -> int:
     changed = rename_project(CONTRACT.problem, name)
     console.print(f"renamed in {changed} files; check with `git diff`, run `uv run main.py`, then commit")
     return 0
-
-
-def adopt(arguments: argparse.Namespace) -> int:
-    """Writes a first version of the files that are specific to a data set."""
-    from credit_risk.adopt.command import adopt as adopt_file
-
-    return adopt_file(arguments, console)
 
 
 if __name__ == "__main__":

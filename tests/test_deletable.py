@@ -68,6 +68,15 @@ def delete_monitoring(project: Project) -> None:
     project.path("tests", "test_monitoring.py").unlink()
 
 
+def delete_adopt(project: Project) -> None:
+    """The folder with the line of main.py, its benchmark and its tests."""
+    delete_command(project, "adopt", f"{PACKAGE}/adopt/command.py")
+    shutil.rmtree(project.path(PACKAGE, "adopt"))
+    project.path("benchmarks", "adopt.py").unlink()
+    for name in ("test_adopt.py", "test_adopt_run.py", "adopt_rows.py"):
+        project.path("tests", name).unlink()
+
+
 def delete_lines(path: Path, text: str) -> None:
     """The lines of a file that contain a text."""
     lines = path.read_text(encoding="utf-8").splitlines(keepends=True)
@@ -85,7 +94,9 @@ def delete_command(project: Project, command: str, script: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "deletes", [(delete_report,), (delete_search, delete_scoring, delete_monitoring)], ids=["report", "others"]
+    "deletes",
+    [(delete_report,), (delete_search, delete_scoring, delete_monitoring, delete_adopt)],
+    ids=["report", "others"],
 )
 def test_stages_and_gates_run_without_it(deletes: tuple[Callable[[Project], None], ...], fresh: Project) -> None:
     for delete in deletes:

@@ -1,4 +1,11 @@
-"""`main.py adopt`: reads the file, shows the plan and writes the files."""
+"""Writes a first contract, cleaning, features and parameters for a file of rows, once, as code that is then yours.
+
+Shows what each column is taken for and what a person must decide. Asks for a clean git tree, and prints how to undo it.
+
+Usage: uv run main.py adopt FILE --target COLUMN --positive VALUE [--id COLUMN] [--date COLUMN] [--name TITLE]
+"""
+
+from credit_risk.core.entry_point import run
 
 import argparse
 import time
@@ -19,9 +26,10 @@ from credit_risk.evaluation.leakage import NO_SKILL
 SHOWN_WORDS = 3
 
 
-def adopt(arguments: argparse.Namespace, console: Console) -> int:
-    """Runs the command; returns the exit code."""
-    start = time.monotonic()
+def main() -> None:
+    """Runs the command."""
+    start, console = time.monotonic(), Console(highlight=False)
+    arguments = parse_arguments()
     if not NO_SKILL < arguments.leak_auc <= 1:
         raise ProjectError("--leak-auc must be above 0.5 and at most 1")
     request = plan.Request(
@@ -43,7 +51,7 @@ def adopt(arguments: argparse.Namespace, console: Console) -> int:
     show_model(made, choice, console)
     if arguments.plan:
         console.print("nothing was changed (--plan)")
-        return 0
+        return
     old, new = CONTRACT.problem, made.contract.problem
     written = project.formatted(old, new, render.files(made, choice, old.package))
     head = render.head(made)
@@ -55,7 +63,29 @@ def adopt(arguments: argparse.Namespace, console: Console) -> int:
     console.print(f"the first problem's own files were {kept}; took {time.monotonic() - start:.0f} s")
     undo = " ".join(f"'{name}'" if " " in name else name for name in created if Path(name) != request.path)
     console.print(f"undo: git checkout . && git clean -fdqx {escape(undo)}\nnext: uv run main.py", soft_wrap=True)
-    return 0
+
+
+def parse_arguments() -> argparse.Namespace:
+    """The command line."""
+    parser = argparse.ArgumentParser(
+        prog="main.py adopt", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("file", metavar="FILE", help="CSV, CSV.gz or Parquet with one row for each case")
+    parser.add_argument("--target", required=True, metavar="COLUMN", help="column with the outcome")
+    parser.add_argument("--positive", required=True, metavar="VALUE", help="its value where the event happened")
+    parser.add_argument("--id", metavar="COLUMN", help="column that identifies a row, if there is one")
+    parser.add_argument("--date", metavar="COLUMN", help="column that orders rows in time, if there is one")
+    parser.add_argument("--name", metavar="TITLE", help='title and name, as "Customer churn" (default: of the file)')
+    parser.add_argument(
+        "--leak-auc",
+        type=float,
+        default=0.9,
+        metavar="AUC",
+        help="leave out columns that reach it alone (default: %(default)s; 1 keeps all)",
+    )
+    parser.add_argument("--clean", action="store_true", help="remove the first problem's files instead of moving them")
+    parser.add_argument("--plan", action="store_true", help="show the plan and change nothing")
+    return parser.parse_args()
 
 
 def show_columns(made: plan.Plan, console: Console) -> None:
@@ -110,3 +140,7 @@ def show_decisions(made: plan.Plan, choice: measure.Choice, console: Console) ->
             console.print(f"    {escape(entry)}", soft_wrap=True)
         if len(entries) > len(shown):
             console.print(f"    … and {len(entries) - len(shown)} more")
+
+
+if __name__ == "__main__":
+    run("adopt", main)
