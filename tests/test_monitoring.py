@@ -36,6 +36,7 @@ from credit_risk.monitoring.params import MonitorParams
 from credit_risk.monitoring.reference import Distribution, Reference, make_reference
 from credit_risk.monitoring.shipping import ship
 from credit_risk.monitoring.window import Window, read_predictions
+from credit_risk.serving.log_writer import Batch, Entry, LogWriter
 
 EVER = (date(1, 1, 1), date(9999, 12, 31))
 THRESHOLD = 0.5
@@ -92,6 +93,36 @@ def test_lines_become_rows_by_day(tmp_path: Path) -> None:
     assert {name: row[name] for name in CONTRACT.field_names} == CONTRACT.example
     assert len(read_predictions(Store(str(store)), date(2026, 11, 28), date(2026, 12, 1))) == 2
     assert ship(log, Store(str(store))).files == 0
+
+
+def test_what_the_api_writes_is_what_is_shipped(tmp_path: Path) -> None:
+    """A row as it was sent, and one of a batch with an id of the caller's, one field left out."""
+    for names in (CONTRACT.field_names, CONTRACT.field_names[1:]):
+        log, store = tmp_path / f"log{len(names)}", Store(str(tmp_path / f"store{len(names)}"))
+        rows: list[dict[str, Any]] = [CONTRACT.example | {ROW_ID: None}, CONTRACT.example | {ROW_ID: "row 7"}]
+        writer = LogWriter(log, names)
+        writer.put(
+            Batch(
+                [
+                    Entry(86_400.25, b"request", row, 0.5, problem.decline, "3", (), body)
+                    for row, body in zip(rows, (json.dumps(CONTRACT.example, indent=1).encode(), None), strict=True)
+                ],
+                0,
+                "4",
+                [0.25, 0.75],
+            )
+        )
+        writer.close()
+        result = ship(log, store)
+        assert (result.rows, result.torn, result.damaged) == (2, 0, 0)
+        found = read_predictions(store, date(1970, 1, 2), date(1970, 1, 2)).to_dict("records")
+        assert pd.isna(found[0][ROW_ID])
+        assert found[1][ROW_ID] == "row 7"
+        assert [row["shadow_probability"] for row in found] == [0.25, 0.75]
+        for row in found:
+            given = {name: CONTRACT.example[name] for name in names if CONTRACT.example[name] is not None}
+            assert {name: row[name] for name in given} == given
+            assert (row["time"], row["decision"]) == (pd.Timestamp("1970-01-02T00:00:00.250Z"), problem.decline)
 
 
 def test_unfinished_and_damaged_lines_are_counted_and_cost_no_other_row(tmp_path: Path) -> None:
