@@ -43,7 +43,7 @@ def test_any_text_in_any_variable_is_a_value_or_one_sentence(name: str, text: st
 def test_every_reader_of_the_settings_gives_one_sentence(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("MODEL_SYNC_SECONDS", "0")
     for read in (settings, serving_settings):
-        with pytest.raises(ProjectError, match=r"^environment: MODEL_SYNC_SECONDS .* greater than 0$"):
+        with pytest.raises(ProjectError, match=r"^environment: MODEL_SYNC_SECONDS must be greater than 0$"):
             read()
 
 

@@ -177,7 +177,7 @@ def settings() -> Settings:
     except ValidationError as error:
         first = error.errors(include_input=False, include_url=False, include_context=False)[0]
         name = ".".join(str(part) for part in first["loc"]).upper()
-        reason = first["msg"].removeprefix("Value error, ")
+        reason = first["msg"].removeprefix("Value error, ").replace("Input should", "must")
         raise ProjectError(f"environment: {name + ' ' if name else ''}{reason}") from None
 
 
