@@ -68,6 +68,17 @@ def test_truth_values_are_numbers_in_arithmetic() -> None:
     assert features.from_columns({name: [value] for name, value in ROW.items()})[0, 0] == 2
 
 
+def test_a_field_may_have_any_name() -> None:
+    """Also that of what the compiled formulas call."""
+    names = ("values", "code", "finite", "known")
+    fields = tuple(replace(TOY.fields[2], name=name, column=name.upper()) for name in names)
+    contract = replace(TOY, fields=fields, rules=())
+    codes = Feature("rounded", "code", "", "code // 2", categories=(0.0, 1.0, 2.0))
+    features = FeatureSet(contract, [*default_features(contract), codes, Feature("share", "", "", "values / finite")])
+    row = dict(zip(names, (1.0, 2.0, 4.0, 3.0), strict=True))
+    assert features.from_row(row)[0].tolist() == [1, 2, 4, 3, 1, 0.25]
+
+
 def test_words_flags_categories_and_directions() -> None:
     assert FEATURES.categorical == ("class", "size")
     assert FEATURES.flags == ("many_stops", "stops_known")

@@ -27,8 +27,8 @@ from credit_risk.data.parsing import numbers
 
 MAX_WORDS = 64  # of a choice; a text with more is left out
 MIN_ROWS_PER_WORD = 5  # on average, likewise
-# Names with a meaning of their own: key columns, words of formulas and of Python, attributes of the request model.
-RESERVED = {ROW_ID, DATE, OUTCOME, "known", "values", "code", "finite", *keyword.kwlist, *dir(BaseModel)}
+# Names with a meaning of their own: key columns, words of Python, attributes of the request model.
+RESERVED = {ROW_ID, DATE, OUTCOME, *keyword.kwlist, *dir(BaseModel)}
 _KEY = re.compile(r"(^|[_ ])(id|key|uuid|guid|index|no|nr|num|number|rownames?|unnamed.*)$")
 
 Kind = Literal["number", "choice", "text", "date", "id", "constant", "empty"]

@@ -61,17 +61,18 @@ def compile_together(formulas: Mapping[str, ast.Expression], coded: Collection[s
         A function that returns a tuple of results. Its arguments: values by field name; a function (result, feature
         name) -> code; a function that makes a result NaN if it does not fit into float32, where formulas may overflow.
     """
+    # Names of fields begin with a letter, so none of them hides an argument of the function.
     used = sorted({node.id for tree in formulas.values() for node in ast.walk(tree) if isinstance(node, ast.Name)})
-    lines = [f"    {name} = values[{name!r}]" for name in used]
+    lines = [f"    {name} = _values[{name!r}]" for name in used]
     results = []
     for name, tree in formulas.items():
         text = ast.unparse(tree)
         if name in coded:
-            text = f"code({text}, {name!r})"
+            text = f"_code({text}, {name!r})"
         elif any(map(_may_overflow, ast.walk(tree))):
-            text = f"finite({text})"
+            text = f"_finite({text})"
         results.append(text)
-    source = "\n".join(["def compute(values, code, finite):", *lines, f"    return ({', '.join(results)},)"])
+    source = "\n".join(["def compute(_values, _code, _finite):", *lines, f"    return ({', '.join(results)},)"])
     namespace: dict[str, Any] = {"__builtins__": {}}
     exec(compile(source, "formulas", "exec"), namespace)  # noqa: S102 (the parts have passed parse)
     compute: Callable[..., Any] = namespace["compute"]
