@@ -29,7 +29,6 @@ from credit_risk.core.errors import ProjectError
 from credit_risk.core.files import write_json
 
 Counts = dict[str, float]  # a counter's name (with a bucket's bound, as `seconds<=0.1`): value
-SERVED = {"model_served", "model_info"}  # gauges whose label is the version that a worker serves
 
 
 def main() -> None:
@@ -77,8 +76,8 @@ def parse(text: str) -> tuple[Counts, set[str]]:
                     add(counts, f"Probability<={float(labels['le'])}", value)
                 case "registry_checks_total" if labels["result"] == "failed":
                     counts["SyncFailures"] += value
-            if name in SERVED and value:
-                versions.add(labels["version"])
+                case "model_served" if value:
+                    versions.add(labels["version"])
     return counts, versions
 
 

@@ -22,7 +22,7 @@ from clouds import ACCOUNT, AWS, NAMES, PREFIX, cloud, only, rendered, resources
 from policy_sentry.querying.actions import get_action_data
 from projects import REPOSITORY
 
-from credit_risk.serving.middleware import HEALTH
+from credit_risk.serving.middleware import HEALTH, INTERNAL
 
 EVERYWHERE = {"0.0.0.0/0", "::/0"}
 HOOKS = AWS / "hooks"
@@ -148,7 +148,7 @@ def rules_of(listener: str) -> dict[str, Any]:
 def test_metrics_are_not_public() -> None:
     for listener in ("Listener", "TestListener"):
         first = min(rules_of(listener).values(), key=lambda rule: int(rule["Priority"]))
-        assert first["Conditions"] == [{"Field": "path-pattern", "PathPatternConfig": {"Values": ["/metrics"]}}]
+        assert first["Conditions"] == [{"Field": "path-pattern", "PathPatternConfig": {"Values": sorted(INTERNAL)}}]
         assert first["Actions"][0]["FixedResponseConfig"]["StatusCode"] == "404"
 
 

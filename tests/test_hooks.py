@@ -292,7 +292,7 @@ def test_stopping_removes_a_hanging_container(machine: Machine, images: dict[str
 @pytest.mark.parametrize(
     ("name", "message"),
     [
-        ("never-ready", "the API is not ready after 3 seconds"),
+        ("never-ready", 'the API is not ready after 3 seconds: {"ready":false'),
         ("crashing", "the API exited before it was ready"),
         ("wrong", "the response to the example has no probability"),
     ],

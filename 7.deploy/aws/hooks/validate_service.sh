@@ -7,6 +7,13 @@ load "$RELEASE/image.env" "release.py writes it"
 READY_SECONDS=${READY_SECONDS:-120} # a new server downloads the model first
 url=http://127.0.0.1:$PORT
 
+# What the API says about itself, on its internal port.
+status() {
+    "$CONTAINER_TOOL" exec "$NAME" python -c \
+        "import urllib.request as r; print(r.urlopen('http://127.0.0.1:$INTERNAL_PORT/status', timeout=2).read().decode())" \
+        2>/dev/null || echo no answer
+}
+
 # Removes the container of a bad release, so that the load balancer can't find it healthy; a stopped container that
 # crashes again and again could be restarted.
 reject() {
@@ -23,7 +30,7 @@ until curl --fail --silent --max-time 2 --output /dev/null "$url/readyz"; do
     [ "$("$CONTAINER_TOOL" container inspect --format '{{.State.Running}} {{.RestartCount}}' "$NAME" 2>&1)" = 'true 0' ] ||
         reject "the API exited before it was ready"
     [ "$SECONDS" -lt "$deadline" ] ||
-        reject "the API is not ready after $READY_SECONDS seconds: $(curl --silent --max-time 2 "$url/readyz" || echo no answer)"
+        reject "the API is not ready after $READY_SECONDS seconds: $(status)"
     sleep 0.5
 done
 
