@@ -9,10 +9,11 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
-import boto3
 import botocore.session
 from botocore.exceptions import ClientError
 from botocore.validate import ParamValidator
+
+from credit_risk.rollout.stack import Stack
 
 MODEL = botocore.session.get_session().get_service_model("codedeploy")
 ENDED = {"Succeeded", "Failed", "Stopped"}
@@ -39,9 +40,9 @@ class Deployment:
 class CodeDeploy:
     """Replaces boto3's client of CodeDeploy."""
 
-    def __init__(self, outputs: dict[str, str], fails: Callable[[str, int], bool]) -> None:
-        """Takes the outputs of the stack of servers, and whether a release fails on the server with this number."""
-        self._outputs, self._fails = outputs, fails
+    def __init__(self, stack: Stack, fails: Callable[[str, int], bool]) -> None:
+        """Takes the stack of servers, and whether a release fails on the server with this number."""
+        self._stack, self._fails = stack, fails
         self.deployments: list[Deployment] = []
         self.installed: dict[str, str] = {}  # server: key of its release
         self.at_look: Callable[[Deployment], None] = lambda _: None  # called at each look at a running deployment
@@ -51,10 +52,8 @@ class CodeDeploy:
         model = MODEL.operation_model(name)
 
         def call(**parameters: Any) -> Any:
-            for value, shape in ((parameters, model.input_shape), (None, None)):
-                if shape:
-                    problems = ParamValidator().validate(value, shape)
-                    assert not problems.has_errors(), problems.generate_report()
+            problems = ParamValidator().validate(parameters, model.input_shape)
+            assert not problems.has_errors(), problems.generate_report()
             answer = getattr(self, f"_{operation}")(**parameters)
             if model.output_shape:
                 problems = ParamValidator().validate(answer, model.output_shape)
@@ -65,8 +64,8 @@ class CodeDeploy:
 
     def servers(self, group: str) -> list[str]:
         """Ids of the servers of a group."""
-        name = self._outputs[f"{group.capitalize()}Servers"]
-        found = boto3.client("autoscaling").describe_auto_scaling_groups(AutoScalingGroupNames=[name])
+        name = self._stack.outputs[f"{group.capitalize()}Servers"]
+        found = self._stack.client("autoscaling").describe_auto_scaling_groups(AutoScalingGroupNames=[name])
         return [instance["InstanceId"] for instance in found["AutoScalingGroups"][0]["Instances"]]
 
     def keys(self, group: str) -> list[str]:
@@ -137,8 +136,8 @@ class CodeDeploy:
 
     def _advance(self, one: Deployment) -> None:
         """Stops a deployment when an alarm rings, or installs its release at the last look."""
-        names = self._outputs[f"{one.group.capitalize()}Alarms"].split(",")
-        found = boto3.client("cloudwatch").describe_alarms(AlarmNames=names)["MetricAlarms"]
+        names = self._stack.outputs[f"{one.group.capitalize()}Alarms"].split(",")
+        found = self._stack.client("cloudwatch").describe_alarms(AlarmNames=names)["MetricAlarms"]
         ringing = [alarm["AlarmName"] for alarm in found if alarm["StateValue"] == "ALARM"]
         if ringing and not one.despite_alarm and one.creator == "user":
             one.status, one.error = "Stopped", {"code": "ALARM_ACTIVE", "message": ringing[0]}

@@ -76,7 +76,7 @@ class World:
         self.public = Api(lambda: self.answer(self.heavier))
         self.tested = Api(lambda: self.answer(self.connected))
         self.stack.outputs.update(Url=self.public.url, TestUrl=self.tested.url)
-        self.codedeploy = CodeDeploy(self.stack.outputs, self.fails)
+        self.codedeploy = CodeDeploy(self.stack, self.fails)
         self.stack.clients["codedeploy"] = self.codedeploy
         self.heavier: Color = "blue"  # has most of the public traffic
         self.connected: Color = "blue"  # with the test listener
@@ -118,7 +118,7 @@ class World:
 
     def sizes(self) -> dict[str, tuple[int, int]]:
         """Minimum and desired size of each group."""
-        found = boto3.client("autoscaling").describe_auto_scaling_groups()["AutoScalingGroups"]
+        found = client("autoscaling").describe_auto_scaling_groups()["AutoScalingGroups"]
         return {
             group["AutoScalingGroupName"].rpartition("-")[2]: (group["MinSize"], group["DesiredCapacity"])
             for group in found
@@ -126,7 +126,7 @@ class World:
 
     def serving_parameter(self) -> str:
         name = self.stack.outputs["ServingParameter"]
-        return str(boto3.client("ssm").get_parameter(Name=name)["Parameter"]["Value"])
+        return str(client("ssm").get_parameter(Name=name)["Parameter"]["Value"])
 
     def alarm(self, number: int, color: Color = "blue") -> str:
         return self.stack.of(color, "Alarms").split(",")[number]
@@ -136,16 +136,28 @@ class World:
 def outputs() -> Iterator[dict[str, str]]:
     with cloud() as made:
         yield made["servers"]
+        CLIENTS.clear()
+
+
+CLIENTS: dict[str, Any] = {}  # of boto3, which take long to make
+
+
+def client(service: str) -> Any:
+    if service not in CLIENTS:
+        CLIENTS[service] = boto3.client(service)
+    return CLIENTS[service]
 
 
 @pytest.fixture
 def world(outputs: dict[str, str], monkeypatch: pytest.MonkeyPatch) -> Iterator[World]:
     """The stack before its first release, with no active alarm and short pauses."""
     monkeypatch.setenv("SMOKE_API_KEY", KEY)
-    boto3.resource("s3").Bucket(outputs["ReleasesBucket"]).objects.delete()
-    stack = Stack(STACK, poll_seconds=0.001, timeout_seconds=20)
+    client("s3").delete_object(Bucket=outputs["ReleasesBucket"], Key="state.json")
+    shared = {service: client(service) for service in ("autoscaling", "cloudwatch", "ecr", "s3", "ssm")}
+    stack = Stack(STACK, poll_seconds=0.001, timeout_seconds=20, clients=shared)
+    stack.outputs = dict(outputs)
     releases.settle(stack, stack.state())
-    boto3.client("autoscaling").set_desired_capacity(AutoScalingGroupName=outputs["BlueServers"], DesiredCapacity=2)
+    client("autoscaling").set_desired_capacity(AutoScalingGroupName=outputs["BlueServers"], DesiredCapacity=2)
     for color in ("blue", "green"):
         for name in outputs[f"{color.capitalize()}Alarms"].split(","):
             put_alarm(name, "OK")
@@ -156,7 +168,7 @@ def world(outputs: dict[str, str], monkeypatch: pytest.MonkeyPatch) -> Iterator[
 
 
 def put_alarm(name: str, state: str) -> None:
-    alarms = boto3.client("cloudwatch")
+    alarms = client("cloudwatch")
     alarms.put_metric_alarm(
         AlarmName=name, ComparisonOperator="GreaterThanThreshold", EvaluationPeriods=1, Threshold=1, MetricName="m",
         Namespace="n", Period=60, Statistic="Sum",
@@ -171,7 +183,7 @@ def push_image(tag: str = "") -> str:
     # moto derives the digest from the layers.
     blob = {"digest": "sha256:" + hashlib.sha256(tag.encode()).hexdigest()}
     manifest = {"schemaVersion": 2, "mediaType": kind, "config": blob, "layers": [blob]}
-    put = boto3.client("ecr").put_image(repositoryName=PREFIX, imageManifest=json.dumps(manifest), imageTag=tag)
+    put = client("ecr").put_image(repositoryName=PREFIX, imageManifest=json.dumps(manifest), imageTag=tag)
     return f"{REGISTRY}/{PREFIX}@{put['image']['imageId']['imageDigest']}"
 
 
@@ -395,7 +407,7 @@ def test_undo_ends_a_release_whose_process_was_killed_and_can_be_repeated(world:
 def test_blue_green_takes_over_in_steps(world: World, capfd: pytest.CaptureFixture[str]) -> None:
     first, second, third = (push_image() for _ in range(3))
     releases.deploy(world.stack, first, ROLLING)
-    boto3.client("autoscaling").set_desired_capacity(AutoScalingGroupName=f"{STACK}-blue", DesiredCapacity=3)
+    client("autoscaling").set_desired_capacity(AutoScalingGroupName=f"{STACK}-blue", DesiredCapacity=3)
     during: list[Any] = []
     world.codedeploy.at_look = lambda _: during.append((world.sizes(), list(world.shares)))
     releases.deploy(world.stack, second, BLUE_GREEN)
@@ -530,9 +542,7 @@ def test_released_images_have_a_tag_that_does_not_expire(world: World) -> None:
     for _ in range(2):
         releases.deploy(world.stack, image, ROLLING)
     digest = image.partition("@")[2]
-    (found,) = boto3.client("ecr").describe_images(repositoryName=PREFIX, imageIds=[{"imageDigest": digest}])[
-        "imageDetails"
-    ]
+    (found,) = client("ecr").describe_images(repositoryName=PREFIX, imageIds=[{"imageDigest": digest}])["imageDetails"]
     protected = [tag for tag in found["imageTags"] if tag.startswith(images.PROTECTED)]
     assert protected == [f"released-{digest[7:19]}"]
     repository = template("images")["Resources"]["Api"]["Properties"]
@@ -550,7 +560,7 @@ def test_rollback_needs_the_image(world: World) -> None:
     releases.deploy(world.stack, gone, ROLLING)
     releases.deploy(world.stack, current, ROLLING)
     digest = gone.partition("@")[2]
-    boto3.client("ecr").batch_delete_image(repositoryName=PREFIX, imageIds=[{"imageDigest": digest}])
+    client("ecr").batch_delete_image(repositoryName=PREFIX, imageIds=[{"imageDigest": digest}])
     with pytest.raises(ProjectError, match="is not in its repository"):
         releases.roll_back(world.stack)
     assert world.serving() == {current}
@@ -575,7 +585,7 @@ def test_push_prints_the_digest_or_an_error(
     monkeypatch.setattr(subprocess, "run", docker)
     pushed = images.push(world.stack, image)
     assert called == [["docker", "push", image]]
-    digest = boto3.client("ecr").describe_images(repositoryName=PREFIX, imageIds=[{"imageTag": "7"}])
+    digest = client("ecr").describe_images(repositoryName=PREFIX, imageIds=[{"imageTag": "7"}])
     assert pushed == f"{REGISTRY}/{PREFIX}@{digest['imageDetails'][0]['imageDigest']}"
     assert images.push(world.stack, image) == pushed
     assert len(called) == 1, "tags are immutable"

@@ -14,12 +14,12 @@ import requests
 from credit_risk.contract import CONTRACT
 from credit_risk.core.errors import ProjectError
 from credit_risk.core.paths import root
+from credit_risk.project.shift import shift_traffic
 from credit_risk.registry.client import CHAMPION, Registry
 from credit_risk.rehearsal.balancer import Balancer, Server
 from credit_risk.rehearsal.fleet import CRASH_SECONDS, BadReleaseError, Fleet
 from credit_risk.rehearsal.programs import log, process, wait_until
 from credit_risk.rehearsal.results import Result, quantiles
-from credit_risk.rollout.shift import shift_traffic
 
 CONNECTIONS = 20  # of the load generator
 BASELINE_SECONDS, TAIL_SECONDS = 5, 2  # of load before and after a scenario

@@ -17,8 +17,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass, replace
 
 from credit_risk.core.errors import ProjectError
+from credit_risk.project.shift import shift_traffic
 from credit_risk.rollout import checks, codedeploy, images, servers
-from credit_risk.rollout.shift import shift_traffic
 from credit_risk.rollout.stack import HISTORY, Stack, State, Strategy, Unfinished, other
 
 
