@@ -619,6 +619,23 @@ def test_user_data_passes_shellcheck_and_has_no_secret(outputs: Any, tmp_path: P
     assert "${" not in text.replace("${1", ""), "a placeholder is left"
 
 
+def test_logs_of_servers_reach_cloudwatch_and_do_not_block(outputs: Any) -> None:
+    files = {
+        name: json.loads(text)
+        for name, text in re.findall(r"cat > /etc/(\S+\.json) <<'?END'?\n(.*?)\nEND", user_data(outputs), re.DOTALL)
+    }
+    docker = files["docker/daemon.json"]["log-opts"]
+    assert (docker["mode"], docker["awslogs-group"]) == ("non-blocking", outputs["servers"]["LogGroup"])
+    collected = files["api/logs.json"]["logs"]["logs_collected"]["files"]["collect_list"]
+    assert {log["log_group_name"] for log in collected} == {outputs["servers"]["LogGroup"]}
+    assert [log["log_stream_name"].partition("/")[0] for log in collected] == ["boot", "agent", "hooks"]
+
+
+def test_update_of_the_stack_changes_the_image_of_servers_only_on_purpose() -> None:
+    image = template("servers")["Parameters"]["Image"]
+    assert (image["Type"], "Default" in image) == ("AWS::EC2::Image::Id", False)
+
+
 def test_created_database_is_encrypted_and_private(outputs: Any) -> None:
     (database,) = boto3.client("rds").describe_db_instances()["DBInstances"]
     assert database["StorageEncrypted"] is True
