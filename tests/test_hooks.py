@@ -301,6 +301,8 @@ def test_bad_release_is_rejected_and_removed(machine: Machine, images: dict[str,
     machine.install(images[name])
     for event in ("BeforeInstall", "AfterInstall", "ApplicationStart"):
         assert machine.event(event).returncode == 0
+    if name == "never-ready":
+        wait_until(lambda: reachable(machine.internal_port, "status"), "the API", 30)
     done = machine.event("ValidateService", READY_SECONDS="3")
     assert message in error_of(done, "ValidateService")
     assert not machine.exists(), "it must not serve"
@@ -359,7 +361,7 @@ def test_image_is_pulled_by_digest(machine: Machine, images: dict[str, str], tmp
         podman("image", "rm", f"{repository}@{digest}", check=False)
 
 
-def reachable(port: int) -> bool:
+def reachable(port: int, path: str = "v2/") -> bool:
     with suppress(httpx.TransportError):
-        return httpx.get(f"http://127.0.0.1:{port}/v2/").is_success
+        return httpx.get(f"http://127.0.0.1:{port}/{path}").is_success
     return False
