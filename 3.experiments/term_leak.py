@@ -78,7 +78,7 @@ def main() -> None:
 def fold_aucs(train: TrainParams, features: Floats, labels: Labels) -> npt.NDArray[np.float64]:
     """ROC AUC of the project's model on each fold of train, fitted on the others, shape (FOLDS,)."""
     folds = StratifiedKFold(FOLDS, shuffle=True, random_state=train.seed)
-    with threadpool_limits(train.threads):
+    with threadpool_limits(1):
         pipeline = build_pipeline(train, rows=len(labels) - len(labels) // FOLDS - 1)
         aucs: npt.NDArray[np.float64] = cross_val_score(pipeline, features, labels, cv=folds, scoring="roc_auc")
     return aucs
@@ -95,7 +95,7 @@ def read_terms() -> dict[str, Floats]:
 def probabilities(train: TrainParams, names: tuple[str, ...], splits: Splits) -> dict[str, Scores]:
     """Probabilities of both holdouts from the project's model on these features."""
     features, labels = splits["train"]
-    with threadpool_limits(train.threads):
+    with threadpool_limits(1):
         model = build_pipeline(train, names, FEATURES.categorical, len(labels)).fit(features, labels)
     return {split: positive_probability(model, splits[split][0]) for split in CONTRACT.holdouts}
 

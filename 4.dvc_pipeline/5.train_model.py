@@ -13,13 +13,13 @@ folds. The same input gives the same bytes, by which DVC and the registry recogn
 
 from credit_risk.core.entry_point import run
 
+from functools import partial
 from typing import Any
 
 import joblib
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
-from joblib import Parallel, delayed
 from sklearn.model_selection import StratifiedKFold
 from sklearn.pipeline import Pipeline
 from threadpoolctl import threadpool_limits
@@ -33,13 +33,13 @@ from credit_risk.core.paths import data
 from credit_risk.core.schema import OUTCOME
 from credit_risk.data.splits import read_split
 from credit_risk.evaluation.costs import cheapest_threshold
+from credit_risk.evaluation.parallel import in_parallel
 from credit_risk.features import FEATURES
 from credit_risk.formats.onnx_export import export_onnx
 from credit_risk.formats.onnx_scorer import OnnxMetadata
-from credit_risk.model import TrainParams, fit, positive_probability
+from credit_risk.model import TrainParams, encoded_columns, encoded_features, fit, positive_probability
 
 DIGITS = 9  # of out-of-fold probabilities: the last bits differ between processors
-PARALLEL_FITS = 2  # threads of this process; each fit has a copy of the rows in memory
 
 
 def main() -> None:
@@ -70,7 +70,7 @@ def main() -> None:
 def fit_with_out_of_fold(train: TrainParams, features: Floats, labels: Labels) -> tuple[Pipeline, Scores]:
     """The pipeline fitted on all rows, and the out-of-fold probability of each row, shape (n,).
 
-    The fits are independent and run in parallel, each with `train.threads` threads.
+    The fits are independent and run in parallel, each on one thread.
 
     Raises:
         ProjectError: an outcome has fewer rows than there are folds.
@@ -81,28 +81,40 @@ def fit_with_out_of_fold(train: TrainParams, features: Floats, labels: Labels) -
         )
     folds = list(StratifiedKFold(train.threshold_folds, shuffle=True, random_state=train.seed).split(features, labels))
     fitted_on = [*(rows for rows, _ in folds), np.arange(len(labels))]
-    with threadpool_limits(train.threads):
-        *fold_models, pipeline = Parallel(PARALLEL_FITS, prefer="threads")(
-            delayed(fit)(train, features[rows], labels[rows]) for rows in fitted_on
-        )
+    with threadpool_limits(1):
+        *fold_models, pipeline = in_parallel([partial(fit_rows, train, features, labels, rows) for rows in fitted_on])
         probabilities = np.empty(len(labels))
         for model, (_, held_out) in zip(fold_models, folds, strict=True):
             probabilities[held_out] = positive_probability(model, features[held_out])
     return pipeline, probabilities.round(DIGITS)
 
 
+def fit_rows(train: TrainParams, features: Floats, labels: Labels, rows: Any) -> Pipeline:
+    """The pipeline fitted on some of the rows."""
+    return fit(train, features[rows], labels[rows])
+
+
 def selected_features(pipeline: Pipeline) -> dict[str, list[dict[str, Any]]]:
-    """Kept and dropped columns, each with its importance in the forest that selects them, highest first."""
-    names = pipeline["encode"].get_feature_names_out(FEATURES.names)
+    """Kept and dropped features, each with its importance in the forest that selects them, highest first.
+
+    A feature that is encoded as several columns is kept if one of them is, and has the sum of their importances.
+    """
     selector = pipeline["select"]
-    importances, kept = selector.estimator_.feature_importances_, selector.get_support()
-    ranked = np.argsort(-importances, kind="stable")
+    importances: dict[str, float] = dict.fromkeys(encoded_columns(), 0.0)
+    kept: set[str] = set()
+    columns = zip(
+        encoded_features(pipeline), selector.estimator_.feature_importances_, selector.get_support(), strict=True
+    )
+    for feature, importance, is_kept in columns:
+        importances[feature] += float(importance)
+        kept |= {feature} if is_kept else set()
+    ranked = sorted(importances, key=lambda feature: -importances[feature])
 
     def entries(wanted: bool) -> list[dict[str, Any]]:
         return [
-            {"feature": names[i].partition("__")[2], "importance": round(float(importances[i]), 6)}
-            for i in ranked
-            if kept[i] == wanted
+            {"feature": feature, "importance": round(importances[feature], 6)}
+            for feature in ranked
+            if (feature in kept) == wanted
         ]
 
     return {"kept": entries(True), "dropped": entries(False)}

@@ -14,11 +14,13 @@ in dvc.yaml.
 
 from credit_risk.core.entry_point import run
 
+from functools import partial
 from typing import Any
 
 import joblib
 import numpy as np
 import pyarrow.parquet as pq
+from threadpoolctl import threadpool_limits
 
 from credit_risk.contract import CONTRACT
 from credit_risk.core import params
@@ -28,10 +30,11 @@ from credit_risk.core.files import read_json, write_json
 from credit_risk.core.paths import data
 from credit_risk.core.schema import OUTCOME
 from credit_risk.data.splits import read_dates, read_split
-from credit_risk.evaluation.bootstrap import metric_intervals
-from credit_risk.evaluation.costs import mean_costs
+from credit_risk.evaluation.bootstrap import auc_interval, metric_intervals
+from credit_risk.evaluation.costs import DecisionRule, decision_costs
 from credit_risk.evaluation.leakage import check_leakage, single_feature_aucs
 from credit_risk.evaluation.metrics import measure
+from credit_risk.evaluation.parallel import in_parallel
 from credit_risk.evaluation.params import EvaluateParams
 from credit_risk.evaluation.scored_split import ScoredSplit
 from credit_risk.features import FEATURES
@@ -42,17 +45,26 @@ DIGITS = 6  # of tracked metrics: the last ones differ between processors
 
 
 def main() -> None:
-    """Runs the stage."""
+    """Runs the stage, on one thread but for independent fits: threads wait for each other on a busy machine."""
+    with threadpool_limits(1):
+        evaluate()
+
+
+def evaluate() -> None:
+    """Measures the model and writes metrics and report."""
     section = params.load("evaluate", EvaluateParams)
     train = params.load("train", TrainParams)
     training = read_json(data("5.model", "training.json"))
     model = joblib.load(data("5.model", "model.joblib"))  # written by stage 5 on this machine, not from a registry
     features, labels = read_split("train")
-    aucs = single_feature_aucs(features, labels, FEATURES.names, train.seed)
+    aucs, baseline = in_parallel(
+        [
+            partial(single_feature_aucs, features, labels, FEATURES.names, train.seed),
+            # In float64, because float32 sums depend on the processor.
+            partial(fit, logistic_baseline(train), features.astype(np.float64), labels),
+        ]
+    )
     check_leakage(aucs, section.leak_auc)
-    baseline = fit(
-        logistic_baseline(train), features.astype(np.float64), labels
-    )  # float32 sums depend on the processor
 
     splits = {"train": ScoredSplit(features, labels, out_of_fold(labels), read_dates("train"))}
     splits |= {name: scored_holdout(name, model) for name in CONTRACT.holdouts}
@@ -60,7 +72,7 @@ def main() -> None:
     metrics: dict[str, Any] = {"leak": {"highest_single_feature_auc": rounded(aucs[highest]), "feature": highest}}
     for name in CONTRACT.holdouts:
         metrics[name] = holdout_metrics(splits[name], training["threshold"], section, train)
-        metrics[name]["logistic_baseline"] = baseline_metrics(splits[name], baseline, section)
+        metrics[name]["logistic_baseline"] = baseline_metrics(splits[name], baseline, section, train)
     write_json(data("6.reports", "metrics.json"), metrics)
     write_report(model, splits, metrics, training, train, section)
     print(", ".join(f"ROC AUC {metrics[name]['roc_auc']:.3f} ({name})" for name in CONTRACT.holdouts))
@@ -75,23 +87,25 @@ def scored_holdout(name: str, model: Any) -> ScoredSplit:
 def holdout_metrics(
     split: ScoredSplit, threshold: float, section: EvaluateParams, train: TrainParams
 ) -> dict[str, float]:
-    """The model's metrics, intervals as `<metric>_low` and `<metric>_high`, and the mean cost of its decisions."""
+    """The model's metrics and the costs of its decisions; intervals are `<metric>_low` and `<metric>_high`."""
     labels, probabilities, bins = split.labels, split.probabilities, section.calibration_bins
-    found = measure(labels, probabilities, threshold, bins)
-    intervals = metric_intervals(labels, probabilities, bins, section.bootstrap_resamples, train.seed)
+    rule = DecisionRule(threshold, train.cost_false_negative, train.cost_false_positive)
+    found = measure(labels, probabilities, threshold, bins) | decision_costs(labels, probabilities, rule)
+    intervals = metric_intervals(labels, probabilities, rule, bins, section.bootstrap_resamples, train.seed)
     for name, (low, high) in intervals.items():
         found |= {f"{name}_low": low, f"{name}_high": high}
-    thresholds = np.array([threshold, 0.0, np.inf])
-    costs = mean_costs(labels, probabilities, thresholds, train.cost_false_negative, train.cost_false_positive)
-    found |= dict(zip(("cost", "cost_decline_all", "cost_accept_all"), costs.tolist(), strict=True))
     return {name: rounded(value) for name, value in found.items()}
 
 
-def baseline_metrics(split: ScoredSplit, baseline: Any, section: EvaluateParams) -> dict[str, float]:
+def baseline_metrics(
+    split: ScoredSplit, baseline: Any, section: EvaluateParams, train: TrainParams
+) -> dict[str, float]:
     """What a model must beat: the metrics of plain logistic regression."""
     probabilities = positive_probability(baseline, split.features.astype(np.float64))
     found = measure(split.labels, probabilities, 0.5, section.calibration_bins)
-    return {name: rounded(found[name]) for name in ("roc_auc", "brier", "ece")}
+    kept = {name: rounded(found[name]) for name in ("roc_auc", "brier", "ece")}
+    interval = auc_interval(split.labels, probabilities, section.bootstrap_resamples, train.seed)
+    return kept | ({"roc_auc_low": rounded(interval[0]), "roc_auc_high": rounded(interval[1])} if interval else {})
 
 
 def out_of_fold(labels: Labels) -> Scores:

@@ -16,7 +16,7 @@ from credit_risk.core.entry_point import run
 import argparse
 import sys
 import tempfile
-from functools import cache, cached_property
+from functools import cache, cached_property, partial
 from pathlib import Path
 from typing import Any, Literal, Self
 
@@ -32,6 +32,7 @@ from credit_risk.core.files import read_json
 from credit_risk.core.paths import data, root
 from credit_risk.data.splits import Holdout, read_holdout, read_row_ids, read_split
 from credit_risk.evaluation.bootstrap import auc_difference
+from credit_risk.evaluation.costs import DecisionRule, decision_costs
 from credit_risk.evaluation.leakage import single_feature_aucs
 from credit_risk.evaluation.metrics import measure
 from credit_risk.formats.onnx_scorer import OnnxScorer
@@ -66,6 +67,8 @@ class GateParams(params.Params):
     min_brier_skill: float = Field(ge=0, le=1)
     min_auc_over_logistic: float = Field(ge=-1, le=1)
     min_accuracy: float | None = Field(None, ge=0, le=1)
+    cost_in_time: Literal["stop", "warn", "off"] = "stop"
+    cost_out_of_time: Literal["stop", "warn", "off"] = "warn"
     leak_auc: float = Field(gt=0.5, le=1)
     margin: float = Field(ge=0)
     bootstrap_resamples: int = Field(ge=100)
@@ -219,7 +222,10 @@ class PerformanceChecks:
         ]
         if section.min_accuracy is not None:
             checks.append(self.at_least("accuracy", "accuracy", "test", section.min_accuracy))
-        return checks
+        return checks + [
+            check(name, "below the cheaper of accepting and declining all", partial(self.cost, holdout, action))
+            for name, holdout, action in cost_checks(section)
+        ]
 
     def champion_checks(self, champion: EvaluatedVersion) -> list[Check]:
         """Whether the version is no worse than the champion, both on the same rows."""
@@ -260,6 +266,18 @@ class PerformanceChecks:
             return value >= minimum, f"{value:.3f}"
 
         return check(name, f"≥ {minimum:.3f}", measured)
+
+    def cost(self, holdout: str, action: str) -> Measured:
+        """The decisions cost less than the cheaper trivial policy; a warning passes, and says that they don't."""
+        train = params.raw("train")
+        rule = DecisionRule(
+            self.evaluated.scorer.metadata.threshold, train["cost_false_negative"], train["cost_false_positive"]
+        )
+        costs = decision_costs(self.evaluated.holdouts[holdout].labels, self.evaluated.scores(holdout), rule)
+        cheaper = min("cost_accept_all", "cost_decline_all", key=lambda policy: costs[policy])
+        passed = costs["cost"] < costs[cheaper]
+        shown = f"{costs['cost']:.3f} ({cheaper.removeprefix('cost_').replace('_', ' ')} {costs[cheaper]:.3f})"
+        return passed or action == "warn", shown if passed or action == "stop" else f"warning: {shown}"
 
     def lineage(self) -> Measured:
         """The version belongs to this problem, and was registered by this layout of the project."""
@@ -319,6 +337,14 @@ class PerformanceChecks:
             self.params.seed,
         )
         return interval is not None and passes(*interval), with_interval(difference, interval)
+
+
+def cost_checks(section: GateParams) -> list[tuple[str, str, str]]:
+    """Name, holdout and action of each check of the decisions' costs that is not switched off."""
+    found = [("cost_in_time", "test", section.cost_in_time)]
+    if CONTRACT.has_date:
+        found.append(("cost_out_of_time", "out_of_time", section.cost_out_of_time))
+    return [each for each in found if each[2] != "off"]
 
 
 def with_interval(difference: float, interval: tuple[float, float] | None) -> str:

@@ -27,7 +27,6 @@ ROWS = 4_000  # of a copy's data: the committed source is thinned to about so ma
 # do not depend on the values in params.yaml.
 SMALL_PARAMS: Mapping[str, object] = {
     "train.model": "hist_gradient_boosting",
-    "train.threads": 1,  # tests run in parallel, and threads that wait for each other spin
     "train.threshold_folds": 3,
     "train.selection.trees": 10,
     "train.hist_gradient_boosting.max_iter": 60,
@@ -40,6 +39,7 @@ SMALL_PARAMS: Mapping[str, object] = {
     "gates.min_brier_skill": 0.005,
     "gates.min_auc_over_logistic": -0.03,
     "gates.min_accuracy": None,
+    "gates.cost_in_time": "warn",
     "gates.margin": 0.05,
 }
 

@@ -529,3 +529,20 @@ def test_a_check_that_cant_be_made_has_failed() -> None:
         "name", False, "no such thing", "something"
     )
     assert not gate_results.GateResult("gate", "1", None, "", ()).passed
+
+
+@integration
+def test_decisions_that_cost_more_than_a_trivial_policy_stop_or_warn(gated: Project) -> None:
+    gated.set_params({"gates.cost_in_time": "stop"})
+    train = gated.params["train"]
+    rate = read_split("test")[1].mean()
+    accepting_all_is_cheaper = rate * train["cost_false_negative"] < (1 - rate) * train["cost_false_positive"]
+    threshold = 1e-9 if accepting_all_is_cheaper else 1.0  # treats all alike, in the more expensive way
+    register(gated, fit(train_params(gated, seed=7), *read_split("train")), threshold)
+    assert failures(gated, LOADING) == set()
+    assert failures(gated, PERFORMANCE) == {"cost_in_time"}
+    gated.set_params({"gates.cost_in_time": "warn"})
+    assert run_script(gated, PERFORMANCE, "--no-promote") == 0
+    checks = json.loads(gated.path("5.testing", "reports", "performance.json").read_text())["checks"]
+    (measured,) = [check["measured"] for check in checks if check["name"] == "cost_in_time"]
+    assert measured.startswith("warning: ")

@@ -6,16 +6,17 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from sklearn.metrics import roc_auc_score
+from sklearn.metrics import average_precision_score, roc_auc_score
 
 from credit_risk.core.errors import ProjectError
 from credit_risk.evaluation import metrics
-from credit_risk.evaluation.bootstrap import Ranked, auc_difference, metric_intervals
-from credit_risk.evaluation.costs import cheapest_threshold, mean_costs
+from credit_risk.evaluation.bootstrap import Ranked, auc_difference, auc_interval, average_precision, metric_intervals
+from credit_risk.evaluation.costs import DecisionRule, cheapest_threshold, decision_costs, mean_costs
 from credit_risk.evaluation.leakage import check_leakage, single_feature_aucs
 
 LABELS = np.array([0, 0, 1, 1], np.int8)
 PROBABILITIES = np.array([0.1, 0.6, 0.4, 0.9])
+RULE = DecisionRule(0.5, 5.0, 1.0)
 
 
 def made_up(rows: int, skill: float, seed: int = 0) -> tuple[Any, Any]:
@@ -65,8 +66,9 @@ def test_intervals_contain_the_metrics() -> None:
     labels, probabilities = made_up(2_000, 1.0)
     probabilities = probabilities.round(2)  # with ties
     figures = metrics.measure(labels, probabilities, 0.5, 10)
-    intervals = metric_intervals(labels, probabilities, 10, 400, seed=3)
-    assert set(intervals) == {"roc_auc", "ks", "brier", "ece"}
+    intervals = metric_intervals(labels, probabilities, RULE, 10, 400, seed=3)
+    figures |= decision_costs(labels, probabilities, RULE)
+    assert set(figures) - set(intervals) == {"rows", "best_threshold", "best_cost"}
     for name, (low, high) in intervals.items():
         assert low < figures[name] < high or name == "ece"  # resampling biases ECE upwards
     assert 0 < intervals["ece"][0] < intervals["ece"][1]
@@ -74,7 +76,7 @@ def test_intervals_contain_the_metrics() -> None:
 
 def test_auc_interval_has_the_width_of_the_closed_formula() -> None:
     labels, probabilities = made_up(2_000, 1.0)
-    low, high = metric_intervals(labels, probabilities, 10, 500, 0)["roc_auc"]
+    low, high = metric_intervals(labels, probabilities, RULE, 10, 500, 0)["roc_auc"]
     auc, positives, negatives = roc_auc_score(labels, probabilities), labels.sum(), (1 - labels).sum()
     q1, q2 = auc / (2 - auc), 2 * auc**2 / (1 + auc)  # Hanley & McNeil (1982)
     variance = auc * (1 - auc) + (positives - 1) * (q1 - auc**2) + (negatives - 1) * (q2 - auc**2)
@@ -91,7 +93,7 @@ def test_paired_difference_is_narrower_than_single_intervals() -> None:
     low, high = interval
     assert difference == pytest.approx(roc_auc_score(labels, probabilities) - roc_auc_score(labels, worse))
     assert 0 < low < difference < high
-    single_low, single_high = metric_intervals(labels, probabilities, 10, 300, 0)["roc_auc"]
+    single_low, single_high = metric_intervals(labels, probabilities, RULE, 10, 300, 0)["roc_auc"]
     assert high - low < 0.5 * (single_high - single_low)
 
 
@@ -105,8 +107,9 @@ def test_too_few_rows_of_an_outcome_have_metrics_but_no_interval() -> None:
     labels[7] = 1
     probabilities = np.linspace(0.1, 0.9, 60)
     assert all(np.isfinite(list(metrics.measure(labels, probabilities, 0.5, 10).values())))
-    assert metric_intervals(labels, probabilities, 10, 100, 0) == {}
+    assert metric_intervals(labels, probabilities, RULE, 10, 100, 0) == {}
     assert auc_difference(labels, probabilities, probabilities[::-1], 100, 0)[1] is None
+    assert auc_interval(labels, probabilities, 100, 0) is None
 
 
 def test_costs_by_hand() -> None:
@@ -115,6 +118,14 @@ def test_costs_by_hand() -> None:
     # All declined; one negative declined; the same, as 0.2 is declined at 0.2; one positive accepted; all accepted.
     assert costs.tolist() == [0.5, 0.25, 0.25, 1.25, 2.5]
     assert mean_costs(labels, probabilities, 0.2, 5.0, 1.0) == 0.25
+
+
+def test_decisions_and_trivial_policies_by_hand() -> None:
+    labels, probabilities = np.array([0, 1, 0, 1], np.int8), np.array([0.1, 0.2, 0.3, 0.4])
+    costs = decision_costs(labels, probabilities, DecisionRule(0.35, 5.0, 1.0))
+    assert costs == pytest.approx(
+        {"cost": 1.25, "cost_accept_all": 2.5, "cost_decline_all": 0.5, "best_threshold": 0.15, "best_cost": 0.25}
+    )
 
 
 def test_cheapest_threshold_by_hand() -> None:
@@ -165,3 +176,25 @@ def test_leakage_check_of_too_few_rows_says_so() -> None:
     labels = np.array([0] * 58 + [1] * 2, np.int8)
     with pytest.raises(ProjectError, match="too few rows for the leakage check: 2 of one outcome"):
         single_feature_aucs(np.zeros((60, 1), np.float32), labels, ["a"], 0)
+
+
+def test_the_cheapest_threshold_is_found_wherever_it_is() -> None:
+    rng = np.random.default_rng(0)
+    probabilities = rng.random(4_000)
+    labels = (rng.random(4_000) < probabilities).astype(np.int8)  # calibrated
+    threshold, cost = cheapest_threshold(labels, probabilities, 1.0, 9.0)
+    assert threshold == pytest.approx(0.9, abs=0.06)
+    assert cost <= mean_costs(labels, probabilities, np.linspace(0, 1, 501), 1.0, 9.0).min()
+
+
+@settings(max_examples=100, deadline=None)
+@given(st.lists(st.tuples(st.booleans(), st.sampled_from([0.1, 0.2, 0.5, 0.9])), min_size=2, max_size=40))
+def test_weighted_average_precision_equals_scikit_learn_on_repeated_rows(pairs: list[tuple[bool, float]]) -> None:
+    labels, probabilities = np.array([p[0] for p in pairs], np.int8), np.array([p[1] for p in pairs])
+    weights = np.arange(len(labels)) % 3  # some rows are not drawn
+    drawn = np.repeat(labels, weights)
+    if len(set(drawn.tolist())) < 2:
+        return
+    shares = Ranked(labels, probabilities).shares_below(weights)
+    expected = average_precision_score(drawn, np.repeat(probabilities, weights))
+    assert average_precision(*shares, float(drawn.mean())) == pytest.approx(expected)

@@ -3,6 +3,7 @@
 import json
 import re
 from collections.abc import Callable
+from dataclasses import replace
 from html.parser import HTMLParser
 from typing import Any
 
@@ -13,6 +14,9 @@ import pyarrow.parquet as pq
 import pytest
 from projects import Project, run_script
 from sklearn.metrics import roc_auc_score
+from toy import FEATURES as FEATURES_OF_TOY
+from toy import TOY
+from toy import changed as changed_toy
 
 from credit_risk.contract import CONTRACT
 from credit_risk.core.schema import OUTCOME
@@ -21,7 +25,8 @@ from credit_risk.evaluation.costs import mean_costs
 from credit_risk.evaluation.scored_split import ScoredSplit
 from credit_risk.features import FEATURES
 from credit_risk.model import positive_probability
-from credit_risk.report import contents, tables
+from credit_risk.report import contents, outcomes, tables, variation
+from credit_risk.report.vintages import vintages
 
 EVALUATE = "4.dvc_pipeline/6.evaluate_model.py"
 TRAIN = "4.dvc_pipeline/5.train_model.py"
@@ -105,27 +110,119 @@ def test_a_slice_whose_other_rows_have_one_outcome_is_measured_and_not_compared(
     assert not row["ranks_worse"]
 
 
-def test_dependence_importance_and_changes_of_a_known_function() -> None:
-    rng = np.random.default_rng(0)
-    features = rng.random((500, 3)).astype(np.float32)
-
-    def predict(rows: Any) -> Any:
-        return 0.1 + 0.5 * rows[:, 0] + 0.1 * rows[:, 1]
-
-    curve = tables.partial_dependence(predict, features, 0, categorical=False)
-    assert np.polyfit(curve["x"], curve["y"], 1)[0] == pytest.approx(0.5, abs=1e-3)
-    codes = np.array([[0.0, 0.0], [1.0, 0.0], [-1.0, 0.0]] * 10, np.float32)
-    by_code = tables.partial_dependence(predict, codes, 0, categorical=True)
-    assert by_code["x"].tolist() == [0, 1]  # a missing word is not a value to set
-    assert by_code["y"].tolist() == pytest.approx([0.1, 0.6])
-    labels = (rng.random(500) < predict(features)).astype(np.int8)
-    importance = tables.permutation_importance(predict, features, labels, ("strong", "weak", "unused"), 0)
-    assert importance["feature"].iloc[0] == "strong"
-    assert importance.set_index("feature").loc["unused", "mean"] == 0
+def test_changes_of_a_known_function() -> None:
     summary = tables.change_summary(np.array([0.5, 0.5, 0.5, 0.5]), np.array([0.4, 0.5, 0.5, 0.7]))
     assert summary == pytest.approx(
         {"mean_change": 0.025, "fall": 0.25, "stay": 0.5, "rise": 0.25, "largest_rise": 0.2}
     )
+
+
+def toy_rows(count: int = 400, seed: int = 0) -> pd.DataFrame:
+    """Valid rows of the toy contract."""
+    rng = np.random.default_rng(seed)
+    limit = rng.uniform(10, 60, count)
+    return pd.DataFrame(
+        {
+            "weight": limit * rng.uniform(0.1, 0.8, count),
+            "limit": limit,
+            "stops": np.where(rng.random(count) < 0.2, np.nan, rng.integers(0, 10, count)),
+            "size": rng.choice(["S", "M", "L"], count),
+            "via": rng.choice(np.array(["air", "sea", None], dtype=object), count, p=[0.35, 0.35, 0.3]),
+        }
+    )
+
+
+def test_importance_and_dependence_see_possible_rows_only() -> None:
+    seen: list[pd.DataFrame] = []
+
+    def predict(rows: pd.DataFrame) -> Any:
+        seen.append(rows)
+        return 0.1 + 0.5 * rows["weight"].to_numpy() / 60 + 0.2 * (rows["size"] == "L").to_numpy()
+
+    rows = toy_rows()
+    labels = (np.random.default_rng(1).random(400) < predict(rows)).astype(np.int8)
+    importance = variation.permutation_importance(predict, rows, labels, TOY, 0).set_index("field")["mean"]
+    assert set(importance.index) == {"weight and limit", "stops", "size", "via"}
+    assert importance["stops"] == importance["via"] == 0
+    assert importance["weight and limit"] > 0.02
+    by_weight = variation.dependence(predict, rows, TOY, "weight")
+    assert np.polyfit(by_weight["x"], by_weight["y"], 1)[0] == pytest.approx(0.5 / 60, rel=0.01)
+    by_limit = variation.dependence(predict, rows, TOY, "limit")  # the weight keeps its share of it
+    share = (rows["weight"] / rows["limit"]).mean()
+    assert np.polyfit(by_limit["x"], by_limit["y"], 1)[0] == pytest.approx(0.5 / 60 * share, rel=0.01)
+    by_size = variation.dependence(predict, rows, TOY, "size")
+    assert by_size["x"].tolist() == ["S", "M", "L"]
+    assert np.diff(by_size["y"]).tolist() == pytest.approx([0, 0.2])
+    stops = variation.dependence(predict, rows, TOY, "stops")["x"]
+    assert (stops == stops.round()).all()
+    for each in seen:
+        assert (each["weight"] <= each["limit"]).all()
+        assert all(each[number.name].dropna().between(number.minimum, number.maximum).all() for number in TOY.numbers)
+
+
+def test_features_are_computed_again_when_a_field_changes() -> None:
+    rows = toy_rows()
+    changed = variation.with_value(rows, TOY, "weight", 20.0)
+    load = FEATURES_OF_TOY.column(
+        FEATURES_OF_TOY.from_columns({name: changed[name] for name in TOY.field_names}), "load"
+    )
+    assert load == pytest.approx(20 / changed["limit"].to_numpy(), rel=1e-6)
+
+
+def test_a_planted_disparity_in_a_protected_field_is_found() -> None:
+    contract = changed_toy(fields=(*TOY.fields[:-1], replace(TOY.fields[-1], protected=True)))
+    rows = toy_rows(6_000)
+    assert "via" not in " ".join(" ".join(names) for names in variation.tied_fields(contract))
+    rng = np.random.default_rng(2)
+    labels = (rng.random(6_000) < 0.3).astype(np.int8)  # equal risk in all groups
+    declined = rng.random(6_000) < np.where(rows["via"] == "sea", 0.5, 0.2)  # and unequal decisions
+    groups = outcomes.protected_groups(contract, rows)
+    assert set(groups) == {"via"}
+    table = outcomes.outcomes(labels, declined, groups).set_index("group")
+    assert set(table.index) == {"air", "sea", "unknown"}
+    assert table["below_four_fifths"].to_dict() == {"air": False, "sea": True, "unknown": False}
+    assert table.loc["sea", "ratio"] == pytest.approx(0.5 / 0.8, abs=0.04)
+    sea = table.loc["sea"]
+    assert 0.45 < sea["declined_low"] < sea["declined"] < sea["declined_high"] < 0.55
+    assert sea["false_positive_low"] > table.loc["air", "false_positive_high"]
+    assert sea["false_negative_high"] < table.loc["air", "false_negative_low"]
+    fair = outcomes.outcomes(labels, rng.random(6_000) < 0.2, groups)
+    assert not fair["below_four_fifths"].any()
+
+
+def test_groups_of_a_protected_number_are_its_quarters() -> None:
+    field = TOY.field("stops")
+    values = pd.Series([*map(float, range(8)), np.nan])
+    groups = outcomes.groups_of(values, field).tolist()
+    assert groups == [*["up to 1.75"] * 2, *["up to 3.5"] * 2, *["up to 5.25"] * 2, *["above 5.25"] * 2, "unknown"]
+    assert outcomes.groups_of(pd.Series([np.nan, np.nan]), field).tolist() == ["unknown", "unknown"]
+
+
+def test_shares_of_no_rows_have_no_figure_and_single_groups_no_table() -> None:
+    assert outcomes.share_with_interval("x", np.array([], bool)) == {"x": None, "x_low": None, "x_high": None}
+    low_high = outcomes.share_with_interval("x", np.zeros(10, bool))
+    assert low_high["x"] == low_high["x_low"] == 0
+    assert low_high["x_high"] == pytest.approx(0.2775, abs=1e-3)  # Wilson (1927) by hand: z²/(n + z²)
+    assert outcomes.outcomes(np.array([0, 1], np.int8), np.array([True, False]), {"a": np.array(["x", "x"])}).empty
+
+
+def test_combined_groups_have_shares_and_no_ratio() -> None:
+    groups = np.array(["a"] * 6 + ["b"] * 5 + ["c", "d"], object)
+    combined = outcomes.combine_few(groups, 5)
+    assert combined.tolist() == ["a"] * 6 + ["b"] * 5 + [tables.OTHERS] * 2
+    declined = groups == "b"
+    table = outcomes.outcomes(np.arange(13, dtype=np.int8) % 2, declined, {"kind": combined}).set_index("group")
+    assert table["ratio"].to_dict() == {"a": 1, "b": 0, tables.OTHERS: None}
+    assert table["below_four_fifths"].to_dict() == {"a": False, "b": True, tables.OTHERS: False}
+
+
+def test_vintages_by_hand() -> None:
+    dates = pd.Series(pd.to_datetime(["2004-02-01", "2004-11-01", "2005-01-01", "2005-06-30", "2006-01-01"]))
+    table = vintages(dates, pd.Series([1, 0, 0, None, None], dtype="Int8"))
+    assert table["year"].tolist() == [2004, 2005, 2006]
+    assert table["rows"].tolist() == [2, 2, 1]
+    assert table["labelled"].tolist() == [1, 0.5, 0]
+    assert table["positive"].tolist() == [0.5, 0, None]
 
 
 def test_a_sample_of_rows_has_both_outcomes() -> None:
@@ -192,15 +289,15 @@ def test_the_report_shows_the_metrics_and_loads_nothing(finished: Project) -> No
     assert links.loaded == []
     assert links.anchors <= links.ids
     assert not re.search(r"url\((?!#)|@import", text)
-    assert text.count("<svg") == 7
+    assert text.count("<svg") == 7 + CONTRACT.has_date
     assert not re.search(r"\bnan\b|\binf\b|None|Undefined|\{\{", without_figures(text) + card)
     for name in CONTRACT.holdouts:
         low, auc, high = (f"{metrics(finished)[name][key]:.3f}" for key in ("roc_auc_low", "roc_auc", "roc_auc_high"))
         assert f"<td>{auc}</td><td>{low} to {high}</td>" in text
         assert f"{auc} ({low} to {high})" in card
-    assert (
-        len(links.ids & {"use", "data", "metrics", "calibration", "threshold", "deciles", "stability", "drivers"}) == 8
-    )
+    sections = "use data window metrics calibration threshold deciles stability drivers"
+    assert set(sections.split()) <= links.ids
+    assert ("outcomes" in links.ids) == (bool(FEATURES.slices) or any(field.protected for field in CONTRACT.fields))
     assert str(finished.root) not in text + card
 
 

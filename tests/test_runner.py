@@ -59,6 +59,7 @@ def test_refresh_with_damaged_params_is_one_sentence(empty: Project, params: str
 @pytest.mark.parametrize("width", [20, 40, 160])
 def test_a_narrow_terminal_cuts_no_figure(width: int) -> None:
     figures = {"roc_auc": 0.7451, "ece": 0.01, "positive_rate": 0.1, "accuracy": 0.827, "majority_accuracy": 0.896}
+    figures |= {"cost": 0.4, "cost_accept_all": 0.5, "cost_decline_all": 0.9, "best_cost": 0.4, "best_threshold": 0.17}
     metrics = {name: figures | {"logistic_baseline": {"roc_auc": 0.686}} for name in CONTRACT.holdouts}
     file = io.StringIO()
     Console(file=file, width=width).print(metrics_table(metrics))

@@ -11,11 +11,12 @@ import numpy as np
 import onnx
 import pandas as pd
 import pytest
-from projects import Project, run_script
+from projects import Project, run_script, script
 from sklearn.calibration import CalibratedClassifierCV
 from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import roc_auc_score
 from sklearn.pipeline import make_pipeline
+from threadpoolctl import threadpool_limits
 
 from credit_risk.contract import CONTRACT
 from credit_risk.core.errors import ProjectError
@@ -26,7 +27,14 @@ from credit_risk.evaluation.metrics import expected_calibration_error
 from credit_risk.features import FEATURES
 from credit_risk.formats.onnx_export import _splits, export_onnx, with_float32_splits
 from credit_risk.formats.onnx_scorer import OUTPUT_NAME, OnnxMetadata, OnnxScorer
-from credit_risk.model import TrainParams, build_pipeline, fit, logistic_baseline, positive_probability
+from credit_risk.model import (
+    TrainParams,
+    build_pipeline,
+    encoded_features,
+    fit,
+    logistic_baseline,
+    positive_probability,
+)
 
 TRAIN = "4.dvc_pipeline/5.train_model.py"
 EVALUATE = "4.dvc_pipeline/6.evaluate_model.py"
@@ -331,3 +339,37 @@ def test_too_few_rows_of_an_outcome_for_the_folds_are_one_sentence(
     pd.concat([rows[rows[OUTCOME] == 0], rows[rows[OUTCOME] == 1].head(1)]).to_parquet(path)
     assert run_script(project, TRAIN) == 1
     assert "stage 5: train has 1 rows of one outcome, fewer than train.threshold_folds" in capsys.readouterr().err
+
+
+def test_a_fit_does_not_depend_on_the_number_of_threads(finished: Project, train_rows: tuple[Any, Any]) -> None:
+    features, labels = train_rows
+    for model in ("hist_gradient_boosting", "random_forest"):
+        train = train_params(finished, model=model)
+        train.random_forest["n_estimators"] = 10
+        scores = []
+        for threads in (1, 2):
+            with threadpool_limits(threads):
+                scores.append(positive_probability(fit(train, features, labels), features))
+        assert np.array_equal(*scores)
+
+
+def test_kept_features_are_counted_once_whatever_their_columns(finished: Project, train_rows: tuple[Any, Any]) -> None:
+    pipeline = fit(logistic_baseline(train_params(finished)), *train_rows)
+    columns = encoded_features(pipeline)
+    assert len(columns) == pipeline["encode"].transform(train_rows[0][:1]).shape[1]
+    found = script(finished, TRAIN)["selected_features"](pipeline)
+    names = [entry["feature"] for entry in found["kept"] + found["dropped"]]
+    assert sorted(names) == sorted(FEATURES.names)
+    assert sum(entry["importance"] for entry in found["kept"] + found["dropped"]) == pytest.approx(1, abs=1e-4)
+    selected = {columns[index] for index in np.flatnonzero(pipeline["select"].get_support())}
+    assert {entry["feature"] for entry in found["kept"]} == selected
+
+
+def test_selection_can_not_drop_every_feature(finished: Project) -> None:
+    selection = finished.params["train"]["selection"] | {"min_importance": 1.5}
+    with pytest.raises(ValueError, match="min_importance"):
+        train_params(finished, selection=selection)
+    train = train_params(finished, selection=selection | {"min_importance": 1.0})
+    uninformative = np.zeros((100, 2), np.float32)
+    pipeline = build_pipeline(train, ["a", "b"], [], 100).fit(uninformative, np.arange(100, dtype=np.int8) % 2)
+    assert positive_probability(pipeline, uninformative) == pytest.approx(np.full(100, 0.5))

@@ -37,7 +37,7 @@ class SelectionParams(Params):
 
     trees: int = Field(ge=1)
     rows: int = Field(ge=1)
-    min_importance: float = Field(ge=0)
+    min_importance: float = Field(ge=0, le=1)  # above 1 it could drop every feature
 
 
 class TrainParams(Params):
@@ -49,7 +49,6 @@ class TrainParams(Params):
 
     model: ModelName
     seed: int = Field(ge=0)
-    threads: int = Field(ge=1)
     calibration: Literal["none", "sigmoid"]
     cost_false_negative: float = Field(gt=0)
     cost_false_positive: float = Field(gt=0)
@@ -105,14 +104,17 @@ def logistic_baseline(train: TrainParams) -> TrainParams:
 
 
 def fit(train: TrainParams, features: Floats, labels: Labels) -> Pipeline:
-    """Fits the pipeline; the same input gives the same bits.
+    """Fits the pipeline on one thread; the same input gives the same bits.
+
+    Threads of one fit wait for each other, and on a busy machine for other processes; independent fits do not. Run
+    those in parallel instead (`evaluation/parallel.py`).
 
     Args:
         train: parameters.
         features: shape (n, len(FEATURES)), float32.
         labels: shape (n,), 1 for the positive class.
     """
-    with threadpool_limits(train.threads), named_parameters(train):
+    with threadpool_limits(1), named_parameters(train):
         return build_pipeline(train, rows=len(labels)).fit(features, labels)
 
 
@@ -164,13 +166,24 @@ def encoded_columns(
     return [name for name in names if name in categorical] + [name for name in names if name not in categorical]
 
 
+def encoded_features(pipeline: Pipeline) -> list[str]:
+    """The feature behind each column that a fitted pipeline selects from, in their order."""
+    found: list[str] = []
+    for part, step, indices in pipeline["encode"].transformers_:
+        names = [FEATURES.names[index] for index in indices]
+        one_hot = part == "codes" and isinstance(step, OneHotEncoder)
+        counts = [len(words) for words in step.categories_] if one_hot else [1] * len(names)
+        found += [name for name, count in zip(names, counts, strict=True) for _ in range(count)]
+    return found
+
+
 def _classifier(train: TrainParams, columns: Sequence[str]) -> BaseEstimator:
     parameters: dict[str, Any] = dict(getattr(train, train.model))
     if isinstance(signs := parameters.get("monotonic_cst"), Mapping):
         parameters["monotonic_cst"] = monotonic_signs(train, signs, columns)
     fixed: dict[ModelName, tuple[type[BaseEstimator], dict[str, Any]]] = {
         "logistic_regression": (LogisticRegression, {}),
-        "random_forest": (RandomForestClassifier, {"n_jobs": train.threads}),
+        "random_forest": (RandomForestClassifier, {"n_jobs": 1}),
         "hist_gradient_boosting": (HistGradientBoostingClassifier, {"early_stopping": False}),
     }
     kind, ours = fixed[train.model]
@@ -202,6 +215,5 @@ def _selector(train: TrainParams, rows: int | None) -> SelectFromModel:
         max_depth=8,
         max_samples=min(selection.rows, rows) if rows else None,
         random_state=train.seed,
-        n_jobs=train.threads,
     )
     return SelectFromModel(forest, threshold=f"{selection.min_importance}*mean")

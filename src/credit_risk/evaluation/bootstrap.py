@@ -10,6 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from credit_risk.core.arrays import Labels, Scores
+from credit_risk.evaluation.costs import DecisionRule
 from credit_risk.evaluation.metrics import bin_of
 
 Interval = tuple[float, float]
@@ -44,23 +45,55 @@ def bootstrap(
     return {name: (float(low), float(high)) for name, (low, high) in ends.items()}
 
 
-def metric_intervals(
-    labels: Labels, probabilities: Scores, bins: int, resamples: int, seed: int
+def metric_intervals(  # noqa: PLR0913, PLR0917 (of three kinds: rows, decisions, resampling)
+    labels: Labels, probabilities: Scores, rule: DecisionRule, bins: int, resamples: int, seed: int
 ) -> dict[str, Interval]:
-    """Intervals of `roc_auc`, `ks`, `brier` and `ece` (see `metrics.measure`); empty for too few rows."""
+    """Intervals of all metrics of `metrics.measure` and of the costs of `costs.decision_costs`, by name.
+
+    The best threshold and its cost have none: they are chosen on the rows themselves. Empty for too few rows.
+    """
     ranked = Ranked(labels, probabilities)
     gap, bin_index = labels - probabilities, bin_of(probabilities, bins)
+    squared, wrong = gap**2, (probabilities >= rule.threshold) != (labels == 1)
+    losses = -np.log(np.clip(np.where(labels == 1, probabilities, 1 - probabilities), np.finfo(np.float64).eps, 1))
+    costs = wrong * np.where(labels == 1, rule.false_negative, rule.false_positive)
+    by_row = np.column_stack([labels, squared, losses, wrong, costs]).astype(np.float64)
 
     def statistics(weights: Weights) -> dict[str, float]:
         positives, negatives = ranked.shares_below(weights)
+        rate, brier, log_loss, wrong_share, cost = (weights.astype(np.float64) @ by_row / len(labels)).tolist()
+        auc = float(np.trapezoid(negatives, positives))
         return {
-            "roc_auc": float(np.trapezoid(negatives, positives)),
+            "positive_rate": rate,
+            "roc_auc": auc,
+            "gini": 2 * auc - 1,
+            "pr_auc": average_precision(positives, negatives, rate),
             "ks": float(np.max(negatives - positives)),
-            "brier": float(weights @ gap**2 / len(gap)),
+            "brier": brier,
+            "brier_skill": 1 - brier / (rate * (1 - rate)),
+            "log_loss": log_loss,
             "ece": float(np.abs(np.bincount(bin_index, weights * gap, bins)).sum() / len(gap)),
+            "accuracy": 1 - wrong_share,
+            "majority_accuracy": max(rate, 1 - rate),
+            "cost": cost,
+            "cost_accept_all": rule.false_negative * rate,
+            "cost_decline_all": rule.false_positive * (1 - rate),
         }
 
     return bootstrap(statistics, labels, resamples, seed)
+
+
+def average_precision(positives: Scores, negatives: Scores, rate: float) -> float:
+    """Average precision from the shares of positive and negative rows below each threshold, and the positive rate."""
+    declined_positives, declined_negatives = rate * (1 - positives[:-1]), (1 - rate) * (1 - negatives[:-1])
+    declined = np.maximum(declined_positives + declined_negatives, np.finfo(np.float64).tiny)
+    return float(np.diff(positives) @ (declined_positives / declined))
+
+
+def auc_interval(labels: Labels, probabilities: Scores, resamples: int, seed: int) -> Interval | None:
+    """Interval of the ROC AUC alone; None for too few rows of an outcome."""
+    ranked = Ranked(labels, probabilities)
+    return bootstrap(lambda weights: {"roc_auc": ranked.auc(weights)}, labels, resamples, seed).get("roc_auc")
 
 
 def auc_difference(

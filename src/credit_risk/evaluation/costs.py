@@ -3,10 +3,38 @@
 A row is declined when its probability is at least the threshold.
 """
 
+from dataclasses import dataclass
+
 import numpy as np
 import numpy.typing as npt
 
 from credit_risk.core.arrays import Labels, Scores
+
+
+@dataclass(frozen=True, slots=True)
+class DecisionRule:
+    """How rows are decided, and what wrong decisions cost."""
+
+    threshold: float
+    false_negative: float
+    false_positive: float
+
+
+def decision_costs(labels: Labels, probabilities: Scores, rule: DecisionRule) -> dict[str, float]:
+    """What decisions cost, compared with the trivial policies: the mean cost of a row.
+
+    Returns:
+        `cost` of the rule's decisions; `cost_accept_all` and `cost_decline_all` of treating all rows alike; and
+        `best_cost` at `best_threshold`, the cheapest one on these very rows, known only afterwards.
+    """
+    best_threshold, best_cost = cheapest_threshold(labels, probabilities, rule.false_negative, rule.false_positive)
+    return {
+        "cost": float(mean_costs(labels, probabilities, rule.threshold, rule.false_negative, rule.false_positive)),
+        "cost_accept_all": rule.false_negative * float(labels.mean()),
+        "cost_decline_all": rule.false_positive * float(1 - labels.mean()),
+        "best_threshold": best_threshold,
+        "best_cost": best_cost,
+    }
 
 
 def mean_costs(

@@ -11,18 +11,22 @@ from sklearn.pipeline import Pipeline
 
 from credit_risk.contract import CONTRACT
 from credit_risk.core.arrays import Floats, Labels, Scores
+from credit_risk.core.paths import data
+from credit_risk.core.schema import DATE, OUTCOME
 from credit_risk.data.splits import read_holdout
-from credit_risk.evaluation.costs import cheapest_threshold, mean_costs
+from credit_risk.evaluation.costs import mean_costs
 from credit_risk.evaluation.metrics import expected_calibration_error
 from credit_risk.evaluation.params import EvaluateParams
 from credit_risk.evaluation.scored_split import ScoredSplit
 from credit_risk.features import FEATURES
 from credit_risk.model import TrainParams, positive_probability
-from credit_risk.report import curves, tables
+from credit_risk.report import curves, tables, variation
+from credit_risk.report.outcomes import combine_few, outcomes, protected_groups
+from credit_risk.report.vintages import vintages
 
 Splits = dict[str, ScoredSplit]
 COST_THRESHOLDS = np.linspace(0, 1, 201)
-DEPENDENCE_FEATURES = 6  # the most important ones
+DEPENDENCE_FIELDS = 6  # the most important ones
 DEPENDENCE_ROWS = 500
 UNCALIBRATED, SIGMOID = "classifier's own", "sigmoid fitted on train"
 
@@ -40,15 +44,17 @@ def contents(
         section: sizes of bins, slices and samples.
     """
     holdouts = {name: splits[name] for name in CONTRACT.holdouts}
+    fields = {name: read_holdout(name).rows for name in CONTRACT.holdouts}
     rows = sample_rows(holdouts["test"].labels, section.importance_rows, train.seed)
-    sample = holdouts["test"].features[rows]
-    importances = tables.permutation_importance(
-        lambda features: positive_probability(model, features),
-        sample,
-        holdouts["test"].labels[rows],
-        FEATURES.names,
-        train.seed,
-    )
+    sample = fields["test"].iloc[rows].reset_index(drop=True)
+
+    def predict(changed: pd.DataFrame) -> Scores:
+        return positive_probability(
+            model, FEATURES.from_columns({str(name): column for name, column in changed.items()})
+        )
+
+    importances = variation.permutation_importance(predict, sample, holdouts["test"].labels[rows], CONTRACT, train.seed)
+    most_important = [name for names in importances["field"] for name in names.split(variation.AND)]
     calibrated = calibrations(model, splits)
     costs = (train.cost_false_negative, train.cost_false_positive)
     return {
@@ -73,12 +79,6 @@ def contents(
             )
             for name, split in splits.items()
         },
-        "cheapest": {
-            name: dict(
-                zip(("threshold", "cost"), cheapest_threshold(split.labels, split.probabilities, *costs), strict=True)
-            )
-            for name, split in holdouts.items()
-        },
         "threshold": threshold,
         "stability": stability(splits),
         "slices": {
@@ -91,10 +91,25 @@ def contents(
             for name, split in holdouts.items()
         },
         "importances": importances,
-        "dependence": dependence(
-            model, sample[:DEPENDENCE_ROWS], importances["feature"].head(DEPENDENCE_FEATURES).to_list()
-        ),
-        "what_ifs": what_ifs(model, rows),
+        "dependence": {
+            name: variation.dependence(predict, sample.head(DEPENDENCE_ROWS), CONTRACT, name)
+            for name in most_important[:DEPENDENCE_FIELDS]
+        },
+        "what_ifs": what_ifs(predict, sample),
+        "outcomes": {
+            name: outcomes(
+                split.labels,
+                split.probabilities >= threshold,
+                {
+                    each.name: combine_few(FEATURES.groups(split.features, each), section.min_slice_rows)
+                    for each in FEATURES.slices
+                }
+                | protected_groups(CONTRACT, fields[name]),
+            )
+            for name, split in holdouts.items()
+        },
+        "protected": [field.name for field in CONTRACT.fields if field.protected],
+        "vintages": read_vintages(),
     }
 
 
@@ -197,36 +212,21 @@ def stability(splits: Splits) -> pd.DataFrame:
     return pd.concat([pd.DataFrame([{"name": "probability", **scores}]), by_feature], ignore_index=True)
 
 
-def dependence(model: Pipeline, sample: Floats, names: list[str]) -> dict[str, pd.DataFrame]:
-    """How the mean probability depends on each feature; categories and flags by their words, lowest first."""
-    found = {}
-    for name in names:
-        in_words = name in FEATURES.categorical or name in FEATURES.flags
-        curve = tables.partial_dependence(
-            lambda rows: positive_probability(model, rows), sample, FEATURES.names.index(name), categorical=in_words
-        )
-        if in_words:
-            words = FEATURES.words(name, curve["x"].to_numpy())
-            # Rounded, so that the order of equal categories is the same on every processor.
-            curve = curve.assign(x=pd.Series(words, dtype=object)).sort_values(
-                "y", key=lambda y: y.round(9), kind="stable", ignore_index=True
-            )
-        found[name] = curve
-    return found
+def read_vintages() -> pd.DataFrame | None:
+    """The vintages of all clean rows, with or without an outcome; None where rows have no date."""
+    if not CONTRACT.has_date:
+        return None
+    rows = pd.read_parquet(data("2.clean", "rows.parquet"), columns=[DATE, OUTCOME])
+    return vintages(rows[DATE], rows[OUTCOME])
 
 
-def what_ifs(model: Pipeline, rows: Any) -> list[dict[str, Any]]:
-    """For each change declared in features.py, how it moves the probabilities of these rows of test."""
-    if not FEATURES.what_ifs:
-        return []
-    fields = read_holdout("test").rows.iloc[rows]
-    before = positive_probability(model, FEATURES.from_columns(fields))
+def what_ifs(predict: variation.PredictRows, rows: pd.DataFrame) -> list[dict[str, Any]]:
+    """For each change declared in features.py, how it moves the probabilities of the rows, a frame of the contract."""
+    before, columns = predict(rows), {str(name): column for name, column in rows.items()}
     return [
         {
             "change": each.change,
-            **tables.change_summary(
-                before, positive_probability(model, FEATURES.from_columns(FEATURES.changed(fields, each)))
-            ),
+            **tables.change_summary(before, predict(pd.DataFrame(FEATURES.changed(columns, each)))),
         }
         for each in FEATURES.what_ifs
     ]

@@ -50,7 +50,7 @@ def figures(context: Mapping[str, Any]) -> dict[str, Markup]:
             "stability": svg(draw_stability(context["stability"].set_index("name"))),
             "importances": svg(draw_importances(context["importances"])),
             "dependence": svg(draw_dependence(context["dependence"])),
-        }
+        } | ({} if context["vintages"] is None else {"vintages": svg(draw_vintages(context["vintages"]))})
 
 
 def svg(figure: Figure) -> Markup:
@@ -164,17 +164,17 @@ def draw_stability(table: pd.DataFrame) -> Figure:
 
 
 def draw_importances(table: pd.DataFrame) -> Figure:
-    """The ROC AUC that is lost without the order of each feature's values."""
+    """The ROC AUC that is lost without the order of each field's values."""
     figure, axes = panels(1, 1, 0.8 + 0.2 * len(table))
     axis, position = axes[0, 0], np.arange(len(table))[::-1]
     axis.barh(position, table["mean"], color=BLUE, xerr=table["spread"], error_kw={"elinewidth": 1, "ecolor": "0.3"})
-    axis.set_yticks(position, table["feature"])
-    axis.set(xlabel="ROC AUC lost when the feature's values are shuffled (test)", ylim=(-0.6, len(table) - 0.4))
+    axis.set_yticks(position, table["field"])
+    axis.set(xlabel="ROC AUC lost when the field's values are shuffled (test)", ylim=(-0.6, len(table) - 0.4))
     return figure
 
 
 def draw_dependence(curves: Mapping[str, pd.DataFrame]) -> Figure:
-    """The mean probability against a feature, all else unchanged; categories by name."""
+    """The mean probability against a field, features computed from it again; words by name."""
     figure, axes = panels(2, 3, 5, sharey=True)
     for axis, (name, curve) in zip(axes.flat, curves.items(), strict=False):
         if curve["x"].dtype == object:
@@ -188,6 +188,25 @@ def draw_dependence(curves: Mapping[str, pd.DataFrame]) -> Figure:
         axis.set_visible(False)
     for axis in axes[:, 0]:
         axis.set(ylabel="mean probability", ylim=(0, None))
+    return figure
+
+
+def draw_vintages(table: pd.DataFrame) -> Figure:
+    """By year of the date: rows, the share of rows with an outcome, and the positive share among these."""
+    figure, axes = panels(2, 1, 4, sharex=True)
+    axes[0, 0].bar(table["year"], table["rows"], color=GREY)
+    axes[0, 0].set(ylabel=CONTRACT.problem.rows)
+    shares = (
+        ("labelled", "share with an outcome", BLUE, "o-"),
+        ("positive", f"{EVENT_RATE} among these", ORANGE, "s--"),
+    )
+    for name, label, color, style in shares:
+        known = table[table[name].notna()]
+        value, low, high = (known[column].astype(float) for column in (name, f"{name}_low", f"{name}_high"))
+        axes[1, 0].plot(known["year"], value, style, color=color, markersize=3, label=label)
+        axes[1, 0].fill_between(known["year"].astype(float), low, high, color=color, alpha=0.2, linewidth=0)
+    axes[1, 0].set(xlabel=f"year of {CONTRACT.date}", ylim=(0, None))
+    axes[1, 0].legend()
     return figure
 
 

@@ -1,28 +1,22 @@
-"""Tables of the report: deciles, stability, slices, importance and dependence of features, what-if changes.
+"""Tables of the report: deciles, stability, slices, what-if changes.
 
 Pure functions of labels, probabilities and features. What a model review looks at: Siddiqi (2017), "Intelligent credit
 scoring"; Federal Reserve, SR 11-7, "Guidance on model risk management".
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import pandas as pd
 from scipy.stats import norm, rankdata
-from sklearn.metrics import roc_auc_score
 
-from credit_risk.core.arrays import Floats, Labels, Scores
-from credit_risk.core.feature_set import MISSING, UNSEEN
+from credit_risk.core.arrays import Labels, Scores
 
-Predict = Callable[[Any], Scores]  # probability of each row of features
 SIGNIFICANCE = 0.05  # for all slices of a table together
 MIN_OUTCOME_ROWS = 20  # of each outcome, for a slice to be shown on its own
 OTHERS = "all others"
-SHUFFLES = 3  # of each feature
-GRID_POINTS = 20  # of a dependence curve
-MIN_CATEGORY_SHARE = 0.005  # rarer categories are not in a dependence curve
 
 
 def deciles(labels: Labels, probabilities: Scores) -> pd.DataFrame:
@@ -158,46 +152,6 @@ def _slice(labels: Labels, probabilities: Scores, inside: npt.NDArray[np.bool_])
         "z_rank": (rest - auc) / difference_error if difference_error else 0.0,
         "z_level": (observed - mean) * inside.sum() / deviation if deviation else 0.0,
     }
-
-
-def permutation_importance(
-    predict: Predict, features: Floats, labels: Labels, names: tuple[str, ...], seed: int
-) -> pd.DataFrame:
-    """The ROC AUC that is lost when a feature's values are shuffled; columns feature, mean and spread, highest first.
-
-    One prediction covers all shuffles of a feature. Source: Breiman (2001), "Random forests".
-    """
-    rng = np.random.default_rng(seed)
-    rows = len(labels)
-    reference = roc_auc_score(labels, predict(features))
-    found = []
-    for index, name in enumerate(names):
-        changed = np.tile(features, (SHUFFLES, 1))
-        changed[:, index] = np.concatenate([rng.permutation(features[:, index]) for _ in range(SHUFFLES)])
-        losses = [reference - roc_auc_score(labels, part) for part in predict(changed).reshape(SHUFFLES, rows)]
-        found.append({"feature": name, "mean": float(np.mean(losses)), "spread": float(np.std(losses))})
-    return pd.DataFrame(found).sort_values(
-        "mean", key=lambda mean: mean.round(9), ascending=False, kind="stable", ignore_index=True
-    )
-
-
-def partial_dependence(predict: Predict, features: Floats, index: int, *, categorical: bool) -> pd.DataFrame:
-    """Mean probability of the rows if one feature had a certain value in all of them; x: value, y: mean probability.
-
-    Source: Friedman (2001), "Greedy function approximation: a gradient boosting machine".
-    """
-    column = features[:, index]
-    known = column[~np.isnan(column)]
-    if categorical:
-        grid, counts = np.unique(known, return_counts=True)
-        grid = grid[(counts >= len(known) * MIN_CATEGORY_SHARE) & (grid != MISSING) & (grid != UNSEEN)]
-    else:
-        quantiles = np.linspace(0.02, 0.98, GRID_POINTS)  # without outliers
-        grid = np.unique(np.quantile(known, quantiles).astype(np.float32)) if len(known) else known
-    changed = np.tile(features, (len(grid), 1))
-    changed[:, index] = np.repeat(grid, len(features))
-    means = predict(changed).reshape(len(grid), len(features)).mean(axis=1) if len(grid) else grid
-    return pd.DataFrame({"x": grid, "y": means})
 
 
 def change_summary(before: Scores, after: Scores, tolerance: float = 1e-6) -> dict[str, float]:

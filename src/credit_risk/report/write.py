@@ -5,7 +5,6 @@ from pathlib import Path
 from typing import Any
 
 from sklearn.pipeline import Pipeline
-from threadpoolctl import threadpool_limits
 
 from credit_risk.contract import CONTRACT
 from credit_risk.core import templates
@@ -38,8 +37,7 @@ def write_report(  # noqa: PLR0913, PLR0917 (all that stage 6 has)
         train: section `train` of params.yaml.
         section: section `evaluate` of params.yaml.
     """
-    with threadpool_limits(1):  # many short predictions, which several threads would only slow down
-        context = contents(model, splits, training["threshold"], train, section)
+    context = contents(model, splits, training["threshold"], train, section)
     plots = data("6.reports", "plots")
     shutil.rmtree(plots, ignore_errors=True)  # curves of an earlier run must not stay
     for name, found in context["curves"].items():

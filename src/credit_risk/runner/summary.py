@@ -49,7 +49,13 @@ def metrics_table(metrics: dict[str, Any]) -> Table:
         "AUC of logistic regression": lambda m: f"{m['logistic_baseline']['roc_auc']:.3f}",
         "calibration error": lambda m: f"{m['ece']:.3f}",
         f"{problem.event} rate": lambda m: f"{m['positive_rate']:.3f}",
-        "accuracy (majority class)": lambda m: f"{m['accuracy']:.3f} ({m['majority_accuracy']:.3f})",
+        "accuracy at the threshold": lambda m: f"{m['accuracy']:.3f}" + interval(m, "accuracy"),
+        "accuracy of the majority class": lambda m: f"{m['majority_accuracy']:.3f}",
+        f"cost of a {problem.row}, model's decisions": lambda m: f"{m['cost']:.3f}" + interval(m, "cost"),
+        f"cost, all {problem.accepted} / all {problem.declined}": lambda m: (
+            f"{m['cost_accept_all']:.3f} / {m['cost_decline_all']:.3f}"
+        ),
+        "cost at the best threshold": lambda m: f"{m['best_cost']:.3f} (at {m['best_threshold']:.3f})",
     }
     table = Table()
     for name in (f"held-out {problem.rows}", *CONTRACT.holdouts):

@@ -25,7 +25,7 @@ def candidate_pipeline(train: TrainParams, rows: int) -> Pipeline:
     Without calibration: a sigmoid does not change the ranking, so it would cost five more fits and change no metric
     that candidates are compared by.
     """
-    return build_pipeline(train.model_copy(update={"threads": 1, "calibration": "none"}), rows=rows)
+    return build_pipeline(train.model_copy(update={"calibration": "none"}), rows=rows)
 
 
 def searched_parameters(train: TrainParams) -> dict[str, Any]:
