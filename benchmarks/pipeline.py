@@ -1,11 +1,12 @@
-"""Measures the pipeline: the main job against one process with the same work, and each stage at several sizes.
+"""Measures the pipeline: the main job against one process, threads of a fit, and stages at several sizes.
 
 The main job starts a process for each stage and gate, and each imports its libraries. The reference is one process that
-runs the same scripts and imports once. Both start without results and without a registry, in copies of this checkout.
+runs the same scripts and pays for imports once. Both start without results and registry, in copies of this checkout.
+Fits are measured on a quiet machine and next to busy loops, one for each processor and one more.
 The sizes are the source's rows, drawn with replacement; each stage is a process of its own, as under DVC. Times and
 memory are the operating system's, of one run each: read the ratios.
 
-Usage: uv run benchmarks/pipeline.py [--rows 50000 500000 5000000]     (without sizes: --rows)
+Usage: uv run benchmarks/pipeline.py [--rows 50000 500000 5000000]     (without sizes: --rows; on a quiet machine)
 Writes: benchmarks/results/pipeline.md
 """
 
@@ -17,21 +18,28 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
 import pyarrow as pa
+from sklearn.ensemble import HistGradientBoostingClassifier
+from threadpoolctl import threadpool_limits
 
 from credit_risk.contract import CONTRACT
 from credit_risk.core import params
 from credit_risk.core.files import replacing
 from credit_risk.core.paths import root
 from credit_risk.data.sources import expand
+from credit_risk.evaluation.parallel import in_parallel
 
 CHUNK = 250_000  # rows written at a time
 GIB = 1 << 30
+FITS, FIT_ROWS, TREES = 6, 30_000, 250  # as many fits as stage 5 has: folds, and all rows
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,7 +57,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rows", type=int, nargs="*", default=[50_000, 500_000, 5_000_000])
     sizes: list[int] = parser.parse_args().rows
-    text = "\n\n".join([heading(), loop(), *([growth(sizes)] if sizes else [])]) + "\n"
+    text = "\n\n".join([heading(), loop(), fits(), *([growth(sizes)] if sizes else [])]) + "\n"
     with replacing(root() / "benchmarks" / "results" / "pipeline.md") as temporary:
         temporary.write_text(text, encoding="utf-8")
     print(text)
@@ -71,9 +79,76 @@ def loop() -> str:
             runs.append(measure(name, Path(folder), script))
     reference, job = runs
     rows = [f"| {run.name} | {run.seconds:.1f} | {run.cpu_seconds:.1f} |" for run in runs]
-    ratio = f"| ratio | {job.seconds / reference.seconds:.2f} | {job.cpu_seconds / reference.cpu_seconds:.2f} |"
-    table = ["| all stages and gates | seconds | CPU seconds |", "|---|---|---|", *rows, ratio]
+    ratios = (job.seconds / reference.seconds, job.cpu_seconds / reference.cpu_seconds)
+    ratio = f"| `main.py` / one process | {ratios[0]:.2f} | {ratios[1]:.2f} |"
+    table = ["| all stages and gates, cold | seconds | CPU seconds |", "|---|---|---|", *rows, ratio]
     return "\n".join(["## The main job against one process", "", *table])
+
+
+def fits() -> str:
+    """Six fits as stage 5 runs them, one thread each and in parallel, against one after another with all threads."""
+    ways = {
+        "one thread a fit, fits in parallel": parallel_fits,
+        "all threads a fit, one fit after another": threaded_fits,
+    }
+    lines = ["| way | quiet | next to busy loops |", "|---|---|---|"]
+    for name, way in ways.items():
+        quiet = seconds(way)
+        with busy_loops((os.cpu_count() or 1) + 1):
+            busy = seconds(way)
+        lines.append(f"| {name} | {quiet:.1f} s | {busy:.1f} s |")
+        print(lines[-1], flush=True)
+    about = f"{FITS} fits of a boosted model with {TREES} trees on {FIT_ROWS:,} rows and 20 features."
+    return "\n".join(["## Threads of a fit", "", about, "", *lines])
+
+
+def made_rows() -> tuple[Any, Any]:
+    """Features and labels, made up."""
+    rng = np.random.default_rng(0)
+    features = rng.normal(size=(FIT_ROWS, 20)).astype(np.float32)
+    return features, (features[:, 0] + rng.normal(size=FIT_ROWS) > 1).astype(np.int8)
+
+
+def classifier() -> HistGradientBoostingClassifier:
+    """An unfitted boosted model."""
+    return HistGradientBoostingClassifier(max_iter=TREES, max_leaf_nodes=15, early_stopping=False, random_state=0)
+
+
+def parallel_fits() -> None:
+    """The fits as stage 5 runs them."""
+    features, labels = made_rows()
+
+    def fit() -> None:
+        with threadpool_limits(1):
+            classifier().fit(features, labels)
+
+    in_parallel([fit] * FITS)
+
+
+def threaded_fits() -> None:
+    """The same fits, each with all threads."""
+    features, labels = made_rows()
+    for _ in range(FITS):
+        classifier().fit(features, labels)
+
+
+def seconds(work: Callable[[], None]) -> float:
+    """How long it takes."""
+    start = time.monotonic()
+    work()
+    return time.monotonic() - start
+
+
+@contextmanager
+def busy_loops(count: int) -> Iterator[None]:
+    """So many processes that do nothing but use a processor, until the block ends."""
+    loops = [subprocess.Popen([sys.executable, "-c", "while True: pass"]) for _ in range(count)]
+    try:
+        yield
+    finally:
+        for loop_ in loops:
+            loop_.kill()
+            loop_.wait()
 
 
 def copy_checkout(folder: Path) -> None:
