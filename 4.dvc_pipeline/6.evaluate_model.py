@@ -20,6 +20,7 @@ from typing import Any
 import joblib
 import numpy as np
 import pyarrow.parquet as pq
+from sklearn.metrics import roc_auc_score
 from threadpoolctl import threadpool_limits
 
 from credit_risk.contract import CONTRACT
@@ -69,7 +70,10 @@ def evaluate() -> None:
     splits = {"train": ScoredSplit(features, labels, out_of_fold(labels), read_dates("train"))}
     splits |= {name: scored_holdout(name, model) for name in CONTRACT.holdouts}
     highest = next(iter(aucs))
-    metrics: dict[str, Any] = {"leak": {"highest_single_feature_auc": rounded(aucs[highest]), "feature": highest}}
+    metrics: dict[str, Any] = {
+        "leak": {"highest_single_feature_auc": rounded(aucs[highest]), "feature": highest},
+        "cross_validated": auc_with_interval(labels, splits["train"].probabilities, section, train),
+    }
     for name in CONTRACT.holdouts:
         metrics[name] = holdout_metrics(splits[name], training["threshold"], section, train)
         metrics[name]["logistic_baseline"] = baseline_metrics(splits[name], baseline, section, train)
@@ -103,9 +107,18 @@ def baseline_metrics(
     """What a model must beat: the metrics of plain logistic regression."""
     probabilities = positive_probability(baseline, split.features.astype(np.float64))
     found = measure(split.labels, probabilities, 0.5, section.calibration_bins)
-    kept = {name: rounded(found[name]) for name in ("roc_auc", "brier", "ece")}
-    interval = auc_interval(split.labels, probabilities, section.bootstrap_resamples, train.seed)
-    return kept | ({"roc_auc_low": rounded(interval[0]), "roc_auc_high": rounded(interval[1])} if interval else {})
+    kept = {name: rounded(found[name]) for name in ("brier", "ece")}
+    return kept | auc_with_interval(split.labels, probabilities, section, train)
+
+
+def auc_with_interval(
+    labels: Labels, probabilities: Scores, section: EvaluateParams, train: TrainParams
+) -> dict[str, float]:
+    """`roc_auc` and, with enough rows of each outcome, the ends of its interval."""
+    ends = auc_interval(labels, probabilities, section.bootstrap_resamples, train.seed)
+    found = {"roc_auc": float(roc_auc_score(labels, probabilities))}
+    found |= dict(zip(("roc_auc_low", "roc_auc_high"), ends or (), strict=False))
+    return {name: rounded(value) for name, value in found.items()}
 
 
 def out_of_fold(labels: Labels) -> Scores:

@@ -273,7 +273,11 @@ def test_metrics_have_each_holdout_the_baseline_and_intervals(finished: Project,
     report = json.loads(finished.path("1.data", "6.reports", "metrics.json").read_text())
     model = joblib.load(finished.path("1.data", "5.model", "model.joblib"))
     baseline = fit(logistic_baseline(train_params(finished)), *train_rows)
-    assert set(report) == {"leak", *CONTRACT.holdouts}
+    assert set(report) == {"leak", "cross_validated", *CONTRACT.holdouts}
+    out_of_fold = pd.read_parquet(finished.path("1.data", "5.model", "out_of_fold.parquet"))
+    expected = roc_auc_score(out_of_fold[OUTCOME], out_of_fold["probability"])
+    assert report["cross_validated"]["roc_auc"] == pytest.approx(expected, abs=1e-5)
+    assert report["cross_validated"]["roc_auc_low"] < expected < report["cross_validated"]["roc_auc_high"]
     for name in CONTRACT.holdouts:
         features, labels = read_split(name)
         measured = roc_auc_score(labels, positive_probability(model, features))

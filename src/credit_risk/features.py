@@ -87,6 +87,7 @@ FEATURES = FeatureSet(
         Slice("sector", "sector"),
         Slice("state", "state"),
         Slice("new business", "new_business"),
+        Slice("urban or rural", "urban_rural"),
         Slice("guaranteed", "guaranteed_share", edges=(0.999999,), labels=("in part", "in full")),
         Slice(
             "loan size",
