@@ -51,6 +51,7 @@ from credit_risk.registry.gate_results import (
     read_gate_result,
     version_to_gate,
 )
+from credit_risk.registry.looks import adjusted, count_looks
 from credit_risk.registry.promotion import promote, record_rejection, rolled_back
 
 Holdouts = dict[str, Holdout]
@@ -98,7 +99,7 @@ def main() -> None:
     holdouts = {name: read_holdout(name) for name in CONTRACT.holdouts}
     evaluated = [EvaluatedVersion(registry, each, holdouts) for each in (version, other) if each]
     gate = "comparison" if arguments.against else "performance"
-    checks = PerformanceChecks(section, *evaluated).checks()
+    checks = PerformanceChecks(section, *evaluated, looks=count_looks(registry, version)).checks()
     result = GateResult(gate, version.number, other.number if other else None, gate_key(number), checks)
     page = root() / "5.testing" / "reports" / f"{gate}.html"
     templates.write(root() / "5.testing" / "comparison.html.j2", page, page_context(result, evaluated, section))
@@ -191,12 +192,18 @@ class PerformanceChecks:
     """The checks of a version: against the thresholds, and against the champion if there is one."""
 
     def __init__(
-        self, section: GateParams, evaluated: EvaluatedVersion, champion: EvaluatedVersion | None = None
+        self,
+        section: GateParams,
+        evaluated: EvaluatedVersion,
+        champion: EvaluatedVersion | None = None,
+        *,
+        looks: int = 1,
     ) -> None:
-        """Takes the parameters, and the versions to compare."""
+        """Takes the parameters, the versions to compare, and how many versions were measured on the holdout."""
         self.params = section
         self.evaluated = evaluated
         self.champion = champion
+        self.looks = looks
 
     def checks(self) -> tuple[Check, ...]:
         """All checks, each on its own: one that fails does not hide the others."""
@@ -336,7 +343,11 @@ class PerformanceChecks:
             self.params.bootstrap_resamples,
             self.params.seed,
         )
-        return interval is not None and passes(*interval), with_interval(difference, interval)
+        shown = with_interval(difference, interval)
+        if interval and self.looks > 1:
+            low, high = adjusted(difference, interval, self.looks)
+            shown += f"; adjusted for {self.looks} looks at this holdout {low:+.4f} to {high:+.4f}"
+        return interval is not None and passes(*interval), shown
 
 
 def cost_checks(section: GateParams) -> list[tuple[str, str, str]]:

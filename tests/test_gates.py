@@ -30,7 +30,7 @@ from credit_risk.formats.onnx_export import export_onnx
 from credit_risk.formats.onnx_scorer import OnnxMetadata
 from credit_risk.formats.skops_model import registered_pipeline
 from credit_risk.model import TrainParams, build_pipeline, fit
-from credit_risk.registry import gate_results, lineage, training_rows
+from credit_risk.registry import gate_results, lineage, looks, training_rows
 from credit_risk.registry.client import CHALLENGER, CHAMPION, LINEAGE, ONNX_PATH, ONNX_SHA256, Registry, Version
 from credit_risk.registry.promotion import history, promote, rollback
 from credit_risk.registry.signature import contract_signature
@@ -546,3 +546,11 @@ def test_decisions_that_cost_more_than_a_trivial_policy_stop_or_warn(gated: Proj
     checks = json.loads(gated.path("5.testing", "reports", "performance.json").read_text())["checks"]
     (measured,) = [check["measured"] for check in checks if check["name"] == "cost_in_time"]
     assert measured.startswith("warning: ")
+    (measured,) = [check["measured"] for check in checks if check["name"] == "champion_in_time"]
+    assert "adjusted for 2 looks at this holdout" in measured  # two versions, however often each was measured
+
+
+def test_an_interval_is_widened_by_the_looks() -> None:
+    assert looks.adjusted(0.01, (-0.01, 0.02), 1) == pytest.approx((-0.01, 0.02))
+    low, high = looks.adjusted(0.01, (0.01 - 1.96, 0.01 + 1.96), 5)
+    assert (high - 0.01, 0.01 - low) == pytest.approx((2.5758, 2.5758), abs=1e-3)  # the 99 % interval of a normal

@@ -146,7 +146,6 @@ def settings(rows: int, labels: Labels) -> list[TrainParams]:
     odds = float((labels == 0).sum() / max(1, (labels == 1).sum()))
     common: dict[str, Any] = {
         "seed": SEED,
-        "threads": 1,
         "calibration": "none",
         "cost_false_negative": max(1.0, float(f"{odds:.1g}")),
         "cost_false_positive": 1.0 if odds >= 1 else float(f"{1 / odds:.1g}"),
