@@ -10,7 +10,7 @@ from scipy.stats import norm
 
 from credit_risk.contract import CONTRACT
 from credit_risk.core.files import sha256
-from credit_risk.data.splits import split_path
+from credit_risk.core.paths import data
 from credit_risk.registry.client import Registry, Version
 
 _TAG = "holdout_sha256"  # of a version: the held-out rows that it was measured on
@@ -19,7 +19,7 @@ ERROR_RATE = 0.05  # of an interval
 
 def count_looks(registry: Registry, version: Version) -> int:
     """How many versions were measured on today's held-out rows, this one included; records that it was."""
-    files = [split_path(name) for name in CONTRACT.holdouts]
+    files = [data("4.split", "rows", f"{name}.parquet") for name in CONTRACT.holdouts]
     digest = hashlib.sha256("".join(sha256(file) for file in files).encode()).hexdigest()
     registry.tag(version.number, _TAG, digest)
     return len({version.number, *(each.number for each in registry.versions() if each.tags.get(_TAG) == digest)})
