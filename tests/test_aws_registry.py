@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 import requests
+import yaml
 from clouds import only, tool
 from projects import REPOSITORY, Project, script, wait_until
 from stacks import Stack
@@ -30,6 +31,32 @@ def test_dockerfile_passes_hadolint() -> None:
 def test_task_definition_passes_all_passwords() -> None:
     _, users = only("AWS::ECS::TaskDefinition")["ContainerDefinitions"]
     assert {secret["Name"] for secret in users["Secrets"]} == {f"MLFLOW_{user.upper()}_PASSWORD" for user in PASSWORDS}
+
+
+def test_the_database_must_be_the_one_that_it_says_it_is() -> None:
+    container, _ = only("AWS::ECS::TaskDefinition")["ContainerDefinitions"]
+    given = {variable["Name"]: variable["Value"] for variable in container["Environment"]}
+    assert given["PGSSLMODE"] == "verify-full"  # `require` accepts any certificate
+    *_, (last, body) = re.findall(
+        r"^FROM (.*)\n((?:(?!FROM ).*\n)*)", (FOLDER / "Dockerfile").read_text(), re.MULTILINE
+    )
+    assert last == "local AS aws"
+    assert re.findall(r"^ADD .* (\S+)$", body, re.MULTILINE) == [given["PGSSLROOTCERT"]]
+    compose = yaml.safe_load((REPOSITORY / "7.deploy" / "compose.yaml").read_text())["services"]["mlflow"]["build"]
+    assert compose == {"context": "mlflow", "target": "local"}
+
+
+def test_a_rebuilt_image_has_the_same_packages() -> None:
+    """Otherwise a rebuild is an upgrade, and a newer server refuses the database."""
+    assert "pip install --no-cache-dir --require-hashes -r" in (FOLDER / "Dockerfile").read_text()
+    locked = re.findall(
+        r"^([\w.-]+)(?:\[\w+\])?==(\S+) \\\n    --hash=sha256:",
+        (FOLDER / "requirements.lock").read_text(),
+        re.MULTILINE,
+    )
+    assert len(locked) > 50
+    client = re.findall(r"^mlflow==(\S+)", (REPOSITORY / "requirements-pipeline.lock").read_text(), re.MULTILINE)
+    assert [version for name, version in locked if name == "mlflow"] == client, "server and clients are of one version"
 
 
 @dataclass
@@ -75,7 +102,7 @@ def server(stack: Stack, tmp_path: Path) -> Iterator[Server]:
         "MLFLOW_SERVER_ALLOWED_HOSTS": f"127.0.0.1:{port}",
         "MLFLOW_ARTIFACTS_DESTINATION": str(tmp_path / "artifacts"),
     }
-    assert set(settings) == given - {"PGSSLMODE", "AWS_DEFAULT_REGION"}, "no other variable is needed"
+    assert set(settings) == given - {"PGSSLMODE", "PGSSLROOTCERT", "AWS_DEFAULT_REGION"}, "no other variable is needed"
     own = dict(re.findall(r"^(?:ENV|   ) (MLFLOW_\w+)=(\S+)", text, re.MULTILINE)) | {
         "PGPORT": str(stack.state["ports"]["postgres"]),
         "MLFLOW_AUTH_CONFIG_PATH": str(tmp_path / "users.ini"),
