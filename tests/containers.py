@@ -26,9 +26,15 @@ DOCKERFILE = (REPOSITORY / "7.deploy" / "Dockerfile").read_text()
 PINNED = re.findall(r"^FROM (\S+@sha256:[0-9a-f]{64})", DOCKERFILE, re.MULTILINE)[0]
 BASE = f"docker.io/library/{PINNED.partition('@')[0]}"  # a stand-in has another digest
 TAG = f"{CONTRACT.problem.name}:test"
-ENVIRONMENT = os.environ | {"CONTAINER_TOOL": "podman"}
-if os.getuid() == 0:  # without root, limits need what the machine has: systemd and crun
-    ENVIRONMENT["CONTAINERS_CONF"] = str(REPOSITORY / "tests" / "containers.conf")
+
+
+def environment(user: int) -> dict[str, str]:
+    """The environment of podman: without root, limits need what the machine has (systemd and crun)."""
+    root = {"CONTAINERS_CONF": str(REPOSITORY / "tests" / "containers.conf")} if user == 0 else {}
+    return os.environ | {"CONTAINER_TOOL": "podman"} | root
+
+
+ENVIRONMENT = environment(os.getuid())
 CERTIFICATES = "/etc/ssl/certs/ca-certificates.crt"
 PACKAGES = (
     "apt",

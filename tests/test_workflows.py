@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 import yaml
-from containers import needs_podman
+from containers import environment, needs_podman
 from projects import REPOSITORY
 
 WORKFLOWS = sorted((REPOSITORY / ".github" / "workflows").glob("*.yml"))
@@ -63,6 +63,13 @@ def test_a_run_that_waits_for_its_approval_holds_back_no_other() -> None:
 def test_runners_do_not_move() -> None:
     runners = {job.get("runs-on", "") for path in WORKFLOWS for job in parsed(path.stem)["jobs"].values()} - {""}
     assert not [runner for runner in runners if "latest" in runner]
+
+
+def test_containers_of_github_s_user_have_the_machine_s_own_runtime(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A job's user is not root, and runc with cgroupfs refuses limits to everybody else."""
+    monkeypatch.delenv("CONTAINERS_CONF", raising=False)
+    assert "cgroupfs" in Path(environment(0)["CONTAINERS_CONF"]).read_text()
+    assert "CONTAINERS_CONF" not in environment(1001)
 
 
 def test_jobs_with_rights_install_locked_packages_only() -> None:
