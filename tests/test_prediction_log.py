@@ -17,7 +17,7 @@ from credit_risk.contract import CONTRACT
 from credit_risk.core.errors import ProjectError
 from credit_risk.project.settings import Settings
 from credit_risk.serving import log_writer, prometheus, recorder
-from credit_risk.serving.log_writer import Entry, logged_fields
+from credit_risk.serving.log_writer import logged_fields
 from credit_risk.serving.recorder import Recorder
 
 ACCEPT, DECLINE = CONTRACT.problem.accept, CONTRACT.problem.decline
@@ -25,15 +25,16 @@ EXAMPLE = example_row()
 FIRST = CONTRACT.field_names[0]
 
 
-def entry(row_id: str | None = None, body: bytes | None = None, time: float = 1e9) -> Entry:
-    return Entry(time, b"request-1", EXAMPLE | {"row_id": row_id}, 0.25, ACCEPT, "3", (1.0, 2.0), body)
+def entry(row_id: str | None = None, body: bytes | None = None, time: float = 1e9) -> tuple[Any, ...]:
+    """A scored row, as `Recorder.add` takes it."""
+    return time, b"request-1", EXAMPLE | {"row_id": row_id}, 0.25, ACCEPT, "3", (1.0, 2.0), body
 
 
-def record(folder: Path, *entries: Entry, **settings: Any) -> list[dict[str, Any]]:
+def record(folder: Path, *entries: tuple[Any, ...], **settings: Any) -> list[dict[str, Any]]:
     """Records rows and closes the log; returns its lines."""
     recorder = Recorder(Settings(prediction_log=folder, **settings))
     for each in entries:
-        recorder.add(each)
+        recorder.add(*each)
     recorder.close()
     return lines(folder)
 
@@ -88,7 +89,7 @@ def test_files_are_finished_by_age_and_size(tmp_path: Path, monkeypatch: pytest.
     monkeypatch.setattr(log_writer, "FILE_BYTES", 1)
     log = Recorder(Settings(prediction_log=tmp_path))
     for _ in range(2):
-        log.add(entry())
+        log.add(*entry())
         log.tick()
     wait_until(lambda: (tmp_path / "ready").is_dir() and len(list((tmp_path / "ready").iterdir())) == 2, "two files")
     log.close()
@@ -100,7 +101,7 @@ def test_a_folder_that_fails_costs_lines_and_nothing_else(tmp_path: Path) -> Non
     folder.write_text("not a folder")
     lost = counted("lines", result="lost")
     log = Recorder(Settings(prediction_log=folder))
-    log.add(entry())
+    log.add(*entry())
 
     def has_counted() -> bool:
         log.tick()
@@ -108,18 +109,18 @@ def test_a_folder_that_fails_costs_lines_and_nothing_else(tmp_path: Path) -> Non
 
     wait_until(has_counted, "the line to be counted")
     folder.unlink()  # repaired
-    log.add(entry())
+    log.add(*entry())
     log.close()
     assert len(lines(folder)) == 1
 
 
 def test_a_file_that_somebody_deletes_is_made_again(tmp_path: Path) -> None:
     log = Recorder(Settings(prediction_log=tmp_path))
-    log.add(entry())
+    log.add(*entry())
     log.tick()
     (path,) = wait_until(lambda: [*tmp_path.glob("open/*.jsonl")], "the file")
     path.unlink()
-    log.add(entry())
+    log.add(*entry())
     log.close()
     assert len(lines(tmp_path)) == 1
 
@@ -140,7 +141,7 @@ def test_a_full_disk_leaves_no_half_line(tmp_path: Path, monkeypatch: pytest.Mon
     monkeypatch.setattr(os, "write", write)
     log = Recorder(Settings(prediction_log=tmp_path))
     for count in (1, 3):  # the second line is cut in its middle, and then there is no room
-        log.add(entry())
+        log.add(*entry())
         log.tick()
         wait_until(partial(has_written, count), "the write")
     log.close()
@@ -148,9 +149,11 @@ def test_a_full_disk_leaves_no_half_line(tmp_path: Path, monkeypatch: pytest.Mon
 
 
 def test_rows_beyond_the_limit_are_dropped_and_counted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(recorder, "MAX_BYTES", 3 * recorder.ENTRY_BYTES - 1)
+    (line,) = record(tmp_path / "one", entry())
+    size = len(json.dumps(line, separators=(",", ":"), ensure_ascii=False).encode()) + 1
+    monkeypatch.setattr(recorder, "MAX_BYTES", 3 * size - 1)
     dropped = counted("lines", result="dropped")
-    assert len(record(tmp_path, *[entry()] * 10)) == 3
+    assert len(record(tmp_path / "ten", *[entry()] * 10)) == 3
     assert counted("lines", result="dropped") == dropped + 7
 
 
@@ -175,7 +178,7 @@ def shadowed(folder: Path, shadow: Any) -> Recorder:
 def test_the_shadow_models_scores_are_logged_and_counted(tmp_path: Path) -> None:
     before = prometheus.SHADOW_DECISIONS.labels(ACCEPT, DECLINE)._value.get()
     log = shadowed(tmp_path, Shadow(lambda features: features[:, 0] * np.float32(0.5)))
-    log.add(entry())
+    log.add(*entry())
     log.tick()
     wait_until(lambda: log._scoring and log._scoring.scores.done(), "the score")
     log.close()
@@ -188,7 +191,7 @@ def test_a_slow_shadow_model_is_not_waited_for(tmp_path: Path, monkeypatch: pyte
     slow, free = counted("shadow", result="slow"), threading.Event()
     log = shadowed(tmp_path, Shadow(lambda _: free.wait(20) and np.zeros(1, np.float32)))
     for _ in range(3):
-        log.add(entry())
+        log.add(*entry())
         log.tick()
     log.tick()
     assert counted("shadow", result="slow") == slow + 3
@@ -204,7 +207,7 @@ def test_a_failing_or_absent_shadow_model_costs_only_its_scores(tmp_path: Path, 
 
     before = counted("shadow", result=result)
     log = shadowed(tmp_path, Shadow(fail) if result == "failed" else SimpleNamespace(loaded=False))
-    log.add(entry())
+    log.add(*entry())
     log.tick()
     if result == "failed":
         wait_until(lambda: log._scoring and log._scoring.scores.done(), "the failure")

@@ -11,7 +11,6 @@ import queue
 import secrets
 import socket
 import threading
-from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
 from time import gmtime, monotonic, strftime
@@ -30,26 +29,68 @@ FILE_SECONDS, FILE_BYTES = 60, 64_000_000
 CLOSE_SECONDS = 3  # that the end of a worker waits for the disk
 
 
-class Entry(NamedTuple):
-    """A scored row."""
-
-    time: float  # seconds since 1970
-    request_id: bytes
-    row: dict[str, Any]  # fields and row id
-    probability: float
-    decision: str
-    version: str
-    features: Sequence[float]
-    body: bytes | None  # the row as it was sent, if it was sent alone
-
-
 class Batch(NamedTuple):
-    """Rows to write, with the shadow model's version and scores if there are any."""
+    """Lines to write, without or with the shadow model's version and scores."""
 
-    entries: list[Entry]
+    lines: list[bytes]
     bytes: int
-    shadow_version: str | None
-    shadow_scores: list[float] | None
+    shadow_version: str | None = None
+    shadow_scores: list[float] | None = None
+
+
+class LineFormat:
+    """Makes a line of the log in a microsecond or two: a body is logged as it was sent where it can be."""
+
+    def __init__(self, fields: tuple[str, ...]) -> None:
+        """Shows these fields of the contract."""
+        self._fields = fields
+        self._redacted = len(fields) < len(CONTRACT.fields)
+        self._millisecond, self._start = 0, b""
+
+    def line(  # noqa: PLR0913, PLR0917 (on the path of each request)
+        self,
+        time: float,
+        request_id: bytes,
+        row: dict[str, Any],
+        probability: float,
+        decision: str,
+        version: str,
+        body: bytes | None,
+    ) -> bytes:
+        """A row's line, without a shadow score.
+
+        Args:
+            time: seconds since 1970.
+            request_id: of the request that had the row.
+            row: fields and row id.
+            probability: the prediction.
+            decision: accept or decline, in the contract's words.
+            version: of the model.
+            body: the row as it was sent, if it was sent alone.
+        """
+        millisecond = int(time * 1000)
+        if millisecond != self._millisecond:
+            second, rest = divmod(millisecond, 1000)
+            stamp = strftime("%Y-%m-%dT%H:%M:%S", gmtime(second))
+            self._millisecond, self._start = millisecond, f'{{"time":"{stamp}.{rest:03}Z","request_id":"'.encode()
+        row_id = row[ROW_ID]
+        if body is None or row_id is not None or self._redacted:
+            body = to_json({name: row[name] for name in self._fields})
+        elif b"\n" in body or b"\r" in body:  # between tokens: a text can't contain them
+            body = body.replace(b"\n", b" ").replace(b"\r", b" ")
+        row_id_json = b"null" if row_id is None else to_json(row_id)
+        return b"".join(
+            (
+                *(self._start, request_id, b'","row_id":', row_id_json, b',"version":"', version.encode()),
+                *(b'","probability":', to_json(probability), _DECISIONS[decision], body, _NO_SHADOW),
+            )
+        )
+
+
+def with_shadow(lines: list[bytes], version: str, scores: list[float]) -> list[bytes]:
+    """Lines with the scores of the shadow model."""
+    shadow = b',"shadow":{"version":%s,"probability":%%s}}\n' % to_json(version)
+    return [line[: -len(_NO_SHADOW)] + shadow % to_json(score) for line, score in zip(lines, scores, strict=True)]
 
 
 def logged_fields(settings: Settings) -> tuple[str, ...]:
@@ -67,13 +108,11 @@ def logged_fields(settings: Settings) -> tuple[str, ...]:
 class LogWriter:
     """A thread that writes what it is given."""
 
-    def __init__(self, folder: Path, fields: tuple[str, ...]) -> None:
+    def __init__(self, folder: Path) -> None:
         """Starts the thread; the folder is made when there is something to write."""
-        self._folder, self._fields = folder, fields
+        self._folder = folder
         self._queue: queue.SimpleQueue[Batch | None] = queue.SimpleQueue()
         self._name, self._file, self._opened, self._size = "", -1, 0.0, 0
-        self._redacted = len(fields) < len(CONTRACT.fields)
-        self._second, self._prefix = 0, b""
         self._problem = ""
         # Written by the thread only, and read by others; they only grow.
         self.finished_bytes = self.written = self.lost = 0
@@ -98,41 +137,21 @@ class LogWriter:
                 ended = batch is None
             try:
                 if batch:
-                    self._write(b"".join(self._lines(batch)))
-                    self.written += len(batch.entries)
+                    lines = batch.lines
+                    if batch.shadow_version and batch.shadow_scores:
+                        lines = with_shadow(lines, batch.shadow_version, batch.shadow_scores)
+                    self._write(b"".join(lines))
+                    self.written += len(lines)
                 if self._file >= 0 and (ended or self._is_full()):
                     self._finish()
                 self._problem = ""
             except Exception as error:  # noqa: BLE001 (whatever it is, later lines may be written)
-                self.lost += len(batch.entries) if batch else 0
+                self.lost += len(batch.lines) if batch else 0
                 if str(error) != self._problem:
                     log.warning("prediction log can't be written", reason=str(error))
                 self._problem = str(error)
             if batch:
                 self.finished_bytes += batch.bytes
-
-    def _lines(self, batch: Batch) -> list[bytes]:
-        scores = batch.shadow_scores
-        version = to_json(batch.shadow_version)
-        return [
-            self._line(entry, b'{"version":%s,"probability":%r}' % (version, scores[place]) if scores else b"null")
-            for place, entry in enumerate(batch.entries)
-        ]
-
-    def _line(self, entry: Entry, shadow: bytes) -> bytes:
-        time, request_id, row, probability, decision, version, _, body = entry
-        second = int(time)
-        if second != self._second:
-            self._second, self._prefix = second, strftime("%Y-%m-%dT%H:%M:%S", gmtime(second)).encode()
-        row_id = row[ROW_ID]
-        if body is None or row_id is not None or self._redacted:
-            body = to_json({name: row[name] for name in self._fields})
-        elif b"\n" in body or b"\r" in body:  # between tokens: a text can't contain them
-            body = body.replace(b"\n", b" ").replace(b"\r", b" ")
-        return _LINE % (
-            *(self._prefix, (time - second) * 1000, request_id, b"null" if row_id is None else to_json(row_id)),
-            *(version.encode(), probability, _DECISIONS[decision], body, shadow),
-        )
 
     def _is_full(self) -> bool:
         return self._size >= FILE_BYTES or monotonic() - self._opened >= FILE_SECONDS
@@ -169,8 +188,7 @@ class LogWriter:
         (self._folder / OPEN / self._name).rename(self._folder / READY / self._name)
 
 
-_LINE = (
-    b'{"time":"%s.%03dZ","request_id":"%s","row_id":%s,"version":"%s","probability":%r,"decision":%s,"fields":%s,'
-    b'"shadow":%s}\n'
-)
-_DECISIONS = {word: to_json(word) for word in (CONTRACT.problem.accept, CONTRACT.problem.decline)}
+_NO_SHADOW = b',"shadow":null}\n'
+_DECISIONS = {
+    word: b',"decision":%s,"fields":' % to_json(word) for word in (CONTRACT.problem.accept, CONTRACT.problem.decline)
+}

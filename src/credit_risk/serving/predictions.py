@@ -16,7 +16,6 @@ from credit_risk.contract import CONTRACT
 from credit_risk.features import FEATURES
 from credit_risk.serving.active_model import LoadedModel
 from credit_risk.serving.explanations import Contribution
-from credit_risk.serving.log_writer import Entry
 from credit_risk.serving.problem_details import FieldProblem, Problem, invalid_row
 from credit_risk.serving.prometheus import PROBABILITIES
 from credit_risk.serving.recorder import Recorder
@@ -129,7 +128,7 @@ async def predict_one(
     _probabilities.append(probability)
     decision = _decision(probability, model)
     if recorder.enabled:
-        recorder.add(Entry(time(), request_id, row, probability, decision, model.version, features, body))
+        recorder.add(time(), request_id, row, probability, decision, model.version, features, body)
     values = (probability, decision, model.threshold, model.version, SCHEMA_VERSION)
     if explain:
         return _explained_json(ExplainedPrediction(*values, _explanation(row, model)))
@@ -217,5 +216,5 @@ def _score(rows: list[Any], model: LoadedModel, recorder: Recorder, request_id: 
         now = time()
         for row, result, values in zip(rows, results, features, strict=True):
             prediction = result.probability, result.decision, model.version
-            recorder.add(Entry(now, request_id, vars(row), *prediction, values, None))
+            recorder.add(now, request_id, vars(row), *prediction, values, None)
     return results
