@@ -18,6 +18,7 @@ from rows import valid_rows
 from servers import EXAMPLE, LONE, SERVE, Server, registry_of, running, sync, wait_for_version
 
 from credit_risk.registry.client import CHAMPION
+from credit_risk.serving import model_cache
 
 pytestmark = pytest.mark.integration
 
@@ -222,7 +223,9 @@ def test_when_the_queue_is_too_long_requests_are_shed(finished: Project, cache: 
 
 
 @pytest.mark.slow
-def test_memory_is_flat_over_many_requests(finished: Project, cache: Path) -> None:
+def test_memory_is_flat_over_many_requests_with_log_and_shadow_model(
+    finished: Project, cache: Path, tmp_path: Path
+) -> None:
     body = json.dumps(EXAMPLE).encode()
     head = b"POST /predict HTTP/1.1\r\nhost: x\r\ncontent-type: application/json\r\ncontent-length: %d\r\n\r\n"
     at_once = 50  # requests sent before their answers are read
@@ -236,7 +239,12 @@ def test_memory_is_flat_over_many_requests(finished: Project, cache: Path) -> No
                 assert part
                 received += part
 
-    with running(finished, *LONE, MODEL_CACHE=str(cache)) as server:
+    served = model_cache.load(cache)
+    (model,) = cache.rglob(model_cache.ONNX)
+    files = {name: model.with_name(name) for name in (model_cache.ONNX, model_cache.REFERENCE_ROWS)}
+    model_cache.install(cache / ".shadow", files, served.info | {"version": "2"})
+    environment = {"MODEL_CACHE": str(cache), "PREDICTION_LOG": str(tmp_path / "log"), "SHADOW_ALIAS": "challenger"}
+    with running(finished, *LONE, **environment, **PATIENT) as server:
         with socket.create_connection(("127.0.0.1", server.port), timeout=30) as connection:
             send(connection, 20_000)
             before = server.process.memory_info().rss

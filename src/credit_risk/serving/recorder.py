@@ -123,7 +123,7 @@ class Recorder:
         if not model or self._late or self._scoring:
             prometheus.SHADOW_ROWS.labels("slow" if model else "absent").inc(len(self._decisions))
             return False
-        if self._versions == {model.version}:  # it has been promoted
+        if model.version in self._versions:  # it has been promoted
             return False
         features = np.array(self._features, np.float32)
         future = self._executor.submit(lambda: model.scorer.score_many(features).tolist())
