@@ -126,14 +126,14 @@ def test_a_rejected_row_goes_to_its_own_file_with_the_reason(tmp_path: Path, mod
 
 
 def test_raw_columns_are_parsed(tmp_path: Path, model: bytes, monkeypatch: pytest.MonkeyPatch) -> None:
-    """CSV without the outcome; a folder of files, one of them compressed; a number that can't be read."""
+    """CSV without the outcome; a folder of files, one compressed with its suffix in capitals; an unreadable number."""
     monkeypatch.setattr(fields, "parsing", Parsing)
     unreadable = raw_row(2, **{CONTRACT.numbers[0].name: "twelve"})
     frame = raw_frame(raw_row(0), raw_row(1), unreadable).drop(columns=[CONTRACT.target.column])
     folder = tmp_path / "in"
     (folder / "more").mkdir(parents=True)
     frame.iloc[:1].to_csv(folder / "a.csv", index=False)
-    frame.iloc[1:].to_csv(folder / "more" / "b.csv.gz", index=False)
+    frame.iloc[1:].to_csv(folder / "more" / "b.CSV.GZ", index=False, compression="gzip")
     (folder / "_SUCCESS").write_text("")
     assert score(folder, tmp_path / "out", model) == {"scored": 2, "rejected": 1, "version": "7"}
     example = OnnxScorer(model).score_rows([CONTRACT.example])[0]

@@ -42,7 +42,7 @@ class InputFile:
     @property
     def parquet(self) -> bool:
         """Whether it is Parquet; otherwise it is CSV."""
-        return self.name.endswith(".parquet")
+        return self.name.lower().endswith(".parquet")
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,7 +92,7 @@ def find(address: str) -> list[InputFile]:
     for each, info in sorted(found.items()):
         name = Path(each).name if each == path else Path(each).relative_to(path).as_posix()
         hidden = any(part.startswith(("_", ".")) for part in Path(name).parts)
-        if name.endswith(SUFFIXES) and not hidden:
+        if name.lower().endswith(SUFFIXES) and not hidden:
             tag = str(info.get("ETag") or info.get("mtime") or info.get("LastModified"))
             files.append(InputFile(filesystem.unstrip_protocol(each), name, int(info["size"]), tag))
     if not files:
@@ -161,7 +161,7 @@ def batch_count(piece: Piece) -> int | None:
 
 def csv_reader(file: InputFile, handle: Any) -> Any:
     """A stream of batches with text columns; a missing value is an empty text."""
-    text = gzip.GzipFile(fileobj=handle) if file.name.endswith(".gz") else handle
+    text = gzip.GzipFile(fileobj=handle) if file.name.lower().endswith(".gz") else handle
     return pyarrow.csv.open_csv(
         text,
         pyarrow.csv.ReadOptions(block_size=BLOCK_BYTES),
