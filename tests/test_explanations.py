@@ -76,7 +76,7 @@ def test_the_largest_contribution_comes_first_and_the_result_is_reproducible() -
 
 def test_fields_that_rules_connect_form_one_group() -> None:
     numbers = tuple(
-        Number(name=name, column=name, unit="", minimum=0, maximum=1, description="", example=0) for name in "abcde"
+        Number(name=name, column=name, unit="1", minimum=0, maximum=1, description=name, example=0) for name in "abcde"
     )
     rules = (NotAbove("a", "c"), NotAbove("c", "e"))
     contract = Contract(problem=CONTRACT.problem, target=CONTRACT.target, fields=numbers, rules=rules)
