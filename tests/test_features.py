@@ -38,7 +38,7 @@ def test_rows_of_requests_give_the_same_bits(several: list[Row], random: Any) ->
         sent.append(dict(items))
     parsed = parse_batch(json.dumps(sent).encode(), len(sent))
     expected = np.concatenate([FEATURES.from_row(row) for row in several])
-    assert np.array_equal(FEATURES.from_rows(parsed), expected, equal_nan=True)
+    assert np.array_equal(FEATURES.from_rows(list(parsed)), expected, equal_nan=True)
 
 
 def test_a_dictionary_of_lists_is_enough() -> None:

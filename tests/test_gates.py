@@ -495,7 +495,7 @@ def test_rejection_is_remembered_until_parameters_champion_or_code_change(
     assert gate_results.last_rejection(version, "7") is None  # another champion
     package = Path(shutil.copytree(lineage.PACKAGE, gated.path("package")))
     with monkeypatch.context() as patch:
-        patch.setattr(gate_results, "PACKAGE", package)
+        patch.setattr(lineage, "PACKAGE", package)
         assert gate_results.last_rejection(version, "1") is not None
         (package / "evaluation" / "metrics.py").write_text("# other code")
         assert gate_results.last_rejection(version, "1") is None

@@ -36,7 +36,7 @@ from credit_risk.monitoring.params import MonitorParams
 from credit_risk.monitoring.reference import Distribution, Reference, make_reference
 from credit_risk.monitoring.shipping import ship
 from credit_risk.monitoring.window import Window, read_predictions
-from credit_risk.serving.log_writer import Batch, Entry, LogWriter
+from credit_risk.serving.log_writer import Batch, LineFormat, LogWriter
 
 EVER = (date(1, 1, 1), date(9999, 12, 31))
 THRESHOLD = 0.5
@@ -100,18 +100,13 @@ def test_what_the_api_writes_is_what_is_shipped(tmp_path: Path) -> None:
     for names in (CONTRACT.field_names, CONTRACT.field_names[1:]):
         log, store = tmp_path / f"log{len(names)}", Store(str(tmp_path / f"store{len(names)}"))
         rows: list[dict[str, Any]] = [CONTRACT.example | {ROW_ID: None}, CONTRACT.example | {ROW_ID: "row 7"}]
-        writer = LogWriter(log, names)
-        writer.put(
-            Batch(
-                [
-                    Entry(86_400.25, b"request", row, 0.5, problem.decline, "3", (), body)
-                    for row, body in zip(rows, (json.dumps(CONTRACT.example, indent=1).encode(), None), strict=True)
-                ],
-                0,
-                "4",
-                [0.25, 0.75],
-            )
-        )
+        line, bodies = LineFormat(names).line, (json.dumps(CONTRACT.example, indent=1).encode(), None)
+        lines = [
+            line(86_400.25, b"request", row, 0.5, problem.decline, "3", body)
+            for row, body in zip(rows, bodies, strict=True)
+        ]
+        writer = LogWriter(log)
+        writer.put(Batch(lines, 0, "4", [0.25, 0.75]))
         writer.close()
         result = ship(log, store)
         assert (result.rows, result.torn, result.damaged) == (2, 0, 0)

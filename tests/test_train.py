@@ -354,7 +354,7 @@ def test_a_fit_does_not_depend_on_the_number_of_threads(finished: Project, train
         for threads in (1, 2):
             with threadpool_limits(threads):
                 scores.append(positive_probability(fit(train, features, labels), features))
-        assert np.array_equal(*scores)
+        assert np.array_equal(scores[0], scores[1])
 
 
 def test_kept_features_are_counted_once_whatever_their_columns(finished: Project, train_rows: tuple[Any, Any]) -> None:

@@ -141,8 +141,8 @@ def clone(tmp_path: Path) -> Path:
     return target
 
 
-def act(clone: Path, parts: list[str], tests: list[str]) -> "subprocess.CompletedProcess[str]":
-    """Runs parts of ci.yml with some of the tests; actions are replaced by an empty one."""
+def act(clone: Path, part: str, tests: str) -> "subprocess.CompletedProcess[str]":
+    """Runs a part of ci.yml with some of the tests; actions are replaced by an empty one."""
     stand_in = clone.parent / "stand-in"
     stand_in.mkdir()
     (stand_in / "action.yml").write_text(STAND_IN)
@@ -152,12 +152,12 @@ def act(clone: Path, parts: list[str], tests: list[str]) -> "subprocess.Complete
         if (match := USES.search(line))
     }
     options = [f"--local-repository={action}@{commit}={stand_in}" for action, commit in pins]
-    options += [f"--matrix=part:{part}" for part in parts]
+    options.append(f"--matrix=part:{part}")
     return subprocess.run(
         [
             str(Path(sys.executable).parent / "act"), "pull_request", "--workflows", ".github/workflows/ci.yml",
             *("--platform", "ubuntu-24.04=-self-hosted", "--pull=false", "--action-offline-mode"),
-            *("--env", f"PYTEST_ADDOPTS=--cov-fail-under=0 {' '.join(tests)}", "--env", "PY_COLORS=0"),
+            *("--env", f"PYTEST_ADDOPTS=--cov-fail-under=0 {tests}", "--env", "PY_COLORS=0"),
             *("--env", "UV_COMPILE_BYTECODE=0", *options),
         ],
         cwd=clone, capture_output=True, text=True, check=False,
@@ -168,17 +168,13 @@ def act(clone: Path, parts: list[str], tests: list[str]) -> "subprocess.Complete
 @pytest.mark.timeout(900)
 @needs_podman
 def test_workflow_succeeds_and_fails_with_a_fault(clone: Path) -> None:
-    done = act(
-        clone,
-        ["tests", "marked"],
-        ["tests/test_features.py", "tests/test_image.py::test_labels_name_version_and_commit"],
-    )
+    done = act(clone, "tests", "tests/test_features.py")
     assert done.returncode == 0, done.stdout[-3000:] + done.stderr
-    assert done.stdout.count("Job succeeded") == 2
+    assert done.stdout.count("Job succeeded") == 1
     (features,) = clone.glob("src/*/features.py")
     features.write_text(f'{features.read_text()}\nraise RuntimeError("a fault of the test")\n')
     shutil.rmtree(clone.parent / "stand-in")
-    done = act(clone, ["tests"], ["tests/test_features.py"])
+    done = act(clone, "tests", "tests/test_features.py")
     assert done.returncode != 0
     assert "a fault of the test" in done.stdout
     assert "Job failed" in done.stdout

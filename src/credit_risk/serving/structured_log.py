@@ -5,12 +5,14 @@ import logging.config
 from typing import Any
 
 import structlog
+import structlog.tracebacks
 
 LOGGER = __name__.partition(".")[0]  # the package
 _SHARED: list[Any] = [
     structlog.stdlib.add_log_level,
     structlog.processors.TimeStamper(fmt="iso", utc=True),
-    structlog.processors.dict_tracebacks,
+    # Without the values of variables: among them are the headers of a request, and so its key.
+    structlog.processors.ExceptionRenderer(structlog.tracebacks.ExceptionDictTransformer(show_locals=False)),
 ]
 # Also passed to uvicorn, so that its lines have the same form.
 LOG_CONFIG: dict[str, Any] = {
