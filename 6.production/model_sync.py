@@ -33,6 +33,7 @@ from credit_risk.registry.client import (
     Registry,
     Version,
 )
+from credit_risk.registry.error_messages import is_registry_error
 from credit_risk.registry.promotion import events
 from credit_risk.registry.signed_model import check_signature
 from credit_risk.serving import model_cache, prometheus
@@ -121,6 +122,8 @@ class ModelSync:
             try:
                 files, scorer = self._checked_files(self.registry, champion, Path(folder))
             except ProjectError as error:
+                if error.__cause__ and is_registry_error(error.__cause__, None):
+                    raise  # says nothing about the version
                 reason = f"version {champion.number} is rejected: {error}"
                 self._rejected[champion.number] = (time.monotonic() + REJECTED_SECONDS, reason)
                 raise ProjectError(reason) from error
