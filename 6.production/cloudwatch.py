@@ -7,7 +7,7 @@ which CloudWatch calculates percentiles.
 Reads:  /metrics of this container; the counters of the last run
 Writes: these counters (below --state)
 
-Usage: python 6.production/cloudwatch.py --namespace credit-risk --server i-0123
+Usage: python 6.production/cloudwatch.py --namespace NAME --server INSTANCE
 """
 
 from credit_risk.core.entry_point import run

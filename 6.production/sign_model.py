@@ -1,6 +1,6 @@
 """Signs a registered version, so that servers with MODEL_PUBLIC_KEY load it; makes the pair of keys.
 
-The private key belongs to whoever may approve a model (a person, or the retraining job), and to no server.
+The private key belongs to the person or job that approves models, and to no server.
 
 Usage: uv run 6.production/sign_model.py --new-key KEY.pem    writes a private key, prints the line for MODEL_PUBLIC_KEY
        uv run 6.production/sign_model.py VERSION --key KEY.pem

@@ -158,7 +158,7 @@ def test_rows_beyond_the_limit_are_dropped_and_counted(tmp_path: Path, monkeypat
 
 
 class Shadow:
-    """A shadow model that scores as it is told."""
+    """A shadow model with scores that the test sets."""
 
     loaded = True
 

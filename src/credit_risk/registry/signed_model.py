@@ -1,4 +1,4 @@
-"""Signatures of registered models (OpenSSF model signing), which whoever may write to the registry can't make.
+"""Signatures of registered models (OpenSSF model signing), which a user who can only write to the registry can't make.
 
 The digest on a version is a tag: a user of the registry who exchanges the model can rewrite it, too. A signature is
 made with a private key that no server has. With MODEL_PUBLIC_KEY set, a version is loaded only if its files are those
