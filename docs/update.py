@@ -10,22 +10,14 @@ Writes: benchmarks/results/figures.json, docs/model_card.md, docs/images/{page,r
 from credit_risk.core.entry_point import run
 
 import shutil
-import subprocess
-import sys
-import time
-from collections.abc import Iterator
-from contextlib import contextmanager
-
-import requests
 
 from credit_risk.core.errors import ProjectError
 from credit_risk.core.files import read_json, write_json
 from credit_risk.core.paths import data, relative, root
-from credit_risk.project.host import free_port
+from credit_risk.project.served import served
 
 IMAGES = root() / "docs" / "images"
 WIDTH, HEIGHT = 1200, 850  # pixels
-START_SECONDS = 60
 
 
 def main() -> None:
@@ -37,38 +29,8 @@ def main() -> None:
     figures = read_json(data("6.reports", "metrics.json")) | training
     write_json(root() / "benchmarks" / "results" / "figures.json", figures)
     shutil.copy(data("6.reports", "model_card.md"), root() / "docs" / "model_card.md")
-    with served() as address:
+    with served(root()) as address:
         take_screenshots(address, report.as_uri())
-
-
-@contextmanager
-def served() -> Iterator[str]:
-    """The address of a server with the champion, which ends with the block.
-
-    Raises:
-        ProjectError: it does not start.
-    """
-    port = free_port()
-    server = subprocess.Popen([sys.executable, "main.py", "serve", "--port", str(port)], cwd=root())
-    address = f"http://127.0.0.1:{port}"
-    try:
-        deadline = time.monotonic() + START_SECONDS
-        while not ready(address):
-            if server.poll() is not None or time.monotonic() > deadline:
-                raise ProjectError("the server does not start; try `uv run main.py serve`")
-            time.sleep(0.2)
-        yield address
-    finally:
-        server.terminate()
-        server.wait()
-
-
-def ready(address: str) -> bool:
-    """Whether the server has a model."""
-    try:
-        return requests.get(f"{address}/readyz", timeout=5).ok
-    except requests.RequestException:
-        return False
 
 
 def take_screenshots(page_address: str, report_address: str) -> None:
