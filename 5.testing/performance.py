@@ -160,7 +160,7 @@ class EvaluatedVersion:
     @property
     def split_params(self) -> Any:
         """Parameters of the split that the version was trained on."""
-        return lineage.of(self.version)["params"]["split"]
+        return holdout_params(lineage.of(self.version)["params"]["split"])
 
     def unseen_rows(self) -> Measured:
         """The version was not trained on rows that are held out today."""
@@ -324,7 +324,7 @@ class PerformanceChecks:
 
     def same_split(self, champion: EvaluatedVersion) -> Measured:
         """Both versions were trained on the split that they are measured on."""
-        now = params.raw("split")
+        now = holdout_params(params.raw("split"))
         if self.evaluated.split_params == champion.split_params == now:
             return True, ", ".join(f"{name} {value}" for name, value in now.items())
         return False, f"{self.evaluated.split_params} and {champion.split_params}, now {now}"
@@ -424,6 +424,11 @@ def changed_decisions(labels: Labels, new: npt.NDArray[np.bool_], old: npt.NDArr
 def positive_rate(labels: Labels, group: npt.NDArray[np.bool_]) -> float:
     """Share of positives in a group of rows; 0 for an empty one."""
     return float(labels[group].mean()) if group.any() else 0.0
+
+
+def holdout_params(section: dict[str, Any]) -> dict[str, Any]:
+    """Those parameters of section `split` that decide which rows are held out."""
+    return {name: value for name, value in section.items() if name != "min_rows"}
 
 
 if __name__ == "__main__":

@@ -127,6 +127,7 @@ def test_shuffled_labels(gated: Project) -> None:
 
 
 def test_versions_that_were_trained_on_rows_that_are_held_out_today(gated: Project, tmp_path: Path) -> None:
+    gated.set_params({"split.min_rows": 7})  # the split is the same
     version = register(gated, fit(train_params(gated, seed=7), *read_split("train")))
     assert failures(gated, LOADING) == set()
     file = tmp_path / training_rows.FILE_NAME

@@ -213,16 +213,16 @@ def test_outcomes_are_taken_in_once_and_the_latest_counts(tmp_path: Path) -> Non
     rows = [
         (" id-1 ", CONTRACT.target.positive[0], "2026-01-01"),
         ("id-2", problem.negative, "2026-01-01"),
-        ("id-3", "1", "2026-01-02"),
+        ("id-3", "1.0", "2026-01-02"),  # as a spreadsheet saves it
         ("", "1", "2026-01-01"),
         ("id-4", "perhaps", "2026-01-01"),
         ("id-5", "0", "01.02.2026"),
         ("id-6", "0", tomorrow),
     ]
     text = pd.DataFrame(rows, columns=[ROW_ID, OUTCOME, "date"]).to_csv(index=False)
-    (tmp_path / "first.csv.gz").write_bytes(gzip.compress(text.encode()))
+    (tmp_path / "first.CSV.GZ").write_bytes(gzip.compress(text.encode()))
     for _ in range(2):
-        taken = take_in(str(tmp_path / "first.csv.gz"), store)
+        taken = take_in(str(tmp_path / "first.CSV.GZ"), store)
         assert (taken.rows, taken.rejected) == (3, 4)
     reasons = pq.read_table(tmp_path / "store" / REJECTED)["reason"].to_pylist()
     assert [why.split()[1] for why in reasons] == ["row", "outcome", "date", "date"]

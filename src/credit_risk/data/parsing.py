@@ -166,11 +166,18 @@ def read_fields(raw: pd.DataFrame, parsing: Parsing) -> Cleaned:
 def row_ids(raw: pd.DataFrame, contract: Contract = CONTRACT) -> "pd.Series[str]":
     """The row id of each raw row: its column, or a SHA-256 of all columns where the source has no id."""
     if contract.row_id:
-        ids = raw[contract.row_id.column].str.strip()
-        return plain_ids(ids) if contract.row_id.number else ids
+        return stored_ids(raw[contract.row_id.column], contract)
     names = sorted(contract.raw_columns)
     lines = raw[names].agg("\x1f".join, axis=1)
     return lines.map(lambda line: hashlib.sha256(line.encode()).hexdigest())
+
+
+def stored_ids(ids: Any, contract: Contract = CONTRACT) -> "pd.Series[str]":
+    """Ids as stage 2 stores them, so that two spellings of one id are equal."""
+    stripped: pd.Series[str] = ids.str.strip()
+    if contract.row_id and contract.row_id.number:
+        stripped = plain_ids(stripped)
+    return stripped
 
 
 def plain_ids(ids: Any) -> Any:

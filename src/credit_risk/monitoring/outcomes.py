@@ -16,7 +16,8 @@ import pyarrow as pa
 
 from credit_risk.contract import CONTRACT
 from credit_risk.core.errors import ProjectError
-from credit_risk.core.schema import DATE, OUTCOME, ROW_ID
+from credit_risk.core.schema import DATE, OUTCOME, ROW_ID, plain_code
+from credit_risk.data.parsing import stored_ids
 from credit_risk.data.sources import SUFFIXES, public, reason
 from credit_risk.data.store import Store
 
@@ -24,8 +25,8 @@ OUTCOMES, REJECTED = "outcomes", "outcomes/_rejected"
 SCHEMA = pa.schema([(ROW_ID, pa.string()), (OUTCOME, pa.int8()), (DATE, pa.date32())])
 _CODES = (
     {"1": 1, "0": 0, CONTRACT.problem.positive: 1, CONTRACT.problem.negative: 0}
-    | dict.fromkeys(CONTRACT.target.positive, 1)
-    | dict.fromkeys(CONTRACT.target.negative, 0)
+    | dict.fromkeys(map(plain_code, CONTRACT.target.positive), 1)
+    | dict.fromkeys(map(plain_code, CONTRACT.target.negative), 0)
 )
 
 
@@ -46,7 +47,7 @@ def take_in(address: str, store: Store) -> TakenIn:
         ProjectError: the file can't be read, lacks a column, or has no usable row.
     """
     content, frame = _read(address)
-    ids, outcome = frame[ROW_ID].str.strip(), frame[OUTCOME].str.strip().map(_CODES)
+    ids, outcome = stored_ids(frame[ROW_ID]), frame[OUTCOME].str.strip().map(plain_code).map(_CODES)
     dates = pd.to_datetime(frame[DATE].str.strip(), format="%Y-%m-%d", errors="coerce")
     why = pd.Series("", index=frame.index, dtype="str")
     tomorrow = (datetime.now(UTC) + timedelta(days=1)).replace(tzinfo=None)
@@ -79,15 +80,15 @@ def known_outcomes(store: Store) -> pd.DataFrame:
 
 def _read(address: str) -> tuple[bytes, pd.DataFrame]:
     """A file's bytes, and its three columns as text."""
-    if not address.endswith(SUFFIXES):
+    if not (name := address.lower()).endswith(SUFFIXES):
         raise ProjectError(f"{public(address)} is not one of {', '.join(SUFFIXES)}")
     try:
         with fsspec.open(address if "://" in address else str(Path(address).resolve()), "rb") as file:
             content = file.read()
-        if address.endswith(".parquet"):
+        if name.endswith(".parquet"):
             frame = pd.read_parquet(BytesIO(content))
         else:
-            text = gzip.decompress(content) if address.endswith(".gz") else content
+            text = gzip.decompress(content) if name.endswith(".gz") else content
             frame = pd.read_csv(BytesIO(text), dtype="str", keep_default_na=False)
     except Exception as error:  # each file system and each parser has its own exceptions
         raise ProjectError(f"{public(address)} can't be read: {reason(error)}") from error

@@ -12,6 +12,7 @@ import pyarrow as pa
 from credit_risk.contract import CONTRACT
 from credit_risk.core.arrays import Floats, Scores
 from credit_risk.core.schema import OUTCOME, ROW_ID
+from credit_risk.data.parsing import stored_ids
 from credit_risk.data.store import Store
 from credit_risk.features import FEATURES
 from credit_risk.monitoring.shipping import PREDICTIONS, SCHEMA
@@ -39,7 +40,7 @@ class Window:
     def of(cls, predictions: pd.DataFrame, outcomes: pd.DataFrame) -> Self:
         """The window of predictions (columns of the log), with the outcomes that are known (row id and outcome)."""
         rows = predictions.sort_values("time", kind="stable", ignore_index=True)
-        labels = rows[ROW_ID].map(outcomes.set_index(ROW_ID)[OUTCOME]).to_numpy(np.float64, na_value=np.nan)
+        labels = stored_ids(rows[ROW_ID]).map(outcomes.set_index(ROW_ID)[OUTCOME]).to_numpy(np.float64, na_value=np.nan)
         fields: dict[str, Any] = {name: rows[name] for name in CONTRACT.field_names}
         return cls(
             rows,
