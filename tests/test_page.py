@@ -297,7 +297,7 @@ def test_fields_and_words_are_those_of_the_contract(server: Server, visit: Visit
     page.get_by_role("tab", name="A CSV file").click()
     page.locator("#file").set_input_files(write(tmp_path / "pots.csv", [{"glazed": "no"}]))
     page.get_by_role("button", name="Score 1 row").click()
-    assert page.locator("#batch-result dt").all_text_contents() == ["fired", "dried", "with errors", "model version"]
+    expect(page.locator("#batch-result dt")).to_have_text(["fired", "dried", "with errors", "model version"])
 
     page.locator("#about summary").click()
     text = page.locator("body").inner_text()
@@ -358,7 +358,7 @@ def test_csv_comes_back_with_the_predictions_of_the_batch_endpoint(
     decisions = [result.get("decision", "with errors") for result in answer["results"]]
     assert decisions.count("with errors") == 2 + len(REQUIRED[:1])
     counts = [f"{decisions.count(it):,}" for it in (PROBLEM.accept, PROBLEM.decline, "with errors")]
-    assert page.locator("#batch-result dd").all_text_contents() == [*counts, answer["model_version"]]
+    expect(page.locator("#batch-result dd")).to_have_text([*counts, answer["model_version"]])
 
 
 def csv_line(values: Any) -> str:
