@@ -57,7 +57,7 @@ def main() -> None:
     if not len(window.rows):
         raise ProjectError(f"there is no prediction of version {number} from {first} to {arguments.to} in {store.name}")
     earlier = read_predictions(store, first - timedelta(days=arguments.days), first - timedelta(days=1))
-    checks = compare(reference, window, section, len(earlier) or None)
+    checks = compare(reference, window, section, (len(everything.rows), len(earlier)) if len(earlier) else None)
     months = window.rows["time"].dt.strftime("%Y-%m")
     result: dict[str, Any] = {
         "version": number,

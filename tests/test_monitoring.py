@@ -340,7 +340,8 @@ def test_a_window_alarms_if_and_only_if_it_has_moved(reference: Reference) -> No
     flat = same.assign(probability=0.25 + 0.01 * same["probability"])
     assert ("estimated_auc", "") in alarms(reference, flat)
     assert ("volume", "") in alarms(reference, same.head(50))
-    assert alarms(reference, same, previous_rows=3_000) == {("volume", "")}
+    assert alarms(reference, same, traffic=(len(same), 3_000)) == {("volume", "")}
+    assert not alarms(reference, same, traffic=(3_000, 3_000))  # most by the champion before
 
 
 def test_figures_by_group(reference: Reference) -> None:

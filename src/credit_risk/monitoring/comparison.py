@@ -58,7 +58,7 @@ class Check:
 
 
 def compare(
-    reference: Reference, window: Window, section: MonitorParams, previous_rows: int | None = None
+    reference: Reference, window: Window, section: MonitorParams, traffic: tuple[int, int] | None = None
 ) -> list[Check]:
     """All checks of a window.
 
@@ -66,10 +66,10 @@ def compare(
         reference: of the version that scored the window.
         window: at least one row.
         section: the thresholds.
-        previous_rows: of a window as long just before; None if there is none.
+        traffic: rows of all versions in the window, and in one as long just before it; None if that has none.
     """
     checks = [
-        volume(window, section, previous_rows),
+        volume(len(window.rows), section, traffic),
         *drift(reference, window, section),
         *shares(reference, window, section),
         *estimated(reference, window, section),
@@ -92,11 +92,12 @@ def corrected(checks: list[Check], alpha: float) -> list[Check]:
     ]
 
 
-def volume(window: Window, section: MonitorParams, previous_rows: int | None) -> Check:
-    """Too few rows to compare, or fewer than half of the window before."""
-    rows = len(window.rows)
-    least = max(section.min_rows, (previous_rows or 0) / 2)
-    return Check("volume", "", rows, previous_rows or rows, least, beyond=rows < least)
+def volume(rows: int, section: MonitorParams, traffic: tuple[int, int] | None) -> Check:
+    """Too few rows of the version to compare, or fewer than half of all versions' rows in the window before."""
+    if rows < section.min_rows:
+        return Check("volume", "", rows, section.min_rows, section.min_rows, beyond=True)
+    now, before = traffic or (rows, rows)  # of all versions: a new champion has no window before
+    return Check("volume", "", now, before, before / 2, beyond=now < before / 2)
 
 
 def drift(reference: Reference, window: Window, section: MonitorParams) -> Iterator[Check]:
