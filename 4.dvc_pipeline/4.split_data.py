@@ -7,8 +7,8 @@ Params: split
 
 `test` measures the model in the period that it was trained on; `out_of_time`, the newest rows, measures it afterwards.
 Rows without an outcome are in neither. The out-of-time window is counted back from the newest labelled date, so with
-new data it moves on and train grows. A hash of the row id alone decides between train and test, so a row never changes
-its split when others arrive.
+new data it moves on and train grows. A hash of the row id, salted with the project's name, decides between train and
+test: nobody has chosen it, and a row never changes its split when others arrive.
 """
 
 from credit_risk.core.entry_point import run

@@ -20,6 +20,7 @@ from credit_risk.adopt.project import OWN, formatted, without_blocks
 from credit_risk.contract import CONTRACT
 from credit_risk.core.errors import ProjectError
 from credit_risk.core.schema import Choice, Contract, Number
+from credit_risk.data.splits import hash_share
 
 REQUEST = plan.Request(path=Path("rows.csv"), target=TARGET, positive="yes", title="Customer churn")
 
@@ -166,6 +167,9 @@ def test_rows_are_split_as_stage_4_does(made: plan.Plan) -> None:
     assert dates is not None
     assert dates[made.split == "out_of_time"].min() > dates[made.split == "train"].max()
     assert made.out_of_time_months is not None
+    shares = hash_share(made.rows.ids.tolist(), made.contract.problem.name)  # the new name, not this project's
+    in_time = made.split != "out_of_time"
+    assert ((made.split == "test") == (shares < made.test_share))[in_time].all()
 
 
 @pytest.mark.parametrize(

@@ -89,11 +89,11 @@ def test_new_data_moves_the_window_and_train_grows(root: Project) -> None:
     assert after["out_of_time"] == {str(2000 + i) for i in range(50)}
 
 
-def test_hash_is_sha256_of_the_row_id(root: Project) -> None:
+def test_hash_is_sha256_of_the_row_id_salted_with_the_projects_name(root: Project) -> None:
     names = script(root, STAGE)
     numbers = [str(10**9 + i) for i in range(20_000)]
     shares = names["hash_share"](numbers)
-    digest = hashlib.sha256(b"1000000000").digest()
+    digest = hashlib.sha256(f"{CONTRACT.problem.name}:1000000000".encode()).digest()
     assert shares[0] == int.from_bytes(digest[:8], "big") / 2**64
     assert ((shares >= 0) & (shares < 1)).all()
     assert abs((shares < 0.2).mean() - 0.2) < 0.01  # 3.5 standard errors of 20,000 draws

@@ -105,7 +105,7 @@ class Plan:
     @cached_property
     def split(self) -> npt.NDArray[np.str_]:
         """`train`, `test` or `out_of_time` of each labelled row, as stage 4 will split them."""
-        return _split(self.rows, self.test_share, self.out_of_time_months)
+        return _split(self.rows, self.contract, self.test_share, self.out_of_time_months)
 
     @property
     def min_rows(self) -> int:
@@ -166,7 +166,7 @@ def make(request: Request, raw: pd.DataFrame) -> Plan:
     small = len(rows.labels) < SMALL
     months = _months(rows) if request.date else None
     test_share = 0.3 if small else 0.2
-    train = _split(rows, test_share, months) == "train"
+    train = _split(rows, contract, test_share, months) == "train"
     aucs = single_feature_aucs(rows.features[train], rows.labels[train], rows.names, SEED)
     by_column = {contract.field(name).column: auc for name, auc in aucs.items()}
     leaks = tuple(name for name, auc in by_column.items() if auc >= request.leak_auc and request.leak_auc < 1)
@@ -221,8 +221,8 @@ def read_dates(column: Column) -> Any:
     return pd.to_datetime(column.text, format=column.formats[0], errors="coerce").dt.normalize()
 
 
-def _split(rows: Rows, test_share: float, months: int | None) -> npt.NDArray[np.str_]:
-    split = np.where(hash_share(rows.ids.tolist()) < test_share, "test", "train")
+def _split(rows: Rows, contract: Contract, test_share: float, months: int | None) -> npt.NDArray[np.str_]:
+    split = np.where(hash_share(rows.ids.tolist(), contract.problem.name) < test_share, "test", "train")
     if rows.dates is not None and months is not None:
         cut = rows.dates.max() - pd.DateOffset(months=months)
         split = np.where(rows.dates.to_numpy() > cut.to_datetime64(), "out_of_time", split)

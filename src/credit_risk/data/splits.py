@@ -28,9 +28,12 @@ class Holdout:
     labels: Labels
 
 
-def hash_share(row_ids: list[str]) -> npt.NDArray[np.float64]:
-    """A number in [0, 1) for each row id: the first 8 bytes of its SHA-256, as a share of 2^64."""
-    digests = b"".join(hashlib.sha256(row_id.encode()).digest()[:8] for row_id in row_ids)
+def hash_share(row_ids: list[str], salt: str = CONTRACT.problem.name) -> npt.NDArray[np.float64]:
+    """A number in [0, 1) for each row id: the first 8 bytes of the SHA-256 of `salt:row_id`, as a share of 2^64.
+
+    The salt is the project's name, so that nobody has chosen the split: among several, the luckiest is soon preferred.
+    """
+    digests = b"".join(hashlib.sha256(f"{salt}:{row_id}".encode()).digest()[:8] for row_id in row_ids)
     return np.frombuffer(digests, ">u8") / 2.0**64
 
 
