@@ -1,14 +1,16 @@
 """Stage 4: splits the labelled rows into train, test and, where they have dates, out-of-time.
 
 Reads:  1.data/3.features/features.parquet
-Writes: 1.data/4.split/rows               train.parquet, test.parquet and, with dates, out_of_time.parquet
+Writes: 1.data/4.split/rows               train.parquet, test.parquet and, with dates, out_of_time.parquet; with
+                                          split.calibration_months also calibration.parquet
         1.data/4.split/metrics.json       rows, positive rate and dates of each
 Params: split
 
 `test` measures the model in the period that it was trained on; `out_of_time`, the newest rows, measures it afterwards.
 Rows without an outcome are in neither. The out-of-time window is counted back from the newest labelled date, so with
-new data it moves on and train grows. A hash of the row id, salted with the project's name, decides between train and
-test: nobody has chosen it, and a row never changes its split when others arrive.
+new data it moves on and train grows. `calibration` is the oldest part of that window: `train.calibration: newest` fits
+a sigmoid on it, and nothing is measured on it. A hash of the row id, salted with the project's name, decides between
+train and test: nobody has chosen it, and a row never changes its split when others arrive.
 """
 
 from credit_risk.core.entry_point import run
@@ -36,6 +38,7 @@ class SplitParams(params.Params):
     """Section `split` of params.yaml."""
 
     out_of_time_months: int | None = Field(None, ge=1)  # needed where rows have dates
+    calibration_months: int | None = Field(None, ge=1)  # of the out-of-time months, the oldest
     test_share: float = Field(gt=0, lt=1)
     min_rows: int = Field(ge=1)
 
@@ -61,14 +64,31 @@ def split(rows: pa.Table, section: SplitParams) -> dict[str, pa.Table]:
         raise ProjectError(f"no row has an outcome; column {CONTRACT.target.column} of the source is empty")
     later = {}
     if CONTRACT.has_date:
-        if section.out_of_time_months is None:
-            raise ProjectError("params.yaml: split.out_of_time_months is missing; rows have dates")
-        cut = last_day_in_time(pc.max(rows[DATE]).as_py(), section.out_of_time_months)
-        late = pc.greater(rows[DATE], pa.scalar(cut, pa.date32()))
-        later = {"out_of_time": rows.filter(late)}
-        rows = rows.filter(pc.invert(late))
+        rows, later = split_by_date(rows, section)
+    elif section.calibration_months:
+        raise ProjectError("params.yaml: split.calibration_months needs rows with dates; delete it")
     test = pa.array(hash_share(rows[ROW_ID].to_pylist()) < section.test_share)
     return {"train": rows.filter(pc.invert(test)), "test": rows.filter(test), **later}
+
+
+def split_by_date(rows: pa.Table, section: SplitParams) -> tuple[pa.Table, dict[str, pa.Table]]:
+    """The older rows, and the newest ones by name of their split."""
+    if section.out_of_time_months is None:
+        raise ProjectError("params.yaml: split.out_of_time_months is missing; rows have dates")
+    newest = pc.max(rows[DATE]).as_py()
+    rows, late = divide(rows, last_day_in_time(newest, section.out_of_time_months))
+    if not section.calibration_months:
+        return rows, {"out_of_time": late}
+    if (months := section.out_of_time_months - section.calibration_months) < 1:
+        raise ProjectError("params.yaml: split.calibration_months must be less than split.out_of_time_months")
+    calibration, late = divide(late, last_day_in_time(newest, months))
+    return rows, {"calibration": calibration, "out_of_time": late}
+
+
+def divide(rows: pa.Table, last: date) -> tuple[pa.Table, pa.Table]:
+    """The rows until a day, and those after it."""
+    later = pc.greater(rows[DATE], pa.scalar(last, pa.date32()))
+    return rows.filter(pc.invert(later)), rows.filter(later)
 
 
 def last_day_in_time(newest: date, months: int) -> date:

@@ -1,18 +1,20 @@
 """Stage 5: fits the model and chooses the decision threshold, on train alone.
 
-Reads:  1.data/4.split/rows/train.parquet
+Reads:  1.data/4.split/rows              train.parquet; for `train.calibration: newest` also calibration.parquet
 Writes: 1.data/5.model/model.joblib      the fitted pipeline, from features to probabilities
         1.data/5.model/model.onnx        the same model for serving, with threshold and feature names inside
         1.data/5.model/out_of_fold.parquet  outcome and out-of-fold probability of each row of train
-        1.data/5.model/training.json     threshold, kept and dropped features, and the hash of the environment
+        1.data/5.model/training.json     threshold, kept and dropped features, hash of the environment, recalibration
 Params: train
 
 The threshold is the cheapest one on out-of-fold predictions: each row is scored by a model that was fitted on the other
-folds. The same input gives the same bytes, by which DVC and the registry recognise a model.
+folds. With `train.calibration: newest`, a sigmoid moves the probabilities to the level of newer rows, and the threshold
+is the cheapest one on these. The same input gives the same bytes, by which DVC and the registry recognise a model.
 """
 
 from credit_risk.core.entry_point import run
 
+from dataclasses import asdict
 from functools import partial
 from typing import Any
 
@@ -31,12 +33,13 @@ from credit_risk.core.errors import ProjectError
 from credit_risk.core.files import replacing, write_json
 from credit_risk.core.paths import data
 from credit_risk.core.schema import OUTCOME
-from credit_risk.data.splits import read_split
+from credit_risk.data.splits import read_split, split_path
 from credit_risk.evaluation.costs import cheapest_threshold
 from credit_risk.evaluation.parallel import in_parallel
 from credit_risk.features import FEATURES
 from credit_risk.formats.onnx_export import export_onnx
 from credit_risk.formats.onnx_scorer import OnnxMetadata
+from credit_risk.formats.recalibration import Sigmoid, recalibrated
 from credit_risk.model import TrainParams, encoded_columns, encoded_features, fit, positive_probability
 
 DIGITS = 9  # of out-of-fold probabilities: the last bits differ between processors
@@ -47,7 +50,16 @@ def main() -> None:
     train = params.load("train", TrainParams)
     features, labels = read_split("train")
     pipeline, probabilities = fit_with_out_of_fold(train, features, labels)
-    threshold, cost = cheapest_threshold(labels, probabilities, train.cost_false_negative, train.cost_false_positive)
+    costs = (train.cost_false_negative, train.cost_false_positive)
+    threshold, cost = cheapest_threshold(labels, probabilities, *costs)
+    recalibration: dict[str, Any] = {}
+    if train.calibration == "newest":
+        newest, outcomes = read_newest()
+        sigmoid = Sigmoid.fit(positive_probability(pipeline, newest), outcomes)
+        recalibration = {"recalibration": asdict(sigmoid) | {"rows": len(outcomes), "threshold_before": threshold}}
+        pipeline, probabilities = recalibrated(pipeline, sigmoid), sigmoid.apply(probabilities).round(DIGITS)
+        # On train, the sigmoid would move the threshold with the probabilities, and change no decision.
+        threshold, cost = cheapest_threshold(outcomes, positive_probability(pipeline, newest), *costs)
     onnx = export_onnx(pipeline, OnnxMetadata(FEATURES.names, threshold))
     with replacing(data("5.model", "model.joblib")) as temporary:
         joblib.dump(pipeline, temporary)
@@ -62,9 +74,23 @@ def main() -> None:
         "out_of_fold_cost": cost,
         "environment_sha256": environment_sha256(),
         "features": selected,
-    }
+    } | recalibration
     write_json(data("5.model", "training.json"), training)
     print(f"{train.model}: {len(selected['kept'])} features kept, threshold {threshold:.3f}")
+
+
+def read_newest() -> tuple[Floats, Labels]:
+    """Features and labels of the rows that `train.calibration: newest` is fitted on.
+
+    Raises:
+        ProjectError: stage 4 has set none apart.
+    """
+    if not split_path("calibration").exists():
+        raise ProjectError(
+            "train.calibration: newest needs rows to fit it on, which are not used to measure; set "
+            "split.calibration_months in params.yaml"
+        )
+    return read_split("calibration")
 
 
 def fit_with_out_of_fold(train: TrainParams, features: Floats, labels: Labels) -> tuple[Pipeline, Scores]:

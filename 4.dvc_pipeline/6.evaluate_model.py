@@ -39,6 +39,7 @@ from credit_risk.evaluation.parallel import in_parallel
 from credit_risk.evaluation.params import EvaluateParams
 from credit_risk.evaluation.scored_split import ScoredSplit
 from credit_risk.features import FEATURES
+from credit_risk.formats.recalibration import Sigmoid, sigmoid_of
 from credit_risk.model import TrainParams, fit, logistic_baseline, positive_probability
 from credit_risk.report.write import write_report
 
@@ -77,6 +78,10 @@ def evaluate() -> None:
     for name in CONTRACT.holdouts:
         metrics[name] = holdout_metrics(splits[name], training["threshold"], section, train)
         metrics[name]["logistic_baseline"] = baseline_metrics(splits[name], baseline, section, train)
+    if sigmoid := sigmoid_of(model):
+        metrics["recalibration"] = recalibration_effect(
+            splits["out_of_time"], sigmoid, training["recalibration"]["threshold_before"], section, train
+        )
     write_json(data("6.reports", "metrics.json"), metrics)
     write_report(model, splits, metrics, training, train, section)
     print(", ".join(f"ROC AUC {metrics[name]['roc_auc']:.3f} ({name})" for name in CONTRACT.holdouts))
@@ -109,6 +114,17 @@ def baseline_metrics(
     found = measure(split.labels, probabilities, 0.5, section.calibration_bins)
     kept = {name: rounded(found[name]) for name in ("brier", "ece")}
     return kept | auc_with_interval(split.labels, probabilities, section, train)
+
+
+def recalibration_effect(
+    split: ScoredSplit, sigmoid: Sigmoid, threshold: float, section: EvaluateParams, train: TrainParams
+) -> dict[str, float]:
+    """The metrics that recalibration changes, without it; the model's own, with it, are those of the holdout."""
+    probabilities = sigmoid.invert(split.probabilities)
+    found = measure(split.labels, probabilities, threshold, section.calibration_bins) | decision_costs(
+        split.labels, probabilities, DecisionRule(threshold, train.cost_false_negative, train.cost_false_positive)
+    )
+    return {f"{name}_without": rounded(found[name]) for name in ("ece", "brier", "log_loss", "cost")}
 
 
 def auc_with_interval(

@@ -67,6 +67,26 @@ def test_window_counts_back_from_the_newest_labelled_row(root: Project) -> None:
     assert "unlabelled" not in set.union(*splits.values())
 
 
+@needs_date
+@pytest.mark.parametrize(
+    ("months", "message"), [(12, None), (24, "split.calibration_months must be less than split.out_of_time_months")]
+)
+def test_the_oldest_months_out_of_time_can_be_set_apart_for_calibration(
+    root: Project, months: int, message: str | None, capsys: pytest.CaptureFixture[str]
+) -> None:
+    root.params_file.write_text(root.params_file.read_text().replace("24", f"24, calibration_months: {months}"))
+    code = run(root, [*made(200), *made(12, 500, 2009), *made(12, 1000, 2010)])
+    if message:
+        assert code == 1
+        assert message in capsys.readouterr().err
+        return
+    folder = root.path("1.data", "4.split", "rows")
+    ids = {path.stem: set(pq.read_table(path)[ROW_ID].to_pylist()) for path in folder.iterdir()}
+    assert ids["calibration"] == {str(500 + i) for i in range(12)}
+    assert ids["out_of_time"] == {str(1000 + i) for i in range(12)}
+    assert len(ids["train"] | ids["test"]) == 200
+
+
 def test_splits_are_disjoint_and_complete(root: Project) -> None:
     rows = [*made(300), *made(50, 1000, 2010)]
     splits = split(root, rows)

@@ -27,6 +27,7 @@ from credit_risk.evaluation.metrics import expected_calibration_error
 from credit_risk.features import FEATURES
 from credit_risk.formats.onnx_export import _splits, export_onnx, with_float32_splits
 from credit_risk.formats.onnx_scorer import OUTPUT_NAME, OnnxMetadata, OnnxScorer
+from credit_risk.formats.recalibration import Sigmoid, recalibrated
 from credit_risk.model import (
     TrainParams,
     build_pipeline,
@@ -130,7 +131,7 @@ def test_trained_twice_files_and_scores_are_identical(project: Project, inside: 
 
 
 @pytest.mark.filterwarnings("error::sklearn.exceptions.ConvergenceWarning")
-@pytest.mark.parametrize("calibration", ["none", "sigmoid"])
+@pytest.mark.parametrize("calibration", ["none", "sigmoid", "newest"])
 @pytest.mark.parametrize("model", ["logistic_regression", "random_forest", "hist_gradient_boosting"])
 def test_every_model_learns_and_onnx_agrees_with_it(
     finished: Project, train_rows: tuple[Any, Any], holdout_rows: tuple[Any, Any], model: str, calibration: str
@@ -138,6 +139,8 @@ def test_every_model_learns_and_onnx_agrees_with_it(
     train = train_params(finished, model=model, calibration=calibration)
     train.random_forest["n_estimators"] = 30
     pipeline = fit(train, *train_rows)
+    if calibration == "newest":
+        pipeline = recalibrated(pipeline, Sigmoid(0.9, 1.4))
     content = export_onnx(pipeline, OnnxMetadata(FEATURES.names, 0.2))
     assert content == export_onnx(pipeline, OnnxMetadata(FEATURES.names, 0.2))
     scorer = OnnxScorer(content)

@@ -1,7 +1,7 @@
 """YOURS: what the model is. One scikit-learn pipeline from float32 features to a probability, all fitting inside it.
 
 Steps: `encode` (category codes and missing numbers, as the classifier wants them), `select` (feature selection) and
-`classify` (the classifier, with sigmoid calibration around it if asked for).
+`classify` (the classifier, with sigmoid calibration around it if asked for; `newest` is stage 5's, after the fit).
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -49,7 +49,7 @@ class TrainParams(Params):
 
     model: ModelName
     seed: int = Field(ge=0)
-    calibration: Literal["none", "sigmoid"]
+    calibration: Literal["none", "sigmoid", "newest"]
     cost_false_negative: float = Field(gt=0)
     cost_false_positive: float = Field(gt=0)
     threshold_folds: int = Field(ge=2)

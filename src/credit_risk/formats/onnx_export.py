@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from copy import deepcopy
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -14,6 +15,7 @@ from sklearn.calibration import CalibratedClassifierCV
 from sklearn.ensemble import HistGradientBoostingClassifier, RandomForestClassifier
 
 from credit_risk.formats.onnx_scorer import GRAPH_NAME, INPUT_NAME, OUTPUT_NAME, OnnxMetadata
+from credit_risk.formats.recalibration import SMALLEST, Sigmoid, sigmoid_of, without_recalibration
 
 OPSET = 18
 
@@ -23,7 +25,7 @@ def export_onnx(pipeline: Any, metadata: OnnxMetadata) -> bytes:
 
     Args:
         pipeline: fitted, classes 0 and 1.
-        metadata: feature names in the order of the columns, and the decision threshold.
+        metadata: feature names in the order of the columns, and the decision threshold; a recalibration is added.
 
     Returns:
         The ONNX model: input (n, features), output (n, 1), the probability of class 1; both in float32.
@@ -33,8 +35,9 @@ def export_onnx(pipeline: Any, metadata: OnnxMetadata) -> bytes:
     """
     if list(pipeline.classes_) != [0, 1]:
         raise ValueError(f"the classes must be 0 and 1, not {list(pipeline.classes_)}")
+    sigmoid = sigmoid_of(pipeline)
     model = to_onnx(
-        with_float32_splits(pipeline),
+        with_float32_splits(without_recalibration(pipeline)),
         name=GRAPH_NAME,
         initial_types=[(INPUT_NAME, FloatTensorType([None, len(metadata.features)]))],
         options={"zipmap": False},
@@ -45,6 +48,9 @@ def export_onnx(pipeline: Any, metadata: OnnxMetadata) -> bytes:
     del model.opset_import[:]
     model.opset_import.extend(opsets)
     keep_probability_only(model.graph)
+    if sigmoid:
+        append_sigmoid(model.graph, sigmoid)
+        metadata = replace(metadata, recalibration=(sigmoid.slope, sigmoid.intercept))
     set_model_props(model, metadata.to_props())
     onnx.checker.check_model(model)
     content: bytes = model.SerializeToString(deterministic=True)
@@ -71,6 +77,26 @@ def keep_probability_only(graph: onnx.GraphProto) -> None:
     graph.node.extend(outputs)
     del graph.output[:]
     graph.output.append(make_tensor_value_info(OUTPUT_NAME, onnx.TensorProto.FLOAT, [None, 1]))
+
+
+def append_sigmoid(graph: onnx.GraphProto, sigmoid: Sigmoid) -> None:
+    """Recalibrates the probability, the only output: the lines of `Sigmoid.apply` in float32."""
+    (last,) = (node for node in graph.node if OUTPUT_NAME in node.output)
+    last.output[:] = ["raw"]
+    numbers = {"least": SMALLEST, "most": 1 - SMALLEST, "one": 1.0, "slope": sigmoid.slope, "shift": sigmoid.intercept}
+    graph.initializer.extend(
+        onnx.numpy_helper.from_array(np.array(number, np.float32), name) for name, number in numbers.items()
+    )
+    steps = [
+        ("Clip", ["raw", "least", "most"], "inside"),
+        ("Sub", ["one", "inside"], "complement"),
+        ("Div", ["inside", "complement"], "odds"),
+        ("Log", ["odds"], "raw_log_odds"),
+        ("Mul", ["raw_log_odds", "slope"], "sloped"),
+        ("Add", ["sloped", "shift"], "shifted"),
+        ("Sigmoid", ["shifted"], OUTPUT_NAME),
+    ]
+    graph.node.extend(make_node(kind, inputs, [output]) for kind, inputs, output in steps)
 
 
 def with_float32_splits(pipeline: Any) -> Any:

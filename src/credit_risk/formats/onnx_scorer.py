@@ -20,14 +20,22 @@ INPUT_NAME, OUTPUT_NAME = "features", "probability"
 
 @dataclass(frozen=True, slots=True)
 class OnnxMetadata:
-    """Metadata in the ONNX file: names of the features, in the order of the columns, and the decision threshold."""
+    """Metadata in the ONNX file.
+
+    Attributes:
+        features: their names, in the order of the columns.
+        threshold: from which probability on a row is declined.
+        recalibration: slope and intercept of the sigmoid that the graph ends with; None without one.
+    """
 
     features: tuple[str, ...]
     threshold: float
+    recalibration: tuple[float, float] | None = None
 
     def to_props(self) -> dict[str, str]:
         """As metadata properties of ONNX."""
-        return {"features": json.dumps(self.features), "threshold": repr(self.threshold)}
+        props = {"features": json.dumps(self.features), "threshold": repr(self.threshold)}
+        return props | ({"recalibration": json.dumps(self.recalibration)} if self.recalibration else {})
 
     @classmethod
     def from_props(cls, props: dict[str, str]) -> Self:
@@ -36,7 +44,12 @@ class OnnxMetadata:
         Raises:
             KeyError, ValueError: an entry is missing or malformed.
         """
-        return cls(tuple(json.loads(props["features"])), float(props["threshold"]))
+        recalibration = json.loads(props.get("recalibration", "null"))
+        return cls(
+            tuple(json.loads(props["features"])),
+            float(props["threshold"]),
+            (float(recalibration[0]), float(recalibration[1])) if recalibration else None,
+        )
 
 
 class OnnxScorer:

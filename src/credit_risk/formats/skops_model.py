@@ -15,10 +15,12 @@ from sklearn.pipeline import Pipeline
 
 from credit_risk.core.errors import ProjectError
 from credit_risk.features import FEATURES
+from credit_risk.formats.recalibration import Recalibrated
 
 FILE_NAME = "model.skops"
 TRUSTED = [
     f"{__name__}.FeatureStep",
+    f"{Recalibrated.__module__}.Recalibrated",
     "numpy.dtype",
     "sklearn._loss.link.Interval",
     "sklearn._loss.link.LogitLink",

@@ -26,6 +26,7 @@ from credit_risk.monitoring.estimate import expected_auc, log_odds
 FILE_NAME = "monitoring_reference.json"
 BINS = 10  # of numbers, at the reference's quantiles
 PROBABILITY = "probability"
+RECALIBRATED = (1.0, 0.0)  # calibration of a version that is fitted to newer outcomes than those of train
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,14 +110,15 @@ def write_training_reference(folder: Path) -> Path:
     """Writes the reference of the model in `1.data/5.model` into a folder; returns the file's path."""
     features, _ = read_split("train")
     scored = pq.read_table(data("5.model", "out_of_fold.parquet"))
-    train = params.raw("train")
+    train, training = params.raw("train"), read_json(data("5.model", "training.json"))
     reference = make_reference(
         features,
         scored[PROBABILITY].to_numpy().astype(np.float64),
         scored[OUTCOME].to_numpy().astype(np.int8),
         missing_shares(),
-        read_json(data("5.model", "training.json"))["threshold"],
+        training["threshold"],
         (train["cost_false_negative"], train["cost_false_positive"]),
+        RECALIBRATED if "recalibration" in training else None,
     )
     write_json(folder / FILE_NAME, asdict(reference))
     return folder / FILE_NAME
@@ -129,14 +131,19 @@ def make_reference(  # noqa: PLR0913, PLR0917 (all that is known of the rows)
     missing: dict[str, float],
     threshold: float,
     costs: tuple[float, float],
+    calibration: tuple[float, float] | None = None,
 ) -> Reference:
-    """The reference of n rows: features (n, len(FEATURES)), probabilities and labels (n,); see `Reference`."""
+    """The reference of n rows: features (n, len(FEATURES)), probabilities and labels (n,); see `Reference`.
+
+    Without a calibration, one is fitted on these rows.
+    """
     distributions = {
         name: Distribution.of(FEATURES.column(features, name), categorical=name in FEATURES.categorical)
         for name in FEATURES.names
     }
-    sigmoid = LogisticRegression(C=np.inf).fit(log_odds(probabilities)[:, None], labels)
-    calibration = (float(sigmoid.coef_[0, 0]), float(sigmoid.intercept_[0]))
+    if calibration is None:
+        sigmoid = LogisticRegression(C=np.inf).fit(log_odds(probabilities)[:, None], labels)
+        calibration = (float(sigmoid.coef_[0, 0]), float(sigmoid.intercept_[0]))
     reference = Reference(
         len(labels),
         distributions | {PROBABILITY: Distribution.of(probabilities, categorical=False)},

@@ -19,6 +19,7 @@ from credit_risk.core.paths import data, root
 from credit_risk.registry.client import LINEAGE, LINEAGE_KEY, Registry, Version
 
 SECTIONS = ("data", "clean", "split", "train")  # of params.yaml: those that shape the model
+RECALIBRATION = "recalibration"  # in the lineage of a version whose probabilities are fitted to newer outcomes
 PACKAGE = Path(__file__).parents[1]
 MODEL_CODE = (  # of the package: what the registered pipeline needs to be loaded; packed with it
     "__init__.py",
@@ -30,6 +31,7 @@ MODEL_CODE = (  # of the package: what the registered pipeline needs to be loade
     "core/schema.py",
     "features.py",
     "formats/__init__.py",
+    "formats/recalibration.py",
     "formats/skops_model.py",
 )
 _CODE = (*MODEL_CODE, "model.py", "registry/signature.py")  # what a version is made of, or by
@@ -37,14 +39,15 @@ _CODE = (*MODEL_CODE, "model.py", "registry/signature.py")  # what a version is 
 
 def read_lineage() -> dict[str, Any]:
     """The lineage of the model in `1.data/5.model`."""
+    training = read_json(data("5.model", "training.json"))
     return {
         "problem": CONTRACT.identity,
         "code": {name: sha256(PACKAGE / name) for name in _CODE},
         "data": {entry["source"]: entry["sha256"] for entry in read_json(data("1.raw", "manifest.json"))},
         "params": {name: params.raw(name) for name in SECTIONS},
-        "environment_sha256": read_json(data("5.model", "training.json"))["environment_sha256"],
+        "environment_sha256": training["environment_sha256"],
         "onnx_sha256": sha256(data("5.model", "model.onnx")),
-    }
+    } | ({RECALIBRATION: training[RECALIBRATION]} if RECALIBRATION in training else {})
 
 
 def lineage_key(lineage: dict[str, Any]) -> str:

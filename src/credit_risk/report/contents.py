@@ -19,6 +19,7 @@ from credit_risk.evaluation.metrics import expected_calibration_error
 from credit_risk.evaluation.params import EvaluateParams
 from credit_risk.evaluation.scored_split import ScoredSplit
 from credit_risk.features import FEATURES
+from credit_risk.formats.recalibration import sigmoid_of
 from credit_risk.model import TrainParams, positive_probability
 from credit_risk.report import curves, tables, variation
 from credit_risk.report.outcomes import combine_few, outcomes, protected_groups
@@ -28,7 +29,7 @@ Splits = dict[str, ScoredSplit]
 COST_THRESHOLDS = np.linspace(0, 1, 201)
 DEPENDENCE_FIELDS = 6  # the most important ones
 DEPENDENCE_ROWS = 500
-UNCALIBRATED, SIGMOID = "classifier's own", "sigmoid fitted on train"
+UNCALIBRATED, SIGMOID, NEWEST = "classifier's own", "sigmoid fitted on train", "sigmoid fitted on the newest outcomes"
 
 
 def contents(
@@ -79,6 +80,7 @@ def contents(
             )
             for name, split in splits.items()
         },
+        "calibration_in_use": {"none": UNCALIBRATED, "sigmoid": SIGMOID, "newest": NEWEST}[train.calibration],
         "threshold": threshold,
         "stability": stability(splits),
         "slices": {
@@ -134,9 +136,9 @@ def split_summary(split: ScoredSplit) -> dict[str, Any]:
 def calibrations(model: Pipeline, splits: Splits) -> dict[str, dict[str, Scores]]:
     """Probabilities of the holdouts from the classifier itself, and through a sigmoid fitted on train.
 
-    One of them is what the model answers, depending on `train.calibration`; the other is there to compare. A sigmoid
-    that the model lacks is fitted on out-of-fold probabilities. Source: Platt (1999), "Probabilistic outputs for
-    support vector machines".
+    One of them is what the model answers, depending on `train.calibration`; the others are there to compare. A sigmoid
+    that the model lacks is fitted on out-of-fold probabilities; one on the newest outcomes is not added. Source: Platt
+    (1999), "Probabilistic outputs for support vector machines".
     """
     classifier = model["classify"]
     own = {name: splits[name].probabilities for name in CONTRACT.holdouts}
@@ -146,9 +148,13 @@ def calibrations(model: Pipeline, splits: Splits) -> dict[str, dict[str, Scores]
             name: {UNCALIBRATED: positive_probability(inner, splits[name].features), SIGMOID: scores}
             for name, scores in own.items()
         }
-    sigmoid = fit_sigmoid(splits["train"].probabilities, splits["train"].labels)
+    newest, train = sigmoid_of(model), splits["train"].probabilities
+    answered = {name: {NEWEST: scores} if newest else {} for name, scores in own.items()}
+    if newest:
+        own, train = {name: newest.invert(scores) for name, scores in own.items()}, newest.invert(train)
+    sigmoid = fit_sigmoid(train, splits["train"].labels)
     return {
-        name: {UNCALIBRATED: scores, SIGMOID: positive_probability(sigmoid, log_odds(scores))}
+        name: {UNCALIBRATED: scores, SIGMOID: positive_probability(sigmoid, log_odds(scores))} | answered[name]
         for name, scores in own.items()
     }
 

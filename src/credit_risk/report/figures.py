@@ -125,7 +125,7 @@ def draw_calibration(by_split: Mapping[str, Mapping[str, pd.DataFrame]]) -> Figu
     for axis, (split, tables) in zip(axes.flat, by_split.items(), strict=True):
         top = max(float(table[["mean_probability", "positive_rate"]].to_numpy().max()) for table in tables.values())
         axis.plot([0, top], [0, top], color=GREY, linewidth=1, label="perfect")
-        for (name, table), style, color in zip(tables.items(), ("o-", "s--"), (BLUE, ORANGE), strict=True):
+        for (name, table), style, color in zip(tables.items(), ("o-", "s--", "^:"), (BLUE, ORANGE, GREY), strict=False):
             axis.plot(table["mean_probability"], table["positive_rate"], style, color=color, markersize=4, label=name)
         axis.set(title=words(split), xlabel="mean probability of a decile", ylabel=f"its {EVENT_RATE}")
         axis.legend()
