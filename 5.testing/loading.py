@@ -24,7 +24,7 @@ from threadpoolctl import threadpool_limits
 
 from credit_risk.contract import CONTRACT
 from credit_risk.core.files import sha256
-from credit_risk.core.schema import Choice
+from credit_risk.core.schema import Number
 from credit_risk.data.splits import read_holdout
 from credit_risk.features import FEATURES
 from credit_risk.formats import skops_model
@@ -204,11 +204,11 @@ def within_tolerance(served: Floats, scores: Floats) -> Measured:
 def edge_rows(rows: pd.DataFrame) -> pd.DataFrame:
     """Each row with each field at its limits, with an unseen word, and missing if that is allowed."""
     missing = {
-        field.name: None if isinstance(field, Choice) else np.nan for field in CONTRACT.fields if not field.required
+        field.name: np.nan if isinstance(field, Number) else None for field in CONTRACT.fields if not field.required
     }
     frames = [rows.assign(**missing)]
     for field in CONTRACT.fields:
-        values = ("?",) if isinstance(field, Choice) else (field.minimum, field.maximum)
+        values = (field.minimum, field.maximum) if isinstance(field, Number) else ("?", "a new word")
         frames += [rows.assign(**{field.name: value}) for value in values]
         if not field.required:
             frames.append(rows.assign(**{field.name: missing[field.name]}))

@@ -26,7 +26,6 @@ from pydantic import TypeAdapter
 from starlette.exceptions import HTTPException
 
 from credit_risk.contract import CONTRACT
-from credit_risk.core.schema import Choice
 from credit_risk.project.settings import serving_settings
 from credit_risk.serving import model_cache, predictions, prometheus
 from credit_risk.serving.active_model import ActiveModel
@@ -219,7 +218,7 @@ async def contract() -> dict[str, Any]:
         {
             **{name: value for name, value in asdict(field).items() if name != "column"},
             "label": CONTRACT.label(field.name),
-            "kind": "choice" if isinstance(field, Choice) else "number",
+            "kind": type(field).__name__.lower(),  # choice, name or number
             "rule": field.rule,
         }
         for field in CONTRACT.fields

@@ -6,7 +6,6 @@ from typing import Any
 import pandas as pd
 
 from credit_risk.contract import CONTRACT
-from credit_risk.core.schema import Choice
 
 
 def row_id(number: int) -> str:
@@ -22,7 +21,7 @@ def raw_row(number: int = 0, **fields: str) -> dict[str, str]:
     row = dict.fromkeys(sorted(CONTRACT.raw_columns), "")
     for field in CONTRACT.fields:
         value = field.example
-        text = "" if value is None else str(value) if isinstance(field, Choice) else f"{value:.10g}"
+        text = "" if value is None else value if isinstance(value, str) else f"{value:.10g}"
         row[field.column] = fields.get(field.name, text)
     row[CONTRACT.target.column] = (CONTRACT.target.positive if number % 2 else CONTRACT.target.negative)[0]
     if CONTRACT.date:

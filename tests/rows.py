@@ -6,7 +6,7 @@ from typing import Any
 from hypothesis import strategies as st
 
 from credit_risk.contract import CONTRACT
-from credit_risk.core.schema import Choice, Field, Number
+from credit_risk.core.schema import Choice, Field, Name, Number
 
 Row = dict[str, Any]
 MISSING_SHARE = 0.2  # of the values of an optional field
@@ -35,8 +35,11 @@ def rows() -> st.SearchStrategy[Row]:
 
 def values(field: Field) -> st.SearchStrategy[Any]:
     """Hypothesis strategy: what a field accepts, None included if it is optional."""
+    valid: st.SearchStrategy[Any]
     if isinstance(field, Choice):
-        valid: st.SearchStrategy[Any] = st.sampled_from(field.choices)
+        valid = st.sampled_from(field.choices)
+    elif isinstance(field, Name):
+        valid = st.text(max_size=field.max_length).filter(field.accepts)
     elif field.whole:
         valid = st.integers(int(field.minimum), int(field.maximum)).map(float)
     else:
@@ -46,12 +49,14 @@ def values(field: Field) -> st.SearchStrategy[Any]:
 
 def invalid_values(field: Field) -> list[Any]:
     """Values that a field rejects: wrong types, beyond its range, not among its choices, None if it is required."""
-    wrong: list[Any] = [True, [], {}, "no such value"]
+    wrong: list[Any] = [True, [], {}, "?" if isinstance(field, Name) else "no such value"]
     if isinstance(field, Number):
         wrong += [field.minimum - 1, field.maximum + 1]
         wrong += [field.minimum + 0.5] if field.whole else []
-    else:
+    elif isinstance(field, Choice):
         wrong += [7.0, f"{field.choices[0]} "]
+    else:
+        wrong += [7.0, "x" * (field.max_length + 1)]
     return [*wrong, None] if field.required else wrong
 
 
@@ -74,6 +79,8 @@ def _value(field: Field, source: random.Random) -> Any:
         return None
     if isinstance(field, Choice):
         return source.choice(field.choices)
+    if isinstance(field, Name):
+        return f"{field.example or 'name'} {source.randrange(20)}"[-field.max_length :]
     if field.whole:
         return float(source.randint(int(field.minimum), int(field.maximum)))
     return source.uniform(field.minimum, field.maximum)

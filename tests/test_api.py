@@ -23,7 +23,7 @@ from rows import rows, valid_rows
 from servers import EXAMPLE, KEY, KEYS, LONE, SERVE, Server, registry_of, running, wait_until_ready
 
 from credit_risk.contract import CONTRACT
-from credit_risk.core.schema import Choice
+from credit_risk.core.schema import Number
 from credit_risk.data.splits import as_frame, as_records, read_holdout
 from credit_risk.formats import skops_model
 from credit_risk.model import positive_probability
@@ -136,7 +136,7 @@ def broken_rows() -> Iterator[tuple[Any, str, str, str]]:
     """Bodies with one problem each: the body, and the problem's field, value type and rule."""
     for field in CONTRACT.fields:
         values: list[tuple[Any, str]] = [("", "string"), (True, "boolean"), ([], "array"), ({}, "object")]
-        values.append((-1.0, "number") if isinstance(field, Choice) else (field.minimum - 1, "number"))
+        values.append((field.minimum - 1 if isinstance(field, Number) else -1.0, "number"))
         if field.required:
             values.append((None, "null"))
             without = {name: value for name, value in EXAMPLE.items() if name != field.name}
@@ -497,7 +497,7 @@ def test_contract_and_examples_have_what_the_page_needs(client: httpx.Client) ->
     contract = client.get("/contract").json()
     for served, field in zip(contract["fields"], CONTRACT.fields, strict=True):
         assert (served["name"], served["rule"], served["example"]) == (field.name, field.rule, field.example)
-        assert served["kind"] == ("choice" if isinstance(field, Choice) else "number")
+        assert served["kind"] == type(field).__name__.lower()
         assert "column" not in served
     words = ("title", "question", "row", "rows", "event", "accept", "decline", "limits")
     assert [contract["problem"][word] for word in words[:-1]] == [getattr(PROBLEM, word) for word in words[:-1]]

@@ -12,7 +12,7 @@ from rows import Row, example_row, invalid_values, rows
 
 from credit_risk.contract import CONTRACT
 from credit_risk.core.errors import ProjectError
-from credit_risk.core.schema import Choice, Field, Number
+from credit_risk.core.schema import Choice, Field, Name, Number
 from credit_risk.data.splits import as_frame
 from credit_risk.data.validation import check_columns, failures
 from credit_risk.registry.signature import contract_signature
@@ -55,6 +55,9 @@ def at_and_beyond(field: Field) -> st.SearchStrategy[Any]:
     missing = st.sampled_from([None, float("nan")] if field.required else [None])  # NaN is a frame's way to say null
     if isinstance(field, Choice):
         return st.one_of(st.sampled_from(field.choices), st.none(), st.text(max_size=3))
+    if isinstance(field, Name):
+        long = st.sampled_from(["a" * (field.max_length + more) for more in (0, 1)])
+        return st.one_of(st.text(max_size=field.max_length + 1), st.none(), long, st.sampled_from(["?", "\t1"]))
     edges = [edge + step for edge in (field.minimum, field.maximum) for step in (-1, -0.5, -1e-9, 0, 1e-9, 0.5, 1)]
     far = st.sampled_from([-0.0, 0.0, 5e-324, 1e308, -1e308, float("inf"), -float("inf")])
     whole = st.integers(int(field.minimum), int(field.maximum)).map(float)

@@ -9,7 +9,7 @@ from rows import valid_rows
 from servers import EXAMPLE
 
 from credit_risk.contract import CONTRACT
-from credit_risk.core.schema import Contract, NotAbove, Number
+from credit_risk.core.schema import Choice, Contract, NotAbove, Number
 from credit_risk.serving.explanations import PERMUTATIONS, Explainer, field_groups, log_odds
 
 WEIGHTS = {number.name: (index + 1) / (number.maximum or 1) for index, number in enumerate(CONTRACT.numbers)}
@@ -17,11 +17,12 @@ ROWS = valid_rows(40, seed=3)
 
 
 def contribution(name: str, values: Any) -> Any:
-    """What a field adds in the linear model: a weight times a number, or 0.5 for a choice's first word."""
+    """What a field adds in the linear model: a weight times a number, or 0.5 for one word."""
     field = CONTRACT.field(name)
     if isinstance(field, Number):
         return WEIGHTS[name] * np.nan_to_num(np.array(values, float))
-    return 0.5 * (np.array(values, object) == field.choices[0])
+    word = field.choices[0] if isinstance(field, Choice) else ROWS[0][name]
+    return 0.5 * (np.array(values, object) == word)
 
 
 def linear(columns: Mapping[str, Any]) -> Any:

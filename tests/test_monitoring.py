@@ -23,7 +23,7 @@ from sklearn.metrics import roc_auc_score
 
 from credit_risk.contract import CONTRACT
 from credit_risk.core.errors import ProjectError
-from credit_risk.core.schema import OUTCOME, ROW_ID, Choice
+from credit_risk.core.schema import OUTCOME, ROW_ID, Number
 from credit_risk.data.splits import as_frame, as_records, read_holdout
 from credit_risk.data.store import Store
 from credit_risk.features import FEATURES
@@ -324,12 +324,12 @@ def test_a_window_alarms_if_and_only_if_it_has_moved(reference: Reference) -> No
     same = scored(1_000, 1)
     assert alarms(reference, same) == set()
     for field in CONTRACT.fields:
-        wrong: Any = "no such word" if isinstance(field, Choice) else field.maximum * 2 + 1
+        wrong: Any = field.maximum * 2 + 1 if isinstance(field, Number) else "?"
         assert ("invalid", field.name) in alarms(reference, same.assign(**{field.name: wrong}))
-        lost = same.assign(**{field.name: None if isinstance(field, Choice) else np.nan})
+        lost = same.assign(**{field.name: np.nan if isinstance(field, Number) else None})
         assert ("missing", field.name) in alarms(reference, lost)
     first = CONTRACT.fields[0]
-    lost = same.assign(**{first.name: None if isinstance(first, Choice) else np.nan})
+    lost = same.assign(**{first.name: np.nan if isinstance(first, Number) else None})
     ignoring = SECTION.model_copy(update={"ignored_fields": (first.name,)})
     assert not any(check.alarm for check in compare(reference, window(lost), ignoring))
     riskier = same.assign(probability=np.sqrt(same["probability"]), decision=problem.decline)

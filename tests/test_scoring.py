@@ -26,7 +26,7 @@ from sklearn.preprocessing import StandardScaler
 
 from credit_risk.contract import CONTRACT
 from credit_risk.core.errors import ProjectError
-from credit_risk.core.schema import ROW_ID, Choice
+from credit_risk.core.schema import ROW_ID, Number
 from credit_risk.data.parsing import Parsing
 from credit_risk.data.splits import as_frame
 from credit_risk.data.store import Store
@@ -100,7 +100,7 @@ def test_checks_are_those_of_data_frames(valid: list[dict[str, Any]], random: An
     for row in range(len(frame)):
         for field in CONTRACT.fields:
             if random.random() < 0.2:
-                kinds = (str, type(None)) if isinstance(field, Choice) else (int, float)
+                kinds = (int, float) if isinstance(field, Number) else (str, type(None))
                 wrong = [value for value in invalid_values(field) if isinstance(value, kinds) and value is not True]
                 frame[field.name] = frame[field.name].where(frame.index != row, random.choice(wrong))
     _, reasons = field_values(pa.RecordBatch.from_pandas(frame, preserve_index=False))
@@ -112,7 +112,7 @@ def test_a_rejected_row_goes_to_its_own_file_with_the_reason(tmp_path: Path, mod
     frame = fields_table(valid_rows(4)).to_pandas()
     number, last = CONTRACT.numbers[0], CONTRACT.fields[-1]
     frame.loc[1, number.name] = number.maximum + 1
-    frame.loc[2, last.name] = "no such word" if isinstance(last, Choice) else last.minimum - 1
+    frame.loc[2, last.name] = last.minimum - 1 if isinstance(last, Number) else "?"
     frame.loc[3, ROW_ID] = None
     frame.to_parquet(tmp_path / "rows.parquet")
     assert score(tmp_path / "rows.parquet", tmp_path / "out", model)["rejected"] == 2

@@ -59,7 +59,8 @@ function build(field) {
   const range = field.kind === "number" ? `${number(field.minimum)} to ${number(field.maximum)}` : "";
   const hint = element("p", { class: "hint", id: `${id}-hint` }, field.description, element("span", {}, range));
   const error = element("p", { class: "error", id: `${id}-error` });
-  const input = field.kind === "number" ? textInput : field.choices.length > MAX_RADIOS ? dropDown : radioButtons;
+  const choice = field.choices?.length > MAX_RADIOS ? dropDown : radioButtons;
+  const input = { number: numberInput, name: nameInput, choice }[field.kind];
   const { control, title = element("label", { for: id }, field.label), shown = element("div", { class: "control" }, control), ...rest } = input(field, id);
   if (field.unit) shown.append(element("span", { class: "unit", id: `${id}-unit` }, field.unit));
   control.setAttribute("aria-describedby", field.unit ? `${id}-unit ${hint.id}` : hint.id);
@@ -79,10 +80,14 @@ function build(field) {
 }
 
 // A text field, not type=number, which drops text that is not a number: the API validates what was typed.
-function textInput(field, id) {
+function numberInput(field, id) {
   const control = element("input", { id, inputmode: field.whole ? "numeric" : "decimal" });
   const read = () => toValue(field, GROUPED.test(control.value.trim()) ? control.value.replaceAll(",", "") : control.value);
   return { control, read };
+}
+
+function nameInput(field, id) {
+  return { control: element("input", { id, maxlength: field.max_length }) };
 }
 
 function dropDown(field, id) {

@@ -4,7 +4,7 @@ Declarations only; `core/schema.py` has the classes and checks them when this mo
 model, MLflow signature, page, report, model card and all names are derived from here.
 """
 
-from credit_risk.core.schema import Choice, Contract, NotAbove, Number, Problem, RowId, Target
+from credit_risk.core.schema import Choice, Contract, Name, NotAbove, Number, Problem, RowId, Target
 
 NO_YES = ("no", "yes")
 # USPS codes: the 50 states, the District of Columbia and the five inhabited territories.
@@ -83,6 +83,14 @@ CONTRACT = Contract(
             required=False,
             description="State of the borrower",
             example="AR",
+        ),
+        Name(
+            name="lender",
+            column="Bank",
+            max_length=30,  # of the source, which cuts longer ones
+            required=False,
+            description="Name of the lending bank",
+            example="HOPE FCU",
         ),
         Choice(
             name="bank_state",
@@ -173,11 +181,10 @@ CONTRACT = Contract(
         "BalanceGross": "it is the balance left at the end",
         "DisbursementDate": "the money is paid out after approval",
         "DisbursementGross": "the money is paid out after approval",
-        # Identity, or too many values to be a category.
+        # Identity.
         "Name": "it identifies the borrower",
         "City": "it identifies the borrower",
         "Zip": "it identifies the borrower",
-        "Bank": "it has thousands of values",
         # The calendar.
         "ApprovalFY": "it memorises eras; it is only used to read the century of ApprovalDate",
     },

@@ -62,7 +62,8 @@ FEATURES = FeatureSet(
         Feature("sector", CODE, "default rates differ severalfold between industries", "naics // 10_000", SECTORS),
         Feature("industry", "three-digit NAICS number", "industries within a sector differ too", "naics // 1_000"),
         Feature("state", CODE, "local economies, and the banks active there"),
-        Feature("bank_state", CODE, "a proxy for the lender: the large small-loan lenders are in a few states"),
+        Feature("lender", CODE, "lenders differ in whom they choose; encoded by the outcomes of their loans in train"),
+        Feature("bank_state", CODE, "the large small-loan lenders are in a few states; also known of new lenders"),
         Feature(
             "same_state_bank",
             FLAG,

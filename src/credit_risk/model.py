@@ -1,7 +1,7 @@
 """YOURS: what the model is. One scikit-learn pipeline from float32 features to a probability, all fitting inside it.
 
-Steps: `encode` (category codes and missing numbers, as the classifier wants them), `select` (feature selection) and
-`classify` (the classifier, with sigmoid calibration around it if asked for; `newest` is stage 5's, after the fit).
+Steps: `encode` (category codes, names and missing numbers, as the classifier wants them), `select` (feature selection)
+and `classify` (the classifier, with sigmoid calibration around it if asked for; `newest` is stage 5's, after the fit).
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -19,7 +19,7 @@ from sklearn.impute import SimpleImputer
 from sklearn.linear_model import LogisticRegression
 from sklearn.model_selection import StratifiedKFold
 from sklearn.pipeline import Pipeline, make_pipeline
-from sklearn.preprocessing import OneHotEncoder, StandardScaler
+from sklearn.preprocessing import OneHotEncoder, StandardScaler, TargetEncoder
 from sklearn.utils._param_validation import InvalidParameterError
 from threadpoolctl import threadpool_limits
 
@@ -29,6 +29,8 @@ from credit_risk.core.params import Params
 from credit_risk.features import FEATURES
 
 CALIBRATION_FOLDS = 5
+ENCODING_FOLDS = 5
+ENCODING_SMOOTH = 50.0  # rows of the average outcome that are added to those of each name
 ModelName = Literal["logistic_regression", "random_forest", "hist_gradient_boosting"]
 
 
@@ -73,6 +75,7 @@ def build_pipeline(
     names: Sequence[str] = FEATURES.names,
     categorical: Sequence[str] = FEATURES.categorical,
     rows: int | None = None,
+    open_names: Sequence[str] = FEATURES.open_names,
 ) -> Pipeline:
     """The unfitted pipeline.
 
@@ -81,17 +84,17 @@ def build_pipeline(
         names: the feature columns, in order.
         categorical: those of them that hold category codes.
         rows: how many rows it will be fitted on, when known: bounds the sample of each of the selection's trees.
+        open_names: those of the feature columns that hold codes of names with an open vocabulary.
     """
-    codes = [index for index, name in enumerate(names) if name in categorical]
-    numbers = [index for index, name in enumerate(names) if name not in categorical]
-    classifier = _classifier(train, encoded_columns(names, categorical))
+    columns = _columns(names, categorical, open_names)
+    classifier = _classifier(train, encoded_columns(names, categorical, open_names))
     if train.calibration == "sigmoid":
         # Shuffled, because rows may be ordered in time, and unshuffled folds would each cover one period.
         folds = StratifiedKFold(CALIBRATION_FOLDS, shuffle=True, random_state=train.seed)
         classifier = CalibratedClassifierCV(classifier, method="sigmoid", cv=folds, ensemble=False)
     return Pipeline(
         [
-            ("encode", _encoder(train.model, codes, numbers)),
+            ("encode", _encoder(train, {kind: [names.index(name) for name in kept] for kind, kept in columns.items()})),
             ("select", _selector(train, rows)),
             ("classify", classifier),
         ]
@@ -115,7 +118,17 @@ def fit(train: TrainParams, features: Floats, labels: Labels) -> Pipeline:
         labels: shape (n,), 1 for the positive class.
     """
     with threadpool_limits(1), named_parameters(train):
-        return build_pipeline(train, rows=len(labels)).fit(features, labels)
+        return with_float32_encodings(build_pipeline(train, rows=len(labels)).fit(features, labels))
+
+
+def with_float32_encodings(pipeline: Pipeline) -> Pipeline:
+    """Rounds what a fitted pipeline encodes names by to float32, as ONNX has it: both then take the same branches."""
+    step = pipeline["encode"].named_transformers_.get("names")
+    if step is not None:
+        encoder = step[0] if isinstance(step, Pipeline) else step
+        encoder.encodings_ = [np.float64(np.float32(values)) for values in encoder.encodings_]
+        encoder.target_mean_ = float(np.float32(encoder.target_mean_))
+    return pipeline
 
 
 @contextmanager
@@ -160,10 +173,19 @@ def monotonic_signs(train: TrainParams, signs: Mapping[str, int], columns: Seque
 
 
 def encoded_columns(
-    names: Sequence[str] = FEATURES.names, categorical: Sequence[str] = FEATURES.categorical
+    names: Sequence[str] = FEATURES.names,
+    categorical: Sequence[str] = FEATURES.categorical,
+    open_names: Sequence[str] = FEATURES.open_names,
 ) -> list[str]:
-    """The columns as a classifier of trees gets them: category codes first, then numbers."""
-    return [name for name in names if name in categorical] + [name for name in names if name not in categorical]
+    """The columns as a classifier of trees gets them: category codes first, then names, then numbers."""
+    return [name for kept in _columns(names, categorical, open_names).values() for name in kept]
+
+
+def _columns(names: Sequence[str], categorical: Sequence[str], open_names: Sequence[str]) -> dict[str, list[str]]:
+    """The features by kind; a feature that is neither a category nor a name is a number."""
+    kinds = {"codes": categorical, "names": open_names}
+    found = {kind: [name for name in names if name in kept] for kind, kept in kinds.items()}
+    return found | {"numbers": [name for name in names if name not in (*categorical, *open_names)]}
 
 
 def encoded_features(pipeline: Pipeline) -> list[str]:
@@ -193,18 +215,24 @@ def _classifier(train: TrainParams, columns: Sequence[str]) -> BaseEstimator:
         raise ProjectError(f"params.yaml: train.{train.model}: {error}") from error
 
 
-def _encoder(model: ModelName, codes: list[int], numbers: list[int]) -> ColumnTransformer:
-    """Trees take category codes as they are, boosting also missing numbers; a linear model needs more."""
-    steps: dict[ModelName, tuple[Any, Any]] = {
-        "hist_gradient_boosting": ("passthrough", "passthrough"),
-        "random_forest": ("passthrough", SimpleImputer(strategy="median")),
+def _encoder(train: TrainParams, columns: Mapping[str, Sequence[int]]) -> ColumnTransformer:
+    """Trees take category codes as they are, boosting also missing numbers; a linear model needs more.
+
+    A name becomes the mean outcome of its rows; of a row that is fitted on, that of the other folds' rows, because its
+    own outcome would give it away.
+    """
+    folds = StratifiedKFold(ENCODING_FOLDS, shuffle=True, random_state=train.seed)
+    target = TargetEncoder(target_type="binary", smooth=ENCODING_SMOOTH, cv=folds)
+    steps: dict[ModelName, tuple[Any, Any, Any]] = {
+        "hist_gradient_boosting": ("passthrough", target, "passthrough"),
+        "random_forest": ("passthrough", target, SimpleImputer(strategy="median")),
         "logistic_regression": (
             OneHotEncoder(handle_unknown="ignore", sparse_output=False, dtype=np.float32),
+            make_pipeline(target, StandardScaler()),
             make_pipeline(SimpleImputer(strategy="median"), StandardScaler()),
         ),
     }
-    encode_codes, encode_numbers = steps[model]
-    parts = [("codes", encode_codes, codes), ("numbers", encode_numbers, numbers)]
+    parts = [(kind, step, columns[kind]) for kind, step in zip(columns, steps[train.model], strict=True)]
     return ColumnTransformer([part for part in parts if part[2]])  # ONNX has no step for no columns
 
 

@@ -56,6 +56,7 @@ def test_a_row_by_hand(root: Project) -> None:
         "sba_guaranteed": 48_000.0,
         "naics": 451_120.0,
         "state": "IN",
+        "lender": "FIFTH",
         "bank_state": "OH",
         "employees": 4.0,
         "jobs_created": 1.0,

@@ -12,6 +12,7 @@ LOAN = {
     "SBA_Appv": "$48,000.00 ",
     "NAICS": "451120",
     "State": "IN",
+    "Bank": "Fifth Bank, N.A.",
     "BankState": "",
     "NoEmp": "4",
     "CreateJob": "0",
@@ -33,6 +34,7 @@ def test_a_raw_loan_without_date_and_outcome() -> None:
     assert found.reasons.tolist() == ["", "LoanNr_ChkDgt is empty or malformed"]
     one = {name: column[:1] for name, column in found.numbers.items()}
     fields = {"gross_approved": 60_000.0, "sba_guaranteed": 48_000.0, "naics": 451_120.0, "state": "IN"}
+    fields |= {"lender": "FIFTH BANK NA"}
     fields |= {"employees": 4.0, "jobs_created": 0.0, "new_business": "yes", "franchise": "no"}
     fields |= {"revolving_credit": "yes", "low_doc": "no"}
     assert FEATURES.from_numbers(one).tobytes() == FEATURES.from_row(fields).tobytes()

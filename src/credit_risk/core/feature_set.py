@@ -2,7 +2,7 @@
 
 Arithmetic is in float64 and rounded to float32 once at the end. A missing number is NaN; a result that is not finite,
 such as a division by zero, becomes NaN. A choice is seen by formulas as its category code: the position of the word in
-the contract's list, MISSING or UNSEEN.
+the contract's list, MISSING or UNSEEN. A name with an open vocabulary is seen as its code (`core/names.py`) or MISSING.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -14,7 +14,8 @@ import numpy.typing as npt
 
 from credit_risk.core.errors import ProjectError
 from credit_risk.core.formulas import compile_formula, compile_together, parse
-from credit_risk.core.schema import Choice, Contract
+from credit_risk.core.names import name_code
+from credit_risk.core.schema import Choice, Contract, Number
 
 MISSING = -1.0  # category code of a missing word
 UNSEEN = -2.0  # category code of a word that the contract does not list
@@ -71,7 +72,7 @@ class WhatIf:
 
     Attributes:
         change: the change in words.
-        fields: by field name the new value: a formula over number fields, or a word of a choice field.
+        fields: by field name the new value: a formula over number fields, or a word of another field.
     """
 
     change: str
@@ -84,6 +85,15 @@ class _Codes(dict[Any, float]):
     def __missing__(self, word: Any) -> float:
         # Pandas' missing word is NaN, which is unequal to itself.
         return UNSEEN if word == word else MISSING  # noqa: PLR0124
+
+
+class _NameCodes:
+    """Codes of names with an open vocabulary."""
+
+    def __getitem__(self, name: Any) -> float:
+        if isinstance(name, str):
+            return name_code(name)
+        return UNSEEN if name is not None and name == name else MISSING  # noqa: PLR0124 (as above)
 
 
 class FeatureSet:
@@ -117,11 +127,13 @@ class FeatureSet:
         self._words = {feature.name: words for feature in features if (words := _words_by_code(contract, feature))}
         self.flags = tuple(feature.name for feature in features if feature.unit == FLAG)
         self.categorical = tuple(name for name in self.names if name in self._words and name not in self.flags)
+        self.open_names = tuple(feature.name for feature in features if _is_open(contract, feature))
         self.slices, self.what_ifs = tuple(slices), tuple(what_ifs)
-        self._codes = {
+        self._codes: dict[str, _Codes | _NameCodes] = {
             choice.name: _Codes({None: MISSING} | {word: float(code) for code, word in enumerate(choice.choices)})
             for choice in contract.choices
         }
+        self._codes |= {name.name: _NameCodes() for name in contract.open_names}
         self._number_names = tuple(number.name for number in contract.numbers)
         self._categories = {
             feature.name: _Codes({value: float(code) for code, value in enumerate(feature.categories)})
@@ -144,6 +156,8 @@ class FeatureSet:
             if name not in self.names:
                 yield f"batch_order or a slice names '{name}', which is not a feature"
         for each in self.slices:
+            if each.feature in self.open_names:
+                yield f"slice '{each.name}': '{each.feature}' has too many values to be grouped"
             if bool(each.edges) == (each.feature in self._words) or len(each.labels) not in (0, len(each.edges) + 1):
                 yield f"slice '{each.name}': a number needs edges and one label more, a category neither"
         for what_if in self.what_ifs:
@@ -156,9 +170,9 @@ class FeatureSet:
                 yield f"{where} changes '{name}', which is not a field"
                 return
             field = self._contract.field(name)
-            if not isinstance(field, Choice):
+            if isinstance(field, Number):
                 compile_formula(change, self._number_names, where)
-            elif change not in field.choices:
+            elif not field.accepts(change):
                 yield f"{where}: '{name}' {field.rule}"
 
     def __iter__(self) -> Iterator[Feature]:
@@ -193,8 +207,8 @@ class FeatureSet:
             if field.name not in columns:
                 if field.required:
                     raise KeyError(field.name)
-                values[field.name] = np.full(rows, MISSING if isinstance(field, Choice) else _NAN)
-            elif isinstance(field, Choice):
+                values[field.name] = np.full(rows, _NAN if isinstance(field, Number) else MISSING)
+            elif not isinstance(field, Number):
                 codes = self._codes[field.name]
                 values[field.name] = np.fromiter(map(codes.__getitem__, columns[field.name]), np.float64)
             else:
@@ -220,7 +234,7 @@ class FeatureSet:
         return features
 
     def code(self, field: str, word: str | None) -> float:
-        """The category code of a word of a choice field; MISSING for None, UNSEEN for a word that is not listed."""
+        """The code of a word of a choice or name field; MISSING for None, UNSEEN for what is no word of the field."""
         return self._codes[field][word]
 
     def from_row(self, row: Mapping[str, Any]) -> FloatArray:
@@ -302,7 +316,7 @@ class FeatureSet:
         result = {name: columns[name] for name in self._contract.field_names}
         for name, change in what_if.fields.items():
             field = self._contract.field(name)
-            if isinstance(field, Choice):
+            if not isinstance(field, Number):
                 result[name] = np.full(rows, change, object)
                 continue
             code = compile_formula(change, self._number_names, f"what-if '{what_if.change}'")
@@ -325,10 +339,15 @@ def _finite(value: float) -> float:
 def default_features(contract: Contract) -> tuple[Feature, ...]:
     """The contract's fields as they are, those that are not protected: where a new problem begins."""
     return tuple(
-        Feature(field.name, CODE if isinstance(field, Choice) else field.unit, field.description)
+        Feature(field.name, field.unit if isinstance(field, Number) else CODE, field.description)
         for field in contract.fields
         if not field.protected
     )
+
+
+def _is_open(contract: Contract, feature: Feature) -> bool:
+    """Whether a feature is a name with an open vocabulary."""
+    return (feature.formula or feature.name) in [name.name for name in contract.open_names]
 
 
 def _words_by_code(contract: Contract, feature: Feature) -> dict[float, str]:

@@ -16,6 +16,7 @@ from functools import cached_property
 from typing import Any
 
 from credit_risk.core.errors import ProjectError
+from credit_risk.core.names import name_code
 
 ROW_ID, DATE, OUTCOME = "row_id", "date", "outcome"  # key columns of the files of stages 2 to 4
 SHOWN_CHOICES = 3  # in an error message
@@ -192,7 +193,45 @@ class Choice:
         return not self.required if value is None else value in self.choices
 
 
-Field = Number | Choice
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Name:
+    """One of many words that nobody can list, such as a lender or a merchant.
+
+    Case, blanks and punctuation make no difference. The pipeline encodes a name by the outcomes of its rows in train; a
+    name that is not among them counts as an average one.
+
+    Attributes:
+        name: the field's name, everywhere but in the raw file.
+        column: the column of the raw file it is read from.
+        description: for the person who fills in the form.
+        example: a realistic value.
+        max_length: characters.
+        required: whether a row without it is rejected; otherwise it may be missing (null).
+        protected: whether it must never become a feature.
+    """
+
+    name: str
+    column: str
+    description: str
+    example: str | None
+    max_length: int = 100
+    required: bool = True
+    protected: bool = False
+
+    @property
+    def rule(self) -> str:
+        """What a value must be, as the end of a sentence; frame checks and API use the same words."""
+        null = "" if self.required else " or null"
+        return f"must be a text of 1 to {self.max_length} characters, with a letter or digit{null}"
+
+    def accepts(self, value: Any) -> bool:
+        """Whether a value keeps the field's own rule."""
+        if value is None:
+            return not self.required
+        return isinstance(value, str) and len(value) <= self.max_length and name_code(value) >= 0
+
+
+Field = Number | Choice | Name
 
 
 @dataclass(frozen=True, slots=True)
@@ -253,6 +292,11 @@ class Contract:
     def choices(self) -> tuple[Choice, ...]:
         """The fields that are choices."""
         return tuple(field for field in self.fields if isinstance(field, Choice))
+
+    @cached_property
+    def open_names(self) -> tuple[Name, ...]:
+        """The fields that are names with an open vocabulary."""
+        return tuple(field for field in self.fields if isinstance(field, Name))
 
     @cached_property
     def has_row_id(self) -> bool:
@@ -400,7 +444,8 @@ def _word_problems(contract: Contract) -> Iterator[str]:
     texts = {f"problem {each.name}": getattr(contract.problem, each.name) for each in dataclass_fields(Problem)}
     texts |= {"columns": sorted(contract.raw_columns), "not_fields": list(contract.not_fields.values())}
     for each in contract.fields:
-        texts[f"field '{each.name}'"] = [each.description, *(each.choices if isinstance(each, Choice) else [each.unit])]
+        words = each.choices if isinstance(each, Choice) else [each.unit] if isinstance(each, Number) else []
+        texts[f"field '{each.name}'"] = [each.description, *words]
     for where, text in texts.items():
         if any(not one.strip() for one in ([text] if isinstance(text, str) else text)):
             yield f"{where}: a text is empty"

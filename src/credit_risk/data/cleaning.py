@@ -23,7 +23,7 @@ from credit_risk.core import params
 from credit_risk.core.errors import ProjectError
 from credit_risk.core.files import read_json, replacing, write_json
 from credit_risk.core.paths import data
-from credit_risk.core.schema import DATE, OUTCOME, ROW_ID, Choice
+from credit_risk.core.schema import DATE, OUTCOME, ROW_ID, Number
 from credit_risk.data.columns import respelt
 from credit_risk.data.duplicates import Duplicates, find_duplicates
 from credit_risk.data.parsing import Parsing, clean_rows
@@ -39,7 +39,7 @@ CLEAN_SCHEMA = pa.schema(
         (ROW_ID, pa.string()),
         *([(DATE, pa.date32())] if CONTRACT.has_date else []),
         (OUTCOME, pa.int8()),
-        *((field.name, pa.string() if isinstance(field, Choice) else pa.float64()) for field in CONTRACT.fields),
+        *((field.name, pa.float64() if isinstance(field, Number) else pa.string()) for field in CONTRACT.fields),
     ]
 )
 

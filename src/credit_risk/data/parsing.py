@@ -18,7 +18,7 @@ import pandas as pd
 
 from credit_risk.contract import CONTRACT
 from credit_risk.core.errors import ProjectError
-from credit_risk.core.schema import DATE, NUMBER_SPELLING, OUTCOME, ROW_ID, Choice, Contract, Number, plain_code
+from credit_risk.core.schema import DATE, NUMBER_SPELLING, OUTCOME, ROW_ID, Choice, Contract, Name, Number, plain_code
 from credit_risk.data.validation import failures
 
 SHOWN_CHARACTERS = 40  # of an unknown code
@@ -38,8 +38,8 @@ class Parsing:
         missing: spellings of a missing value, after stripping.
         words: by name of a choice field, the contract's word of each raw code, or None for a code that is known to say
             nothing. Other codes count as missing and as unknown. Without an entry, words are spelt as in the contract.
-        parsers: by field name, the function that reads its column; without one, numbers are plain decimals. It gets
-            each distinct text once.
+        parsers: by field name, the function that reads its column; without one, numbers are plain decimals and names
+            as they are. It gets each distinct text once.
         fillers: by name of a number field, values that stand for a missing one.
         date: reads the dates from a frame of raw columns; ISO dates (2024-12-31) are read in any case.
     """
@@ -154,6 +154,8 @@ def read_fields(raw: pd.DataFrame, parsing: Parsing) -> Cleaned:
         if isinstance(field, Choice):
             values, known = _words(field, column.texts, parsing)
             unknown[field.column] = column.counted(~known)
+        elif isinstance(field, Name):
+            values = _names(field, column.texts, parsing)
         else:
             values, readable = _numbers(field, column.texts, parsing)
             reasons[~column.rows(readable) & (reasons == "")] = f"{field.column} can't be read as a number"
@@ -224,6 +226,12 @@ def _words(choice: Choice, texts: Any, parsing: Parsing) -> "tuple[pd.Series[str
     if choice.name not in parsing.words:  # another word is not missing: its row is rejected
         words = words.where(known, texts)
     return words, known
+
+
+def _names(name: Name, texts: Any, parsing: Parsing) -> Any:
+    """Name of each text, missing where there is none."""
+    names = parsing.parsers[name.name](texts) if name.name in parsing.parsers else texts
+    return names.where(texts != "")
 
 
 def _numbers(number: Number, texts: Any, parsing: Parsing) -> "tuple[pd.Series[float], pd.Series[bool]]":

@@ -1,13 +1,14 @@
 """The contract as a check of data frames: vectorised, with the same results and words as the API's request model."""
 
 from collections.abc import Iterable
+from functools import partial
 
 import pandas as pd
 import pandera.pandas as pa
 
 from credit_risk.contract import CONTRACT
 from credit_risk.core.errors import ProjectError
-from credit_risk.core.schema import Choice, Field, NotAbove
+from credit_risk.core.schema import Choice, Field, Name, NotAbove
 
 
 def check_columns(columns: Iterable[str]) -> None:
@@ -66,10 +67,16 @@ def _sentence(case: "pd.Series[str]") -> str:
 def _column(field: Field) -> pa.Column:
     if isinstance(field, Choice):
         return pa.Column(checks=pa.Check.isin(field.choices), nullable=not field.required)
+    if isinstance(field, Name):
+        return pa.Column(checks=pa.Check(partial(_are_names, field)), nullable=not field.required)
     checks = [pa.Check.in_range(field.minimum, field.maximum)]
     if field.whole:
         checks.append(pa.Check(_is_whole))
     return pa.Column("float64", checks, nullable=not field.required)
+
+
+def _are_names(field: Name, values: "pd.Series[str]") -> "pd.Series[bool]":
+    return values.isin([name for name in values.unique() if field.accepts(name)])
 
 
 def _is_whole(values: "pd.Series[float]") -> "pd.Series[bool]":

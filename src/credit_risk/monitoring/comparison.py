@@ -18,7 +18,7 @@ from scipy.stats import chi2_contingency, norm
 
 from credit_risk.contract import CONTRACT
 from credit_risk.core.arrays import Scores
-from credit_risk.core.schema import Choice
+from credit_risk.core.schema import Number
 from credit_risk.evaluation.costs import mean_costs
 from credit_risk.evaluation.metrics import expected_calibration_error
 from credit_risk.features import FEATURES
@@ -140,7 +140,7 @@ def shares(reference: Reference, window: Window, section: MonitorParams) -> Iter
         missing = int(values.isna().sum())
         yield _share("missing", field.name, missing, rows, reference.missing[field.name], reference.rows, section)
         known = values.dropna()
-        right = known.isin(field.choices) if isinstance(field, Choice) else known.between(field.minimum, field.maximum)
+        right = known.between(field.minimum, field.maximum) if isinstance(field, Number) else known.map(field.accepts)
         share = float((~right).sum()) / rows
         limit = section.max_invalid_share
         yield Check("invalid", field.name, share, 0.0, limit, beyond=share > limit)

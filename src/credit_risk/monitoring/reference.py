@@ -17,6 +17,7 @@ from credit_risk.contract import CONTRACT
 from credit_risk.core import params
 from credit_risk.core.arrays import Floats, Scores
 from credit_risk.core.files import read_json, write_json
+from credit_risk.core.names import common_codes
 from credit_risk.core.paths import data
 from credit_risk.core.schema import OUTCOME, ROW_ID
 from credit_risk.data.splits import read_split, split_path
@@ -44,10 +45,10 @@ class Distribution:
     counts: tuple[int, ...]
 
     @classmethod
-    def of(cls, values: npt.NDArray[Any], *, categorical: bool) -> Self:
-        """The distribution of the values, shape (n,)."""
-        if categorical:
-            edges, codes = (), tuple(np.unique(values).tolist())
+    def of(cls, values: npt.NDArray[Any], *, categorical: bool, open_name: bool = False) -> Self:
+        """The distribution of the values, shape (n,); of a name with an open vocabulary, the common codes have bins."""
+        if categorical or open_name:
+            edges, codes = (), tuple((common_codes(values) if open_name else np.unique(values)).tolist())
         else:
             known = values[~np.isnan(values)]
             quantiles = np.quantile(known, np.linspace(0, 1, BINS + 1)[1:-1]) if len(known) else np.array([])
@@ -138,7 +139,11 @@ def make_reference(  # noqa: PLR0913, PLR0917 (all that is known of the rows)
     Without a calibration, one is fitted on these rows.
     """
     distributions = {
-        name: Distribution.of(FEATURES.column(features, name), categorical=name in FEATURES.categorical)
+        name: Distribution.of(
+            FEATURES.column(features, name),
+            categorical=name in FEATURES.categorical,
+            open_name=name in FEATURES.open_names,
+        )
         for name in FEATURES.names
     }
     if calibration is None:

@@ -18,7 +18,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from credit_risk.contract import CONTRACT
-from credit_risk.core.schema import ROW_ID, Choice
+from credit_risk.core.schema import ROW_ID, Number
 from credit_risk.data.store import Store
 
 OPEN, READY = "open", "ready"  # folders of the log
@@ -34,7 +34,7 @@ SCHEMA = pa.schema(
         ("version", pa.string()),
         ("probability", pa.float64()),
         ("decision", pa.string()),
-        *((field.name, pa.string() if isinstance(field, Choice) else pa.float64()) for field in CONTRACT.fields),
+        *((field.name, pa.float64() if isinstance(field, Number) else pa.string()) for field in CONTRACT.fields),
         ("shadow_version", pa.string()),
         ("shadow_probability", pa.float64()),
     ]

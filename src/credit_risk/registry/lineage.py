@@ -28,6 +28,7 @@ MODEL_CODE = (  # of the package: what the registered pipeline needs to be loade
     "core/errors.py",
     "core/feature_set.py",
     "core/formulas.py",
+    "core/names.py",
     "core/schema.py",
     "features.py",
     "formats/__init__.py",

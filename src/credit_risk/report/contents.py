@@ -11,6 +11,8 @@ from sklearn.pipeline import Pipeline
 
 from credit_risk.contract import CONTRACT
 from credit_risk.core.arrays import Floats, Labels, Scores
+from credit_risk.core.feature_set import UNSEEN
+from credit_risk.core.names import common_codes
 from credit_risk.core.paths import data
 from credit_risk.core.schema import DATE, OUTCOME
 from credit_risk.data.splits import read_holdout
@@ -197,12 +199,13 @@ def stability(splits: Splits) -> pd.DataFrame:
     train = splits["train"]
 
     def moved(name: str) -> dict[str, Any]:
-        categorical = name in FEATURES.categorical
-        column = FEATURES.column(train.features, name)
+        categorical = name in FEATURES.categorical + FEATURES.open_names
+        columns = {split: FEATURES.column(splits[split].features, name) for split in CONTRACT.splits}
+        if name in FEATURES.open_names:
+            common = common_codes(columns["train"])
+            columns = {split: np.where(np.isin(codes, common), codes, UNSEEN) for split, codes in columns.items()}
         return {
-            holdout: tables.stability_index(
-                column, FEATURES.column(splits[holdout].features, name), categorical=categorical
-            )
+            holdout: tables.stability_index(columns["train"], columns[holdout], categorical=categorical)
             for holdout in CONTRACT.holdouts
         }
 

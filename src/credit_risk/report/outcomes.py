@@ -14,7 +14,7 @@ import pandas as pd
 from scipy.stats import binomtest
 
 from credit_risk.core.arrays import Labels
-from credit_risk.core.schema import Choice, Contract
+from credit_risk.core.schema import Contract, Number
 from credit_risk.report.tables import OTHERS
 
 FOUR_FIFTHS = 0.8
@@ -80,7 +80,7 @@ def protected_groups(contract: Contract, rows: pd.DataFrame) -> dict[str, npt.ND
 def groups_of(values: pd.Series, field: Any) -> npt.NDArray[Any]:
     """The group of each value of a field, an object array."""
     missing = values.isna().to_numpy()
-    if isinstance(field, Choice):
+    if not isinstance(field, Number):
         return np.where(missing, UNKNOWN, values.astype(object).to_numpy())
     numbers = values.to_numpy(np.float64)
     if missing.all():

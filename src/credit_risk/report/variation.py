@@ -61,14 +61,15 @@ def dependence(predict: PredictRows, rows: pd.DataFrame, contract: Contract, nam
     approximation: a gradient boosting machine".
     """
     field, known = contract.field(name), rows[name].dropna()
-    if isinstance(field, Choice):
-        shares = known.value_counts(normalize=True)
-        grid: list[Any] = [word for word in field.choices if shares.get(word, 0.0) >= MIN_CATEGORY_SHARE]
+    if isinstance(field, Number):
+        grid: list[Any] = number_grid(known.to_numpy(np.float64), field)
     else:
-        grid = number_grid(known.to_numpy(np.float64), field)
+        shares = known.value_counts(normalize=True)
+        words = field.choices if isinstance(field, Choice) else sorted(shares.index)
+        grid = [word for word in words if shares.get(word, 0.0) >= MIN_CATEGORY_SHARE]
     means = [float(predict(with_value(rows, contract, name, value)).mean()) for value in grid]
-    curve = pd.DataFrame({"x": pd.Series(grid, dtype=object if isinstance(field, Choice) else float), "y": means})
-    if isinstance(field, Choice):
+    curve = pd.DataFrame({"x": pd.Series(grid, dtype=float if isinstance(field, Number) else object), "y": means})
+    if not isinstance(field, Number):
         # Rounded, so that the order of equal words is the same on every processor.
         curve = curve.sort_values("y", key=lambda y: y.round(9), kind="stable", ignore_index=True)
     return curve

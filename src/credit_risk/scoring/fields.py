@@ -17,7 +17,7 @@ from credit_risk.contract import CONTRACT
 from credit_risk.core.errors import ProjectError
 from credit_risk.core.feature_set import MISSING, UNSEEN
 from credit_risk.core.paths import root
-from credit_risk.core.schema import ROW_ID, Choice, Number
+from credit_risk.core.schema import ROW_ID, Choice, Name, Number
 from credit_risk.features import FEATURES
 
 Kind = Literal["fields", "raw"]
@@ -149,7 +149,7 @@ def field_values(
     for field in CONTRACT.fields:
         column = batch[field.name] if field.name in batch.schema.names else pa.nulls(len(batch), pa.string())
         try:
-            values[field.name], bad = _codes(field, column) if isinstance(field, Choice) else _numbers(field, column)
+            values[field.name], bad = _numbers(field, column) if isinstance(field, Number) else _codes(field, column)
         except (pa.ArrowInvalid, pa.ArrowNotImplementedError, TypeError) as error:
             raise ProjectError(f"{source}: column '{field.name}' {field.rule}, but holds {column.type}") from error
         if bad.any():
@@ -188,14 +188,18 @@ def _numbers(field: Number, column: pa.Array) -> tuple[npt.NDArray[np.float64], 
     return values, ~good | unreadable
 
 
-def _codes(field: Choice, column: pa.Array) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.bool_]]:
-    """A column of words as category codes, and which rows break the field's rule."""
+def _codes(field: Choice | Name, column: pa.Array) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.bool_]]:
+    """A column of words as codes, and which rows break the field's rule."""
     encoded = column if pa.types.is_dictionary(column.type) else column.dictionary_encode()
     words = encoded.dictionary.to_pylist()
     if not all(isinstance(word, str | None) for word in words):
         raise TypeError
     # The last entry is for rows without a word.
-    codes = np.array([*(FEATURES.code(field.name, word or None) for word in words), MISSING])
+    codes = np.array([*(_code(field, word or None) for word in words), MISSING])
     values: npt.NDArray[np.float64] = codes[encoded.indices.fill_null(len(words)).to_numpy(zero_copy_only=False)]
     bad = values == UNSEEN
     return values, bad | (values == MISSING) if field.required else bad
+
+
+def _code(field: Choice | Name, word: str | None) -> float:
+    return FEATURES.code(field.name, word) if word is None or field.accepts(word) else UNSEEN

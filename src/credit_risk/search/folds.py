@@ -118,7 +118,7 @@ def score_fold(rows: TrainRows, candidate: TrainParams, fold: int) -> FoldResult
     with threadpool_limits(1), named_parameters(candidate):
         pipeline = candidate_pipeline(candidate, len(fitted_on))
         encoder = clone(pipeline["encode"])
-        encoded = encoder.fit_transform(rows.features[fitted_on])
+        encoded = encoder.fit_transform(rows.features[fitted_on], rows.labels[fitted_on])
         columns = selected_columns(pipeline, encoded, rows, fold)
         classifier = pipeline["classify"].fit(encoded[:, columns], rows.labels[fitted_on])
         probabilities = positive_probability(classifier, encoder.transform(rows.features[scored])[:, columns])

@@ -18,7 +18,8 @@ from pydantic import (
 )
 
 from credit_risk.contract import CONTRACT
-from credit_risk.core.schema import ROW_ID, Choice, Number
+from credit_risk.core.names import NO_NAME, name_code
+from credit_risk.core.schema import ROW_ID, Choice, Name, Number
 from credit_risk.serving.problem_details import FieldProblem
 
 _ROW, _ROWS = CONTRACT.problem.row, CONTRACT.problem.rows
@@ -48,10 +49,18 @@ def _check_whole(value: float) -> float:
     return value
 
 
-def _annotation(field: Number | Choice) -> Any:
+def _check_name(value: str) -> str:
+    if name_code(value) == NO_NAME:
+        raise ValueError
+    return value
+
+
+def _annotation(field: Number | Choice | Name) -> Any:
     kind: Any
     if isinstance(field, Choice):
         kind = Annotated[Literal[field.choices], Field()]
+    elif isinstance(field, Name):
+        kind = Annotated[str, Field(min_length=1, max_length=field.max_length), AfterValidator(_check_name)]
     else:
         # JSON has one kind of number: 7 and 7.0 are the same, so whole numbers are a multiple of 1, not an int.
         kind = Annotated[
