@@ -18,11 +18,10 @@ import sys
 import tempfile
 from functools import cache, cached_property, partial
 from pathlib import Path
-from typing import Any, Literal, Self
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from pydantic import Field, model_validator
 
 from credit_risk.contract import CONTRACT
 from credit_risk.core import params, templates
@@ -31,6 +30,7 @@ from credit_risk.core.errors import ProjectError
 from credit_risk.core.files import read_json
 from credit_risk.core.paths import data, root
 from credit_risk.data.splits import Holdout, read_holdout, read_row_ids, read_split
+from credit_risk.data.store import Store
 from credit_risk.evaluation.bootstrap import auc_difference
 from credit_risk.evaluation.costs import DecisionRule, decision_costs
 from credit_risk.evaluation.leakage import single_feature_aucs
@@ -39,8 +39,10 @@ from credit_risk.evaluation.recalibration import effect, is_better
 from credit_risk.formats.onnx_scorer import OnnxScorer
 from credit_risk.formats.recalibration import Sigmoid
 from credit_risk.formats.reference_rows import TOLERANCE, max_score_difference
+from credit_risk.project.settings import settings
 from credit_risk.registry import lineage, training_rows
 from credit_risk.registry.client import CHAMPION, ONNX_PATH, REFERENCE_ROWS_PATH, Registry, Version
+from credit_risk.registry.gate_params import GateParams, ShadowDemands
 from credit_risk.registry.gate_results import (
     EXIT_REJECTED,
     Check,
@@ -57,32 +59,6 @@ from credit_risk.registry.looks import adjusted, count_looks
 from credit_risk.registry.promotion import promote, record_rejection, rolled_back
 
 Holdouts = dict[str, Holdout]
-
-
-class GateParams(params.Params):
-    """Section `gates` of params.yaml."""
-
-    mode: Literal["threshold", "champion"]
-    min_auc: float = Field(ge=0.5, le=1)
-    min_out_of_time_auc: float | None = Field(None, ge=0.5, le=1)
-    max_calibration_error: float = Field(ge=0, le=1)
-    calibration_bins: int = Field(ge=2)
-    min_brier_skill: float = Field(ge=0, le=1)
-    min_auc_over_logistic: float = Field(ge=-1, le=1)
-    min_accuracy: float | None = Field(None, ge=0, le=1)
-    cost_in_time: Literal["stop", "warn", "off"] = "stop"
-    cost_out_of_time: Literal["stop", "warn", "off"] = "warn"
-    leak_auc: float = Field(gt=0.5, le=1)
-    margin: float = Field(ge=0)
-    bootstrap_resamples: int = Field(ge=100)
-    seed: int = Field(ge=0)
-
-    @model_validator(mode="after")
-    def require_out_of_time_auc(self) -> Self:
-        """A contract with a date has an out-of-time holdout, which needs a threshold."""
-        if CONTRACT.has_date and self.min_out_of_time_auc is None:
-            raise ValueError("min_out_of_time_auc is missing")
-        return self
 
 
 def main() -> None:
@@ -102,6 +78,9 @@ def main() -> None:
     evaluated = [EvaluatedVersion(registry, each, holdouts) for each in (version, other) if each]
     gate = "comparison" if arguments.against else "performance"
     checks = PerformanceChecks(section, *evaluated, looks=count_looks(registry, version)).checks()
+    usable = champion and number != version.number and lineage.reject_reason(champion) is None
+    if section.shadow and number and usable and not arguments.against:
+        checks += shadow_checks(section.shadow, evaluated[0], number, section)
     result = GateResult(gate, version.number, other.number if other else None, gate_key(number), checks)
     page = root() / "5.testing" / "reports" / f"{gate}.html"
     templates.write(root() / "5.testing" / "comparison.html.j2", page, page_context(result, evaluated, section))
@@ -140,6 +119,22 @@ def version_to_compare(
         print(f"{reason}; only the thresholds are checked")
         return None
     return other
+
+
+def shadow_checks(
+    demands: ShadowDemands, evaluated: "EvaluatedVersion", champion: str, section: GateParams
+) -> tuple[Check, ...]:
+    """What `gates.shadow` demands of the rows that the version has scored in the shadow of the champion."""
+    try:
+        from credit_risk.monitoring import shadow  # here: the folder can be deleted
+
+        train, store = params.raw("train"), Store(settings().monitoring_store)
+        threshold = evaluated.scorer.metadata.threshold
+        rows = shadow.ShadowRows.read(store, champion, evaluated.version.number, threshold)
+        costs = train["cost_false_negative"], train["cost_false_positive"]
+        return shadow.checks(shadow.compare(rows, costs, section.bootstrap_resamples, section.seed), demands)
+    except Exception as error:  # noqa: BLE001 (whatever it is, the log does not show what is demanded)
+        return (Check("shadow_log", False, error_text(error), "rows that both versions have scored"),)
 
 
 class EvaluatedVersion:

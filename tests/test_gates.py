@@ -5,6 +5,7 @@ import json
 import pickle
 import shutil
 from collections.abc import Callable, Iterator
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -264,16 +265,56 @@ def sound(project: Project) -> tuple[Any, bytes, ModelSignature, Any]:
 
 
 @integration
-def test_a_version_registered_without_stage_7_can_be_promoted(
-    project: Project, inside: Callable[[Project], None]
+def test_a_version_registered_without_stage_7_can_be_promoted_once_the_log_shows_what_is_demanded(
+    project: Project,
+    inside: Callable[[Project], None],
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     inside(project)
     version = register_directly(project, *sound(project))
     assert failures(project, LOADING) == set()
+    if find_spec(f"{CONTRACT.problem.package}.monitoring"):  # it can be deleted
+        monkeypatch.setenv("MONITORING_STORE", str(project.path("store")))
+        project.set_params({"gates.shadow": {"days": 2, "rows": 2}})
+        assert failures(project, PERFORMANCE) == {"shadow_log"}
+        rejected = Registry().version(version.number)
+        rejection = gate_results.last_rejection(rejected, "1") or ""
+        assert f"no row of version 1 with {version.number} in its shadow, nor of any other" in rejection
+        assert gate_results.last_rejection(rejected, "1", final=True) is None  # it is gated again
+        log_predictions(project, "2026-11-27", "9")
+        assert failures(project, PERFORMANCE) == {"shadow_log"}
+        rejection = gate_results.last_rejection(Registry().version(version.number), "1") or ""
+        assert "but of 1 with 9 in its shadow" in rejection
+        log_predictions(project, "2026-11-28", version.number)
+        assert failures(project, PERFORMANCE) == {"shadow_days"}
+        assert run_script(project, "6.production/monitor.py", "--shadow") == gate_results.EXIT_REJECTED
+        assert "not yet: shadow_days 1, required ≥ 2" in capsys.readouterr().out
+        log_predictions(project, "2026-11-29", version.number)
+        assert run_script(project, "6.production/monitor.py", "--shadow") == 0
+        written = project.path("6.production", "monitoring")
+        assert json.loads((written / "shadow.json").read_text())["rows"] == 4
+        assert "All that the gate demands is met" in (written / "shadow.html").read_text()
     assert failures(project, PERFORMANCE) == set()
     champion = Registry().version_of(CHAMPION)
     assert champion is not None
     assert champion.number == version.number  # as good as the champion is good enough
+
+
+def log_predictions(project: Project, day: str, shadow: str) -> None:
+    """Two shipped rows of the champion, each with the score of a version in its shadow."""
+    rows: dict[str, Any] = {
+        "time": pd.Timestamp(day, tz="UTC"),
+        "row_id": [f"{day} 1", f"{day} 2"],
+        "version": "1",
+        "probability": [0.1, 0.9],
+        "decision": [CONTRACT.problem.accept, CONTRACT.problem.decline],
+        "shadow_version": shadow,
+        "shadow_probability": [0.2, 0.9],
+    }
+    folder = project.path("store", "predictions", f"day={day}")
+    folder.mkdir(parents=True)
+    pd.DataFrame(rows).to_parquet(folder / "host-1-a.parquet")
 
 
 @integration

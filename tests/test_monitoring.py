@@ -15,6 +15,7 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from projects import Project, run_script
@@ -28,14 +29,17 @@ from credit_risk.data.splits import as_frame, as_records, read_holdout
 from credit_risk.data.store import Store
 from credit_risk.features import FEATURES
 from credit_risk.formats.onnx_scorer import OnnxScorer
-from credit_risk.monitoring import comparison
+from credit_risk.monitoring import comparison, shadow
 from credit_risk.monitoring.comparison import Check, compare, corrected
 from credit_risk.monitoring.estimate import estimate, expected_auc
 from credit_risk.monitoring.outcomes import REJECTED, known_outcomes, take_in
+from credit_risk.monitoring.outcomes import SCHEMA as OUTCOMES_SCHEMA
 from credit_risk.monitoring.params import MonitorParams
 from credit_risk.monitoring.reference import Distribution, Reference, make_reference
-from credit_risk.monitoring.shipping import ship
+from credit_risk.monitoring.shadow import ShadowRows
+from credit_risk.monitoring.shipping import SCHEMA, ship
 from credit_risk.monitoring.window import Window, read_predictions
+from credit_risk.registry.gate_params import ShadowDemands
 from credit_risk.serving.log_writer import Batch, LineFormat, LogWriter
 
 EVER = (date(1, 1, 1), date(9999, 12, 31))
@@ -358,6 +362,74 @@ def test_figures_by_group(reference: Reference) -> None:
     assert two["realised"]["cost"] == pytest.approx(cost)
     assert two["realised"]["cost_of_accepting_all"] == pytest.approx(5 * known["label"].mean())
     assert two["estimated"]["cost"][1] <= cost <= two["estimated"]["cost"][2]
+
+
+def shadowed(count: int, better: float) -> pd.DataFrame:
+    """Shipped rows of version 1 with the scores of version 2: between the probability and the outcome."""
+    frame = scored(count, 3).assign(version="1", shadow_version="2")
+    frame["time"] = pd.Timestamp("2026-11-27", tz="UTC") + pd.to_timedelta(np.arange(count) % 3, unit="D")
+    return frame.assign(shadow_probability=frame["probability"] * (1 - better) + frame["label"] * better)
+
+
+def ship_frame(store: Store, frame: pd.DataFrame) -> None:
+    table = pa.Table.from_pandas(frame.reindex(columns=SCHEMA.names).assign(request_id="r"), SCHEMA)
+    store.write_table("predictions/day=2026-11-27/host-1-a.parquet", table)
+    outcomes = frame.rename(columns={"label": OUTCOME}).assign(date=date(2026, 12, 1))[list(OUTCOMES_SCHEMA.names)]
+    store.write_table("outcomes/a.parquet", pa.Table.from_pandas(outcomes, OUTCOMES_SCHEMA))
+
+
+def test_a_shadow_model_is_compared_on_the_rows_that_both_have_scored(tmp_path: Path) -> None:
+    store = Store(str(tmp_path))
+    frame = shadowed(5, 0.0).assign(
+        probability=[0.1, 0.2, 0.6, 0.7, 0.8],
+        shadow_probability=[0.1, 0.6, 0.6, 0.3, np.nan],
+        decision=[problem.accept] * 2 + [problem.decline] * 3,
+        shadow_version=np.array(["2", "2", "2", "2", None], object),
+        time=pd.to_datetime(["2026-11-27"] * 3 + ["2026-11-28", "2026-11-27"], utc=True),
+    )
+    again = frame.head(1).assign(time=pd.Timestamp("2026-11-26", tz="UTC"), shadow_probability=0.9)  # the same row id
+    other = frame.assign(version="3")
+    ship_frame(store, pd.concat([frame, again, other]))
+    rows = ShadowRows.read(store, "1", "2", 0.5)
+    found = shadow.compare(rows, (5.0, 1.0), 200, 0)
+    assert (found["rows"], found["days"], found["from"], found["to"]) == (4, 2, "2026-11-27", "2026-11-28")
+    assert found["scored_share"] == pytest.approx(5 / 6)
+    assert [group["rows"] for group in found["decisions"]] == [1, 1, 1, 1]
+    assert (found["changed_decisions"], found["decline_rate"]) == (0.5, [0.5, 0.5])
+    assert found["mean_absolute_difference"] == pytest.approx((0 + 0.4 + 0 + 0.4) / 4)
+    assert found["realised"] is None  # four outcomes are too few
+    demands = ShadowDemands(days=3, rows=4, max_changed_decisions=0.4, max_psi=0.1)
+    assert {check.name for check in shadow.checks(found, demands) if not check.passed} == {
+        *("shadow_days", "shadow_decisions", "shadow_psi")
+    }
+    with pytest.raises(ProjectError, match="no row of version 2 with 4 in its shadow, but of 1 with 2, 3 with 2"):
+        ShadowRows.read(store, "2", "4", 0.5)
+
+
+@pytest.mark.parametrize("better", [0.1, -0.1])
+def test_outcomes_decide_which_of_both_is_better(tmp_path: Path, better: float) -> None:
+    store = Store(str(tmp_path))
+    frame = shadowed(1_000, better)
+    ship_frame(store, frame)
+    rows = ShadowRows.read(store, "1", "2", THRESHOLD)
+    real = shadow.compare(rows, (5.0, 1.0), 200, 0)["realised"]
+    labels = frame["label"]
+    auc = roc_auc_score(labels, frame["shadow_probability"]) - roc_auc_score(labels, frame["probability"])
+    costs = [
+        np.where(frame[name] >= THRESHOLD, 1 - labels, 5 * labels).mean()
+        for name in ("probability", "shadow_probability")
+    ]
+    assert real["auc_difference"][0] == pytest.approx(auc)
+    assert real["cost_difference"][0] == pytest.approx(costs[1] - costs[0])
+    for name in ("auc_difference", "cost_difference"):
+        difference, low, high = real[name]
+        assert low < difference < high
+    failed = [
+        check.name
+        for check in shadow.checks(shadow.compare(rows, (5.0, 1.0), 200, 0), ShadowDemands(days=3, rows=1_000))
+        if not check.passed
+    ]
+    assert failed == ([] if better > 0 else ["shadow_auc", "shadow_cost"])
 
 
 @pytest.mark.integration

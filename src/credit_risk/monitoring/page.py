@@ -1,4 +1,4 @@
-"""The page of a monitoring run, in the style of the report, from whose figures it borrows."""
+"""The pages of a monitoring run and of a shadow model, in the style of the report, from whose figures they borrow."""
 
 from pathlib import Path
 from typing import Any
@@ -12,11 +12,12 @@ from credit_risk.contract import CONTRACT
 from credit_risk.core import templates
 from credit_risk.core.templates import words
 from credit_risk.monitoring.reference import PROBABILITY, Reference
+from credit_risk.monitoring.shadow import ShadowRows
 from credit_risk.monitoring.window import Window
 from credit_risk.report.figures import BLUE, EVENT_RATE, GREY, ORANGE, RC, panels, svg
 
-TEMPLATE = Path(__file__).with_name("templates") / "monitor.html.j2"
-NAME = "page.html"
+TEMPLATES = Path(__file__).with_name("templates")
+NAME, SHADOW_NAME = "page.html", "shadow.html"
 
 
 def write_page(result: dict[str, Any], reference: Reference, window: Window, folder: Path) -> None:
@@ -29,7 +30,31 @@ def write_page(result: dict[str, Any], reference: Reference, window: Window, fol
             "periods": svg(draw_periods(result["periods"])),
         }
     context = {"result": result, "figures": figures, "problem": CONTRACT.problem}
-    templates.write(TEMPLATE, folder / NAME, context | {"kind": _kind})
+    templates.write(TEMPLATES / "monitor.html.j2", folder / NAME, context | {"kind": _kind})
+
+
+def write_page_of_shadow(result: dict[str, Any], rows: ShadowRows, folder: Path) -> None:
+    """Writes shadow.html."""
+    mpl.use("Agg")
+    with mpl.rc_context(RC):
+        figure = svg(draw_both(rows))
+    context = {"result": result, "problem": CONTRACT.problem, "figure_of_probabilities": figure}
+    templates.write(TEMPLATES / "shadow.html.j2", folder / SHADOW_NAME, context)
+
+
+def draw_both(rows: ShadowRows) -> Figure:
+    """The distributions of both versions' probabilities, and of their difference on the same row."""
+    figure, axes = panels(1, 2, 2.6)
+    both = {rows.champion: (rows.probabilities, BLUE), rows.shadow: (rows.shadow_probabilities, ORANGE)}
+    bins = np.linspace(0, max(values.max() for values, _ in both.values()) or 1, 31)
+    for version, (values, color) in both.items():
+        weights = np.full(len(values), 1 / len(values))
+        axes[0, 0].hist(values, bins, weights=weights, histtype="step", color=color, label=f"version {version}")
+    axes[0, 0].set(xlabel="probability", ylabel=f"share of {CONTRACT.problem.rows}")
+    axes[0, 0].legend()
+    axes[0, 1].hist(rows.shadow_probabilities - rows.probabilities, 31, color=GREY)
+    axes[0, 1].set(xlabel=f"version {rows.shadow} less version {rows.champion}", ylabel=CONTRACT.problem.rows)
+    return figure
 
 
 def draw_stability(checks: list[dict[str, Any]]) -> Figure:

@@ -23,6 +23,7 @@ from credit_risk.registry.client import CHALLENGER, Registry, Version
 from credit_risk.registry.promotion import rolled_back
 
 EXIT_REJECTED = 3  # the gate worked and rejects the version; 1 is an error
+SHADOW = "shadow_"  # prefix of the checks of what the log shows, which more rows may change
 _TAG = "gate."  # prefix of the tags that hold the results: gate.loading, gate.performance
 
 Measured = tuple[bool, str]  # whether the requirement is met, and what was measured
@@ -117,14 +118,22 @@ def read_gate_result(version: Version, gate: str) -> dict[str, Any] | None:
     return json.loads(text) if text else None
 
 
-def last_rejection(version: Version, champion: str | None) -> str | None:
-    """Why a version was rejected by the current gates against this champion, or rolled back; None if it wasn't."""
+def last_rejection(version: Version, champion: str | None, *, final: bool = False) -> str | None:
+    """Why a version was rejected by the current gates against this champion, or rolled back; None if it wasn't.
+
+    Args:
+        version: as it is now.
+        champion: its number.
+        final: leave out what more rows in the prediction log may change.
+    """
     if event := rolled_back(version):
         return f"rolled back on {event.time[:10]} ({event.reason})"
     for gate in ("performance", "loading"):
         result = read_gate_result(version, gate)
         if result and not result["passed"] and result["key"] == gate_key(champion):
             failed = [one for one in result["checks"] if not one["passed"]]
+            if final and failed and all(one["name"].startswith(SHADOW) for one in failed):
+                continue
             reasons = [f"{one['name']} ({one['measured']}, required {one['required']})" for one in failed]
             return f"{gate} gate: {'; '.join(reasons)}"
     return None

@@ -59,7 +59,7 @@ def _gate(registry: Registry, challenger: Version, run_script: RunScript, promot
     number = champion.number if champion else None
     if number == challenger.number:
         return True, "is already the champion"
-    if rejection := last_rejection(challenger, number):
+    if rejection := last_rejection(challenger, number, final=True):
         return False, f"was rejected before: {rejection}"
     options = [] if promote else ["--no-promote"]
     if run_script(LOADING) and run_script(PERFORMANCE, *options):
