@@ -477,6 +477,7 @@ def test_an_explanation_adds_up_and_names_what_raises_the_risk(client: httpx.Cli
         assert 1 / (1 + np.exp(-total)) == pytest.approx(plain["probability"], abs=1e-5)
         raising = [it["fields"] for it in explanation["contributions"] if it["log_odds"] > 0]
         assert explanation["reasons"] == [name for fields in raising[:MAX_REASONS] for name in fields]
+        assert len(explanation["sentences"]) == len(raising[:MAX_REASONS])
     assert client.post("/predict?explain=perhaps", json=EXAMPLE).status_code == 422
     assert client.post("/predict?explain=true", json=5).json()["errors"]
     assert client.post("/predict?explain=true", content=b"[" * 9_000, headers=JSON).status_code == 413

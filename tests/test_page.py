@@ -114,7 +114,7 @@ def shown_rule(rule: str) -> str:
 def test_keyboard_alone_gets_the_probability_of_the_api(server: Server, visit: Visitor, index: int) -> None:
     page = visit(server).page
     example = examples(server.client)[index]
-    answer = server.client.post("/predict", json=example["row"]).json()
+    answer = server.client.post("/predict?explain=true", json=example["row"]).json()
     expect(page.get_by_role("button", name=example["label"], exact=True)).to_be_visible()
     expect(page).to_have_title(PROBLEM.title)
     expect(page.get_by_role("heading", level=1)).to_have_text(PROBLEM.question)
@@ -133,6 +133,7 @@ def test_keyboard_alone_gets_the_probability_of_the_api(server: Server, visit: V
     assert shown == pytest.approx(answer["probability"], abs=0.0005)
     for text in (f"probability of {PROBLEM.event}", f"the threshold of {answer['threshold']:.1%}", "Request "):
         expect(result).to_contain_text(text)
+    expect(result.locator("li")).to_have_text(answer["explanation"]["sentences"])
     expect(result.locator("dd")).to_contain_text([f"{answer['threshold']:.1%}", answer["model_version"]])
     bar, pin, safe = (result.locator(it).bounding_box() for it in (".bar", ".pin", ".safe"))
     assert bar
@@ -266,7 +267,7 @@ def test_fields_and_words_are_those_of_the_contract(server: Server, visit: Visit
     def before(page: Page) -> None:
         page.route("**/contract", lambda route: route.fulfill(json=POTS))
         page.route("**/examples", lambda route: route.fulfill(json=[{"label": "low risk", "row": {"size": 1200}}]))
-        page.route("**/predict", predict)
+        page.route(re.compile(r"/predict\?"), predict)
         page.route(
             "**/predict/batch",
             lambda route: route.fulfill(json={"results": [{"probability": 0.1, "decision": "fire"}], **prediction}),

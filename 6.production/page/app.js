@@ -97,7 +97,7 @@ function startScoring(form, problem) {
     running?.abort(); // only the newest request counts
     const { signal } = (running = new AbortController());
     try {
-      const { answer, requestId } = await request("predict", form.row, signal);
+      const { answer, requestId } = await request("predict?explain=true", form.row, signal);
       form.clearErrors();
       result.replaceChildren(resultOf(answer, requestId, problem));
       result.parentElement.scrollIntoView({ block: "nearest" });

@@ -1,7 +1,7 @@
 import { definitions, element, percent } from "./dom.js";
 
 /** A prediction as text, in figures and on a scale. */
-export function resultOf({ probability, decision, threshold, model_version: version }, requestId, problem) {
+export function resultOf({ probability, decision, threshold, model_version: version, explanation }, requestId, problem) {
   const [share, limit] = [percent(probability, threshold), percent(threshold, probability)];
   const declined = decision === problem.decline;
   return element("div", { class: `prediction ${declined ? "declined" : "accepted"}` },
@@ -9,8 +9,15 @@ export function resultOf({ probability, decision, threshold, model_version: vers
     element("p", {}, `The probability of ${problem.event} is `, element("data", { value: probability }, share),
       `, ${declined ? "at or above" : "below"} the threshold of ${limit}.`),
     scale(probability, threshold, share, limit, problem),
+    ...reasons(explanation?.sentences ?? [], problem),
     definitions([["Probability", share], ["Threshold", limit], ["Model version", version]]),
     element("p", { class: "hint" }, `Request ${requestId}`));
+}
+
+function reasons(sentences, { rows, accepted }) {
+  if (!sentences.length) return [];
+  const title = element("p", { class: "reasons" }, `What raises the probability most, compared with ${accepted} ${rows}:`);
+  return [title, element("ol", {}, ...sentences.map((sentence) => element("li", {}, sentence)))];
 }
 
 // Parts are placed by --at, a share of the width in percent; labels are on the side that has more room.

@@ -30,7 +30,7 @@ from credit_risk.features import FEATURES
 
 CALIBRATION_FOLDS = 5
 ENCODING_FOLDS = 5
-ENCODING_SMOOTH = 20.0  # rows of the average outcome that are added to those of each name
+ENCODING_SMOOTH = 50.0  # rows of the average outcome that are added to those of each name
 ModelName = Literal["logistic_regression", "random_forest", "hist_gradient_boosting"]
 
 

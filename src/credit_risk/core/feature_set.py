@@ -13,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from credit_risk.core.errors import ProjectError
-from credit_risk.core.formulas import compile_formula, compile_together, parse
+from credit_risk.core.formulas import compile_formula, compile_together, names_in, parse
 from credit_risk.core.names import name_code
 from credit_risk.core.schema import Choice, Contract, Number
 
@@ -141,9 +141,9 @@ class FeatureSet:
             if feature.categories
         }
         allowed = [field.name for field in contract.fields if not field.protected]
-        self._compute = compile_together(
-            {f.name: parse(f.formula or f.name, allowed, f"feature '{f.name}'") for f in features}, self._categories
-        )
+        parsed = {f.name: parse(f.formula or f.name, allowed, f"feature '{f.name}'") for f in features}
+        self._uses = {name: names_in(tree) for name, tree in parsed.items()}
+        self._compute = compile_together(parsed, self._categories)
         if problem := next(self._problems(batch_order), None):
             raise ProjectError(f"features.py: {problem}")
         self.batch_order = [self.names.index(name) for name in reversed(batch_order)]
@@ -178,6 +178,10 @@ class FeatureSet:
     def __iter__(self) -> Iterator[Feature]:
         """The declared features, in their order."""
         return iter(self._features)
+
+    def fields_of(self, feature: Feature) -> frozenset[str]:
+        """Names of the fields that a feature is computed from."""
+        return self._uses[feature.name]
 
     def __len__(self) -> int:
         """Number of features."""

@@ -45,6 +45,11 @@ def parse(formula: str, names: Collection[str], where: str) -> ast.Expression:
     return tree
 
 
+def names_in(tree: ast.Expression) -> frozenset[str]:
+    """The names that a parsed formula uses."""
+    return frozenset(node.id for node in ast.walk(tree) if isinstance(node, ast.Name))
+
+
 def compile_formula(formula: str, names: Collection[str], where: str) -> CodeType:
     """One formula as code for `eval`; raises as `parse`."""
     return compile(parse(formula, names, where), "formula", "eval")
@@ -62,7 +67,7 @@ def compile_together(formulas: Mapping[str, ast.Expression], coded: Collection[s
         name) -> code; a function that makes a result NaN if it does not fit into float32, where formulas may overflow.
     """
     # Names of fields begin with a letter, so none of them hides an argument of the function.
-    used = sorted({node.id for tree in formulas.values() for node in ast.walk(tree) if isinstance(node, ast.Name)})
+    used = sorted(set().union(*map(names_in, formulas.values())))
     lines = [f"    {name} = _values[{name!r}]" for name in used]
     results = []
     for name, tree in formulas.items():

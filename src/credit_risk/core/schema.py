@@ -130,6 +130,7 @@ class Number:
         whole: whether fractions are rejected.
         required: whether a row without it is rejected; otherwise it may be missing (null).
         protected: whether it must never become a feature.
+        reason: whether an explanation may name it as a reason.
     """
 
     name: str
@@ -142,6 +143,7 @@ class Number:
     whole: bool = False
     required: bool = True
     protected: bool = False
+    reason: bool = True
 
     @property
     def rule(self) -> str:
@@ -171,6 +173,7 @@ class Choice:
         example: a realistic value.
         required: whether a row without it is rejected; otherwise it may be missing (null).
         protected: whether it must never become a feature.
+        reason: whether an explanation may name it as a reason.
     """
 
     name: str
@@ -180,6 +183,7 @@ class Choice:
     example: str | None
     required: bool = True
     protected: bool = False
+    reason: bool = True
 
     @property
     def rule(self) -> str:
@@ -208,6 +212,7 @@ class Name:
         max_length: characters.
         required: whether a row without it is rejected; otherwise it may be missing (null).
         protected: whether it must never become a feature.
+        reason: whether an explanation may name it as a reason.
     """
 
     name: str
@@ -217,6 +222,7 @@ class Name:
     max_length: int = 100
     required: bool = True
     protected: bool = False
+    reason: bool = True
 
     @property
     def rule(self) -> str:

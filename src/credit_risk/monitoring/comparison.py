@@ -6,7 +6,6 @@ that the probability of any false alarm is at most `monitor.alpha`; for the seco
 Holm (1979), "A simple sequentially rejective multiple test procedure"; Siddiqi (2017), "Intelligent credit scoring".
 """
 
-import re
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import Any
@@ -27,7 +26,6 @@ from credit_risk.monitoring.params import MonitorParams
 from credit_risk.monitoring.reference import BINS, PROBABILITY, Reference
 from credit_risk.monitoring.window import Window
 
-_NAMES = re.compile(r"[a-z_]\w*").findall  # of fields, in a formula
 MIN_EXPECTED = 5  # rows a bin, below which the chi-squared distribution is a poor approximation
 MIN_OUTCOMES = 20  # of each kind, for figures that need outcomes
 
@@ -102,7 +100,7 @@ def volume(rows: int, section: MonitorParams, traffic: tuple[int, int] | None) -
 
 def drift(reference: Reference, window: Window, section: MonitorParams) -> Iterator[Check]:
     """The distribution of the probability and of each feature, without those of ignored fields."""
-    ignored = {each.name for each in FEATURES if set(_NAMES(each.formula or each.name)) & set(section.ignored_fields)}
+    ignored = {each.name for each in FEATURES if FEATURES.fields_of(each) & set(section.ignored_fields)}
     for name, distribution in reference.features.items():
         if name in ignored:
             continue

@@ -4,6 +4,7 @@ import asyncio
 import time
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 from prometheus_client import Gauge
 
@@ -15,6 +16,7 @@ from credit_risk.serving.micro_batching import MicroBatcher
 from credit_risk.serving.model_cache import CachedModel
 from credit_risk.serving.problem_details import Problem
 from credit_risk.serving.prometheus import MODEL_EXPECTED, MODEL_LOADS, MODEL_SERVED
+from credit_risk.serving.reasons import Reasons
 from credit_risk.serving.structured_log import log
 
 POLL_SECONDS = 0.5  # between two checks of the pointer
@@ -33,11 +35,21 @@ class LoadedModel:
         self.batcher = MicroBatcher(cached.scorer)
 
     @cached_property
-    def explainer(self) -> Explainer:
-        """Explains predictions against the reference rows that the model accepts, or all if it accepts none."""
+    def accepted_rows(self) -> list[dict[str, Any]]:
+        """The reference rows that the model accepts, or all if it accepts none."""
         rows, scores = self.cached.reference_rows["rows"], self.cached.reference_rows["scores"]
-        accepted = [row for row, score in zip(rows, scores, strict=True) if score < self.threshold]
-        return Explainer(lambda columns: log_odds(self.scorer.score(FEATURES.from_columns(columns))), accepted or rows)
+        return [row for row, score in zip(rows, scores, strict=True) if score < self.threshold] or rows
+
+    @cached_property
+    def explainer(self) -> Explainer:
+        """Explains predictions, compared with the rows that the model accepts."""
+        score = self.scorer.score
+        return Explainer(lambda columns: log_odds(score(FEATURES.from_columns(columns))), self.accepted_rows)
+
+    @cached_property
+    def reasons(self) -> Reasons:
+        """Words the reasons for predictions."""
+        return Reasons(self.accepted_rows)
 
 
 class ActiveModel:

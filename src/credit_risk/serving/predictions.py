@@ -78,6 +78,9 @@ class Explanation:
     """Where the risk comes from, compared with held-out rows that the model accepts."""
 
     reasons: Annotated[list[str], Field(description=f"Fields that raise the risk most, {MAX_REASONS} groups at most")]
+    sentences: Annotated[
+        list[str], Field(description="The same as sentences: each value, and the one that accepted rows typically have")
+    ]
     reference_log_odds: Annotated[float, Field(description="Mean log-odds of the rows compared with")]
     contributions: Annotated[
         list[Contribution],
@@ -141,9 +144,12 @@ def _decision(probability: float, model: LoadedModel) -> str:
 
 def _explanation(row: dict[str, Any], model: LoadedModel) -> Explanation:
     contributions = model.explainer.explain(row)
-    raising = [contribution for contribution in contributions if contribution.log_odds > 0]
-    reasons = [name for contribution in raising[:MAX_REASONS] for name in contribution.fields]
-    return Explanation(reasons, model.explainer.reference, contributions)
+    raising = [each for each in contributions if each.log_odds > 0 and model.reasons.may_name(each.fields)][
+        :MAX_REASONS
+    ]
+    names = [name for each in raising for name in each.fields]
+    sentences = [model.reasons.sentence(each.fields, row) for each in raising]
+    return Explanation(names, sentences, model.explainer.reference, contributions)
 
 
 async def predict_batch(body: bytes, model: LoadedModel, limit: int, recorder: Recorder, request_id: bytes) -> bytes:
