@@ -455,8 +455,8 @@ def positive_rate(labels: Labels, group: npt.NDArray[np.bool_]) -> float:
 
 
 def holdout_params(section: dict[str, Any]) -> dict[str, Any]:
-    """Those parameters of section `split` that decide which rows are held out."""
-    return {name: value for name, value in section.items() if name != "min_rows"}
+    """Those parameters of section `split` that decide which rows are held out; null is the same as not set."""
+    return {name: value for name, value in section.items() if name != "min_rows" and value is not None}
 
 
 if __name__ == "__main__":

@@ -167,7 +167,7 @@ def report(measured: dict[str, list[float]], count: int, stable: float) -> str:
         lines.append(f"| {name} | {figures} | {np.mean(np.array(times) <= BUDGET_MS):.1%} |")
     lines += [
         "",
-        f"Rows whose numbers (but for whole ones) get noise of up to {NOISE:.1%}, as if rounded to two or three digits,",
+        f"Rows whose numbers (but for whole ones) get noise of up to {NOISE:.1%}, as if they were rounded,",
         f"have the same first reason in {stable:.1%} of {ROWS * DRAWS:,} cases.",
     ]
     return "\n".join([*lines, ""])
