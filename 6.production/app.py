@@ -7,6 +7,8 @@ Usage: uv run main.py serve                                 or 6.production/serv
        uv run uvicorn --app-dir 6.production app:app        without it: serves what is in the cache
 """
 
+import credit_risk.core.entry_point  # noqa: F401 (a wrong setting ends uvicorn with one sentence)
+
 import asyncio
 import gc
 from collections.abc import AsyncIterator, Awaitable, Callable
@@ -61,15 +63,16 @@ async def lifespan(_: FastAPI) -> AsyncIterator[None]:
     gc.collect()
     gc.freeze()  # collections skip what exists now; otherwise they would take a sixth of a batch's time
     middleware.drain_on_sigterm()
-    steps = [active_model.poll, middleware.run_maintenance]
-    if middleware.recorder.shadow:
-        middleware.recorder.shadow.refresh()
-        steps.append(middleware.recorder.shadow.poll)
+    recorder = middleware.recorder
+    steps = [active_model.poll, middleware.run_maintenance, *([recorder.run] if recorder.enabled else [])]
+    if recorder.shadow:
+        recorder.shadow.refresh()
+        steps.append(recorder.shadow.poll)
     tasks = [asyncio.create_task(repeat(step)) for step in steps]
     yield
     for task in tasks:
         task.cancel()
-    middleware.recorder.close()
+    recorder.close()
 
 
 async def repeat(step: Callable[[], Awaitable[None]]) -> None:

@@ -104,10 +104,11 @@ def test_what_the_api_writes_is_what_is_shipped(tmp_path: Path) -> None:
     for names in (CONTRACT.field_names, CONTRACT.field_names[1:]):
         log, store = tmp_path / f"log{len(names)}", Store(str(tmp_path / f"store{len(names)}"))
         rows: list[dict[str, Any]] = [CONTRACT.example | {ROW_ID: None}, CONTRACT.example | {ROW_ID: "row 7"}]
-        line, bodies = LineFormat(names).line, (json.dumps(CONTRACT.example, indent=1).encode(), None)
+        parts, bodies = LineFormat(names).parts, (json.dumps(CONTRACT.example, indent=1).encode(), None)
         lines = [
-            line(86_400.25, b"request", row, 0.5, problem.decline, "3", body)
+            part
             for row, body in zip(rows, bodies, strict=True)
+            for part in parts(86_400.25, b"request", row, 0.5, problem.decline, "3", body)
         ]
         writer = LogWriter(log)
         writer.put(Batch(lines, 0, "4", [0.25, 0.75]))

@@ -149,11 +149,10 @@ def test_a_full_disk_leaves_no_half_line(tmp_path: Path, monkeypatch: pytest.Mon
 
 
 def test_rows_beyond_the_limit_are_dropped_and_counted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    (line,) = record(tmp_path / "one", entry())
-    size = len(json.dumps(line, separators=(",", ":"), ensure_ascii=False).encode()) + 1
-    monkeypatch.setattr(recorder, "MAX_BYTES", 3 * size - 1)
+    sent = json.dumps(EXAMPLE).encode()
+    monkeypatch.setattr(recorder, "MAX_BYTES", 3 * (len(sent) + recorder.LINE_BYTES) - 1)
     dropped = counted("lines", result="dropped")
-    assert len(record(tmp_path / "ten", *[entry()] * 10)) == 3
+    assert len(record(tmp_path, *[entry(body=sent)] * 10)) == 3
     assert counted("lines", result="dropped") == dropped + 7
 
 

@@ -120,7 +120,7 @@ class Middleware:
         return await predictions.predict_one(body, model, self.recorder, request_id, explain=explain)
 
     async def run_maintenance(self) -> None:
-        """Runs every 50 ms: measures how late the event loop is, ends overdue uploads, hands over what was recorded.
+        """Runs every 50 ms: measures how late the event loop is, ends overdue uploads, writes the metrics.
 
         The event loop's delay is what a request that arrives now would have to wait.
         """
@@ -132,7 +132,6 @@ class Middleware:
         for status in Protocol.rejections:
             self._first_observe("", status)(0)
         Protocol.rejections.clear()
-        self.recorder.tick()
         prometheus.IN_FLIGHT.set(self._in_flight + self._batches)
         prometheus.flush()
 
