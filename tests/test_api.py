@@ -688,6 +688,14 @@ def test_unsafe_settings_do_not_start(finished: Project, environment: dict[str, 
 
 
 @pytest.mark.integration
+def test_a_wrong_setting_ends_uvicorn_with_one_sentence(finished: Project) -> None:
+    command = ("-m", "uvicorn", "--app-dir", "6.production", "app:app", "--port", "0")
+    result = finished.run(*command, check=False, PREDICTION_LOG_EXCLUDE="agee")
+    assert result.returncode == 1
+    assert result.stderr == "error: PREDICTION_LOG_EXCLUDE names 'agee', which is not a field of the contract\n"
+
+
+@pytest.mark.integration
 def test_a_new_key_works(finished: Project, tmp_path: Path) -> None:
     words = finished.run("6.production/new_api_key.py").stdout.split()
     key, digest = words[4], words[9]
