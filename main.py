@@ -11,19 +11,19 @@ uv run main.py score FILE     scores a file or folder of any size with the champ
 uv run main.py log ship       ships the API's prediction log to Parquet
 uv run main.py outcomes FILE  takes in outcomes that have become known
 uv run main.py monitor        compares recent predictions with the training period, and alarms
+uv run main.py retrain        takes in new data and trains, or recalibrates, by a policy
 uv run main.py doctor         checks registry, artifact store and data remote, and says how to fix them
 uv run main.py rebuild N      rebuilds version N from its lineage and compares it with the registered version
 uv run main.py rename NAME    renames the project: package, imports, pyproject and contract
 uv run main.py adopt FILE     writes contract, cleaning, features and parameters for your own file, once
 """
 
-from credit_risk.core.entry_point import describe, prepare_children
+from credit_risk.core.entry_point import describe
 
 import argparse
 import os
 import subprocess
 import sys
-import threading
 import time
 from collections.abc import Callable
 from functools import partial
@@ -37,10 +37,10 @@ from credit_risk.core.paths import data, relative, root
 from credit_risk.core.streams import make_safe
 from credit_risk.project.host import add_server_arguments, check_address
 from credit_risk.project.settings import Settings, serving_settings
-from credit_risk.runner.preparation import prepare_gates, sources_changed, write_example
-from credit_risk.runner.steps import INTERRUPTED, Steps, execute, open_repository, run_log, stage_names
+from credit_risk.runner.run import run_pipeline
+from credit_risk.runner.steps import INTERRUPTED, execute, run_log
 from credit_risk.runner.summary import print_summary
-from credit_risk.runner.terminal import console, print_error, redirected_output
+from credit_risk.runner.terminal import console, print_error
 
 # DVC and MLflow take seconds to import, so they are imported where they are used.
 
@@ -49,6 +49,7 @@ SCRIPTS = {  # commands that are scripts of their own, with their own arguments;
     "log": ("6.production/ship_log.py", "ship the prediction log"),
     "outcomes": ("6.production/outcomes.py", "take in outcomes that have become known"),
     "monitor": ("6.production/monitor.py", "compare recent predictions with the training period"),
+    "retrain": ("6.production/retrain.py", "take in new data and train, or recalibrate, by a policy"),
     "adopt": ("src/credit_risk/adopt/command.py", "write contract, cleaning, features and parameters for your file"),
 }
 
@@ -103,22 +104,7 @@ def main() -> None:
 def run_all(*, refresh: bool, promote: bool) -> int:
     """Runs pipeline, registration and gates, and prints the summary; returns the exit code."""
     start = time.monotonic()
-    prepare_children()
-    stages = stage_names()
-    with run_log() as log, redirected_output(log):
-        write_example()
-        forced = refresh and sources_changed()
-        steps = Steps(log)
-        with open_repository() as repo:
-            threading.Thread(target=prepare_gates, daemon=True).start()
-            for number, stage in enumerate(stages):
-                steps.run_stage(repo, stage, force=forced and number == 0)
-        from credit_risk.registry.client import Registry
-        from credit_risk.registry.gating import register_and_gate
-
-        outcome = register_and_gate(Registry(), steps.run_script, promote=promote)
-    if not steps.finished:
-        console.print("nothing has changed since the last run")
+    outcome = run_pipeline(refresh=refresh, promote=promote)
     return print_summary(outcome, promote=promote, seconds=time.monotonic() - start)
 
 

@@ -15,78 +15,38 @@ from credit_risk.core.entry_point import run
 
 import hashlib
 import json
-import shutil
 import tempfile
-from collections.abc import Iterator
-from contextlib import contextmanager
-from importlib.metadata import version as installed
 from pathlib import Path
 from typing import Any
 
 import joblib
 import mlflow
-import mlflow.sklearn
-import pandas as pd
 from mlflow.data.http_dataset_source import HTTPDatasetSource
 from mlflow.data.meta_dataset import MetaDataset
-from mlflow.entities import RunStatus
 
 from credit_risk.contract import CONTRACT
 from credit_risk.core.files import read_json, write_json
 from credit_risk.core.paths import data
 from credit_risk.data.splits import as_records, read_dates, read_holdout, read_row_ids
 from credit_risk.formats.reference_rows import FILE_NAME, write_reference_rows
-from credit_risk.formats.skops_model import TRUSTED, registered_pipeline
+from credit_risk.formats.skops_model import registered_pipeline
 from credit_risk.model import positive_probability
 from credit_risk.monitoring.reference import write_training_reference
-from credit_risk.registry import lineage, training_rows
-from credit_risk.registry.client import CHALLENGER, LINEAGE, LINEAGE_KEY, ONNX_SHA256, Registry
+from credit_risk.registry import lineage, registration, training_rows
+from credit_risk.registry.client import LINEAGE_KEY, ONNX_SHA256, Registry
 from credit_risk.registry.preflight import preflight
-from credit_risk.registry.signature import contract_signature
 
 REFERENCE_ROW_COUNT = 50
 SECTIONS = ("data", "clean", "split", "train", "evaluate")
-REQUIREMENTS = ("numpy", "pandas", "scikit-learn", "skops")  # to load and run the registered pipeline
 
 
 def main() -> None:
     """Runs the stage."""
     registry = Registry()
     preflight(registry)
-    model_lineage = lineage.read_lineage()
-    key = lineage.lineage_key(model_lineage)
-    tags = {LINEAGE_KEY: key, ONNX_SHA256: model_lineage["onnx_sha256"]}
-    version = lineage.find(registry, key)
-    if version is None:
-        end_interrupted_runs(registry, key)
-        record = model_lineage | lineage.provenance()
-        with logged_run(registry, key) as run_id:
-            model = log_everything(record)
-            version = registry.create_version(
-                model.model_uri, run_id, model.model_id, tags | {LINEAGE: json.dumps(record)}
-            )
-        summary = f"registered version {version.number}"
-    else:
-        summary = f"version {version.number} has this lineage already"
-    registry.set_alias(CHALLENGER, version.number)
-    write_json(data("7.registered", "model.json"), tags)
-    print(summary)
-
-
-def end_interrupted_runs(registry: Registry, key: str) -> None:
-    """Marks runs of this lineage that a kill has left open as killed."""
-    with registry.plain_errors():
-        query = f"tags.{LINEAGE_KEY} = '{key}' and attributes.status = 'RUNNING'"
-        for interrupted in registry.client.search_runs([registry.experiment_id()], query):
-            registry.client.set_terminated(interrupted.info.run_id, RunStatus.to_string(RunStatus.KILLED))
-
-
-@contextmanager
-def logged_run(registry: Registry, key: str) -> Iterator[str]:
-    """An MLflow run; gives its id."""
-    experiment_id = registry.experiment_id()
-    with registry.transfer(), mlflow.start_run(experiment_id=experiment_id, tags={LINEAGE_KEY: key}) as active:
-        yield active.info.run_id
+    version, new = registration.register_once(registry, lineage.read_lineage(), lineage.provenance, log_everything)
+    write_json(data("7.registered", "model.json"), {name: version.tags[name] for name in (LINEAGE_KEY, ONNX_SHA256)})
+    print(f"registered version {version.number}" if new else f"version {version.number} has this lineage already")
 
 
 def log_everything(record: dict[str, Any]) -> Any:
@@ -115,27 +75,7 @@ def log_model(folder: Path) -> Any:
     pipeline = registered_pipeline(joblib.load(data("5.model", "model.joblib")))  # from stage 5: safe to unpickle
     rows = read_holdout("test").rows.head(REFERENCE_ROW_COUNT)
     write_reference_rows(folder / FILE_NAME, as_records(rows), positive_probability(pipeline, rows))
-    return mlflow.sklearn.log_model(
-        pipeline,
-        name="model",
-        serialization_format="skops",
-        skops_trusted_types=TRUSTED,
-        pyfunc_predict_fn="predict_proba",
-        signature=contract_signature(),
-        input_example=pd.DataFrame([CONTRACT.example]),
-        code_paths=[pack_code(folder)],
-        pip_requirements=[f"{name}=={installed(name)}" for name in REQUIREMENTS],
-        extra_files=[str(data("5.model", "model.onnx")), str(folder / FILE_NAME)],
-    )
-
-
-def pack_code(folder: Path) -> str:
-    """Copies the modules that the registered pipeline needs into a package below `folder`; returns its path."""
-    package = folder / lineage.PACKAGE.name
-    for name in lineage.MODEL_CODE:
-        (package / name).parent.mkdir(parents=True, exist_ok=True)
-        shutil.copy(lineage.PACKAGE / name, package / name)
-    return str(package)
+    return registration.log_model(pipeline, data("5.model", "model.onnx"), folder / FILE_NAME)
 
 
 def flatten(nested: dict[str, Any], prefix: str = "") -> dict[str, Any]:

@@ -226,7 +226,7 @@ class PerformanceChecks:
             checks.append(self.at_least("out_of_time_auc", "roc_auc", "out_of_time", section.min_out_of_time_auc or 0))
         checks += [
             *self.probability_checks(),
-            check("skill_over_logistic", f"≥ {section.min_auc_over_logistic:+.3f}", self.skill_over_logistic),
+            *self.skill_over_logistic_checks(),
             check("leak", f"no single feature ≥ {section.leak_auc:.3f}", self.leak),
         ]
         if section.min_accuracy is not None:
@@ -235,6 +235,13 @@ class PerformanceChecks:
             check(name, "below the cheaper of accepting and declining all", partial(self.cost, holdout, action))
             for name, holdout, action in cost_checks(section, recalibrated=self.evaluated.recalibration is not None)
         ]
+
+    def skill_over_logistic_checks(self) -> list[Check]:
+        """None of a version that recalibrates another: it ranks as that one, and stage 6 has measured other rows."""
+        if lineage.recalibrated_from(self.evaluated.version):
+            return []
+        required = f"≥ {self.params.min_auc_over_logistic:+.3f}"
+        return [check("skill_over_logistic", required, self.skill_over_logistic)]
 
     def probability_checks(self) -> list[Check]:
         """What the probabilities must reach: in time, or on newer rows if they are recalibrated for these."""
@@ -322,7 +329,7 @@ class PerformanceChecks:
 
     def recalibration(self) -> Measured:
         """Recalibration is better than none, beyond chance, on rows that are newer than those it was fitted on."""
-        found = (self.evaluated.recalibration or {}).get("measured")
+        found = lineage.of(self.evaluated.version).get(lineage.MEASURED)
         if found is None:
             scores = self.evaluated.scores("out_of_time")
             before = Sigmoid(*(self.evaluated.scorer.metadata.recalibration or ())).invert(scores)

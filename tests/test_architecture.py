@@ -21,6 +21,7 @@ FLOORS: tuple[set[str], ...] = (
     {"data", "registry", "rollout", "serving"},
     {"adopt", "rehearsal", "report", "runner", "scoring", "search"},
     {"monitoring"},
+    {"retraining"},
 )
 FLOOR = {part: height for height, parts in enumerate(FLOORS) for part in parts}
 TRAINING_LIBRARIES = {"pandas", "sklearn", "mlflow", "pyarrow", "pandera", "scipy", "joblib", "skops", "dvc"}

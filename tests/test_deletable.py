@@ -68,6 +68,15 @@ def delete_monitoring(project: Project) -> None:
     project.path("tests", "test_monitoring.py").unlink()
 
 
+def delete_retraining(project: Project) -> None:
+    """The folder, its script with the line of main.py, and its tests; it uses monitoring."""
+    shutil.rmtree(project.path(PACKAGE, "retraining"))
+    delete_command(project, "retrain", "6.production/retrain.py")
+    project.path("7.deploy", "retrain_summary.py").unlink()
+    for name in ("test_retrain.py", "test_retrain_summary.py"):
+        project.path("tests", name).unlink()
+
+
 def delete_adopt(project: Project) -> None:
     """The folder with the line of main.py, its benchmark and its tests."""
     delete_command(project, "adopt", f"{PACKAGE}/adopt/command.py")
@@ -95,7 +104,7 @@ def delete_command(project: Project, command: str, script: str) -> None:
 
 @pytest.mark.parametrize(
     "deletes",
-    [(delete_report,), (delete_search, delete_scoring, delete_monitoring, delete_adopt)],
+    [(delete_report,), (delete_search, delete_scoring, delete_monitoring, delete_retraining, delete_adopt)],
     ids=["report", "others"],
 )
 def test_stages_and_gates_run_without_it(deletes: tuple[Callable[[Project], None], ...], fresh: Project) -> None:

@@ -17,7 +17,7 @@ def test_summary_before_and_after_the_promotion(project: Project, tmp_path: Path
     commit_all(project.root)
 
     project.set_params({"train.hist_gradient_boosting.max_iter": 61})
-    project.run("main.py", "--no-promote")
+    project.run("main.py", "retrain", "--no-promote")
     output.unlink()
     summary = project.run(SUMMARY, "--output", str(output)).stdout
     assert output.read_text() == "version=2\npassed=true\n"
@@ -26,6 +26,7 @@ def test_summary_before_and_after_the_promotion(project: Project, tmp_path: Path
     assert "roc_auc" in metrics
     assert "max_iter" in params
     assert "61" in params
+    assert "## Changed slices since version 1" in summary
 
     project.run("5.testing/performance.py", "--version", "2")
     assert "# Version 2 is already the champion" in project.run(SUMMARY).stdout

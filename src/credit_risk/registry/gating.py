@@ -47,6 +47,11 @@ def register_and_gate(registry: Registry, run_script: RunScript, *, promote: boo
         challenger = registry.version_of(CHALLENGER)
     if challenger is None:
         raise ProjectError(f"{registry.display_name} has lost the challenger that was just registered; run again")
+    return gate(registry, challenger, run_script, promote=promote)
+
+
+def gate(registry: Registry, challenger: Version, run_script: RunScript, *, promote: bool = True) -> Outcome:
+    """Gates the challenger unless that has been done; arguments as above."""
     passed, result = _gate(registry, challenger, run_script, promote)
     champion = registry.version_of(CHAMPION)
     usable = champion if champion and lineage.reject_reason(champion) is None else None
@@ -59,6 +64,8 @@ def _gate(registry: Registry, challenger: Version, run_script: RunScript, promot
     number = champion.number if champion else None
     if number == challenger.number:
         return True, "is already the champion"
+    if champion and lineage.recalibrated_from(champion) == challenger.number:
+        return True, f"is already the champion, recalibrated as version {champion.number}"
     if rejection := last_rejection(challenger, number, final=True):
         return False, f"was rejected before: {rejection}"
     options = [] if promote else ["--no-promote"]

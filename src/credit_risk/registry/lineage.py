@@ -20,6 +20,7 @@ from credit_risk.registry.client import LINEAGE, LINEAGE_KEY, Registry, Version
 
 SECTIONS = ("data", "clean", "split", "train")  # of params.yaml: those that shape the model
 RECALIBRATION = "recalibration"  # in the lineage of a version whose probabilities are fitted to newer outcomes
+MEASURED = "recalibration_measured"  # recorded besides: what it does to newer outcomes
 PACKAGE = Path(__file__).parents[1]
 MODEL_CODE = (  # of the package: what the registered pipeline needs to be loaded; packed with it
     "__init__.py",
@@ -35,6 +36,7 @@ MODEL_CODE = (  # of the package: what the registered pipeline needs to be loade
     "formats/recalibration.py",
     "formats/skops_model.py",
 )
+_PROVENANCE = ("git_commit", "git_dirty", "dvc_lock", MEASURED)
 _CODE = (*MODEL_CODE, "model.py", "registry/signature.py")  # what a version is made of, or by
 
 
@@ -67,6 +69,17 @@ def provenance() -> dict[str, Any]:
             name: {entry["path"]: entry["md5"] for entry in stage.get("outs", [])} for name, stage in stages.items()
         },
     }
+
+
+def without_provenance(recorded: dict[str, Any]) -> dict[str, Any]:
+    """What decides the key, of all that is recorded on a version."""
+    return {name: value for name, value in recorded.items() if name not in _PROVENANCE}
+
+
+def recalibrated_from(version: Version) -> str | None:
+    """The number of the version that this one recalibrates and shares the model with; None for others."""
+    number: str | None = of(version).get(RECALIBRATION, {}).get("of")
+    return number
 
 
 def find(registry: Registry, key: str) -> Version | None:

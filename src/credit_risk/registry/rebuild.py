@@ -46,6 +46,10 @@ def rebuild(registry: Registry, version: Version, log: IO[str]) -> list[str]:
     recorded = lineage.of(version)
     if not recorded["git_commit"]:
         raise ProjectError(f"version {version.number} has no commit in its lineage, so it can't be rebuilt")
+    if base := lineage.recalibrated_from(version):
+        raise ProjectError(
+            f"version {version.number} is version {base}, recalibrated on outcomes that no commit has; rebuild {base}"
+        )
     with worktree(recorded["git_commit"]) as tree:
         fetch_raw_data(tree, recorded["dvc_lock"].get(_RAW, {}))
         set_params(tree / "4.dvc_pipeline" / "params.yaml", recorded["params"])
