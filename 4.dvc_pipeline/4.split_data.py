@@ -62,7 +62,7 @@ def split(rows: pa.Table, section: SplitParams) -> dict[str, pa.Table]:
     """The labelled rows by name of their split."""
     if not rows.num_rows:
         raise ProjectError(f"no row has an outcome; column {CONTRACT.target.column} of the source is empty")
-    later = {}
+    later: dict[str, pa.Table] = {}
     if CONTRACT.has_date:
         rows, later = split_by_date(rows, section)
     elif section.calibration_months:

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
 import pytest
 from projects import Project, run_script
 from rows import valid_rows
@@ -173,7 +174,7 @@ def test_scored_rows_with_outcomes_are_the_newest(
     table = table.assign(version="1", probability=0.2, decision=CONTRACT.problem.accept)
     table[ROW_ID] = [f"id-{number}" for number in range(count)]
     for day, part in table.groupby(table["time"].dt.strftime("%Y-%m")):
-        content = shipping.pa.Table.from_pandas(part, shipping.SCHEMA, preserve_index=False)
+        content = pa.Table.from_pandas(part, shipping.SCHEMA, preserve_index=False)
         store.write_table(f"{shipping.PREDICTIONS}/day={day}-01/a.parquet", content)
     known = tmp_path / "known.csv"
     lines = [f"id-{number},{number % 2},2026-02-01" for number in range(50, 250)]
