@@ -61,7 +61,7 @@ def evaluate() -> None:
     features, labels = read_split("train")
     aucs, baseline = in_parallel(
         [
-            partial(single_feature_aucs, features, labels, FEATURES.names, train.seed),
+            partial(single_feature_aucs, features, labels, FEATURES.names, train.seed, FEATURES.open_names),
             # In float64, because float32 sums depend on the processor.
             partial(fit, logistic_baseline(train), features.astype(np.float64), labels),
         ]

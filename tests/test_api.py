@@ -23,7 +23,7 @@ from rows import rows, valid_rows
 from servers import EXAMPLE, KEY, KEYS, LONE, SERVE, Server, registry_of, running, wait_until_ready
 
 from credit_risk.contract import CONTRACT
-from credit_risk.core.schema import Number
+from credit_risk.core.schema import Name, Number
 from credit_risk.data.splits import as_frame, as_records, read_holdout
 from credit_risk.formats import skops_model
 from credit_risk.model import positive_probability
@@ -137,6 +137,9 @@ def broken_rows() -> Iterator[tuple[Any, str, str, str]]:
     for field in CONTRACT.fields:
         values: list[tuple[Any, str]] = [("", "string"), (True, "boolean"), ([], "array"), ({}, "object")]
         values.append((field.minimum - 1 if isinstance(field, Number) else -1.0, "number"))
+        if isinstance(field, Name):
+            wrong = ("x" * (field.max_length + 1), "?", "a\x00b", "a\nb", "a\u202eb")
+            values += [(text, "string") for text in wrong]
         if field.required:
             values.append((None, "null"))
             without = {name: value for name, value in EXAMPLE.items() if name != field.name}
@@ -613,11 +616,21 @@ def test_no_server_banner_and_no_cors(client: httpx.Client) -> None:
     assert not [name for name in headers if name.startswith("access-control")]
 
 
+def kinds_of(schema: dict[str, Any], name: str) -> list[dict[str, Any]]:
+    """The schemas of which a property's value must keep one."""
+    kinds: list[dict[str, Any]] = schema["properties"][name].get("anyOf", [schema["properties"][name]])
+    return kinds
+
+
 def test_openapi_has_the_contract_and_a_valid_example(client: httpx.Client) -> None:
     document = client.get("/openapi.json").json()
     assert document["info"]["title"] == PROBLEM.title
     schemas = document["components"]["schemas"]
     assert list(schemas["PredictionRequest"]["properties"]) == [*CONTRACT.field_names, "row_id"]
+    for name in CONTRACT.open_names:
+        (text,) = (kind for kind in kinds_of(schemas["PredictionRequest"], name.name) if kind["type"] == "string")
+        assert (text["minLength"], text["maxLength"]) == (1, name.max_length)
+        assert "enum" not in text
     assert client.post("/predict", json=schemas["PredictionRequest"]["example"]).status_code == 200
     assert schemas["Prediction"]["properties"]["decision"]["enum"] == [PROBLEM.accept, PROBLEM.decline]
     responses = document["paths"]["/predict"]["post"]["responses"]

@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 from sklearn.metrics import average_precision_score, roc_auc_score
 
 from credit_risk.core.errors import ProjectError
+from credit_risk.core.names import name_code
 from credit_risk.evaluation import metrics
 from credit_risk.evaluation.bootstrap import Ranked, auc_difference, auc_interval, average_precision, metric_intervals
 from credit_risk.evaluation.costs import DecisionRule, cheapest_threshold, decision_costs, mean_costs
@@ -164,6 +165,19 @@ def test_leakage_check_finds_the_leaking_feature_and_no_honest_one() -> None:
     with pytest.raises(ProjectError, match=r"^leaking \(0\.\d\d\) alone reaches"):
         check_leakage(aucs, 0.8)
     check_leakage({"leaking": 1.0}, 1.0)  # switched off
+
+
+def test_leakage_check_finds_a_name_that_gives_the_outcome_away() -> None:
+    """Codes of names have no order: a tree that splits them finds nothing."""
+    random = np.random.default_rng(0)
+    labels = random.integers(0, 2, 4_000).astype(np.int8)
+    leaking = np.array([name_code(f"{label} {random.integers(1_000)}") for label in labels])
+    features = np.column_stack([leaking, random.permutation(leaking)]).astype(np.float32)
+    names = ["leaking", "honest"]
+    assert single_feature_aucs(features, labels, names, 0)["leaking"] < 0.75
+    aucs = single_feature_aucs(features, labels, names, 0, open_names=names)
+    assert aucs["leaking"] > 0.9
+    assert aucs["honest"] < 0.55
 
 
 def test_leakage_check_samples_many_rows() -> None:

@@ -30,6 +30,7 @@ MODELS = ("hist_gradient_boosting", "random_forest", "logistic_regression")
 @given(st.text())
 def test_codes_are_whole_numbers_that_float32_holds(name: str) -> None:
     assert normalized(normalized(name)) == normalized(name)
+    assert normalized(f" {name}.") == normalized(name)
     code = name_code(name)
     assert code == NO_NAME or 0 <= code < CODES
     assert float(np.float32(code)) == code == int(code)
@@ -48,7 +49,18 @@ def test_spellings_of_one_name_have_one_code() -> None:
     assert name_code("Straße") == name_code("STRASSE")
 
 
-@pytest.mark.parametrize("text", ["", "?", " - ", "tab\tname", "\x00", "\ud800"])
+def test_names_of_other_scripts_keep_their_vowels() -> None:
+    """Signs of vowels are no letters of their own; without them, two names would be one."""
+    assert normalized("\u0915\u093f\u0930\u0923") != normalized("\u0915\u0930\u0923")  # Kiran, Karan
+    assert normalized("\u0e01\u0e34") != normalized("\u0e01\u0e38")  # Thai
+    assert normalized("Cafe\u0301") == normalized("CAF\u00c9")
+    assert normalized("Bank \u2615\ufe0f") == "bank"
+    assert name_code("\u0915\u093f") >= 0
+
+
+@pytest.mark.parametrize(
+    "text", ["", "?", " - ", "tab\tname", "\x00", "\ud800", "a\ud800", "a\u2028b", "a\u202eb", "\u0301"]
+)
 def test_what_is_no_name(text: str) -> None:
     assert name_code(text) == NO_NAME
     assert not SHOP.accepts(text)
@@ -60,8 +72,10 @@ def test_what_a_field_accepts() -> None:
     assert SHOP.accepts(None)
     assert not replace(SHOP, required=True).accepts(None)
     assert not SHOP.accepts(7)
-    with pytest.raises(ProjectError, match="the example of field 'shop' is '\\?', but it must be a text of 1 to 12"):
+    with pytest.raises(ProjectError, match="the example of field 'shop' is '\\?', but it must be a line of 1 to 12"):
         replace(CONTRACT, fields=(*TOY.fields, replace(SHOP, example="?")))
+    with pytest.raises(ProjectError, match="field 'shop' needs a max_length from 1 to 200"):
+        replace(CONTRACT, fields=(*TOY.fields, replace(SHOP, max_length=5_000)))
 
 
 def test_features_of_columns_rows_and_codes_are_the_same() -> None:

@@ -148,12 +148,14 @@ def test_errors_of_the_api_are_shown_at_their_fields_and_the_first_has_the_focus
     server: Server, visit: Visitor
 ) -> None:
     page = visit(server).page
-    numbers = {number.name: "many" for number in CONTRACT.numbers[-2:]}
-    for name, value in numbers.items():
+    values = {number.name: "many" for number in CONTRACT.numbers[-2:]} | {
+        name.name: "?" for name in CONTRACT.open_names
+    }
+    for name, value in values.items():
         page.locator(f"#field-{name}").fill(value)
     page.get_by_role("button", name=SCORE).click()
-    errors = server.client.post("/predict", json=numbers).json()["errors"]
-    wrong = [name for name in NAMES if name in {*numbers, *REQUIRED}]
+    errors = server.client.post("/predict", json=values).json()["errors"]
+    wrong = [name for name in NAMES if name in {*values, *REQUIRED}]
     assert {error["field"] for error in errors} == set(wrong)
 
     expect(page.locator("[aria-invalid=true]")).to_have_count(len(wrong))
@@ -169,6 +171,20 @@ def test_errors_of_the_api_are_shown_at_their_fields_and_the_first_has_the_focus
     expect(page.locator(f"#field-{wrong[-1]}")).to_be_focused()
     page.locator(f"#field-{wrong[-1]}").dispatch_event("input", {"bubbles": True})
     expect(page.locator("[aria-invalid=true]")).to_have_count(len(wrong) - 1)
+
+
+def test_a_name_is_typed_not_chosen_from_a_list(server: Server, visit: Visitor) -> None:
+    page = visit(server).page
+    page.get_by_role("button", name=examples(server.client)[0]["label"], exact=True).click()
+    for name in CONTRACT.open_names:
+        control = page.locator(f"#field-{name.name}")
+        expect(control).to_have_attribute("maxlength", str(name.max_length))
+        assert control.evaluate("it => it.tagName + it.getAttribute('list')") == "INPUTnull"
+        control.fill("")
+        control.press_sequentially("n" * (name.max_length + 5))
+        expect(control).to_have_value("n" * name.max_length)
+    page.get_by_role("button", name=SCORE).click()
+    expect(page.locator(".prediction")).to_be_visible()
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])

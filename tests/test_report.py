@@ -19,7 +19,8 @@ from toy import TOY
 from toy import changed as changed_toy
 
 from credit_risk.contract import CONTRACT
-from credit_risk.core.schema import OUTCOME
+from credit_risk.core.names import COMMON
+from credit_risk.core.schema import OUTCOME, Name
 from credit_risk.data.splits import read_split
 from credit_risk.evaluation.costs import mean_costs
 from credit_risk.evaluation.scored_split import ScoredSplit
@@ -188,6 +189,14 @@ def test_a_planted_disparity_in_a_protected_field_is_found() -> None:
     assert sea["false_negative_high"] < table.loc["air", "false_negative_low"]
     fair = outcomes.outcomes(labels, rng.random(6_000) < 0.2, groups)
     assert not fair["below_four_fifths"].any()
+
+
+def test_groups_of_a_protected_name_are_the_common_names_in_any_spelling() -> None:
+    field = Name(name="shop", column="Shop", description="Shop", example="Corner", protected=True)
+    common = [spelling for number in range(COMMON) for spelling in (f"Shop {number}", f"SHOP-{number}")]
+    groups = outcomes.groups_of(pd.Series([*common, "Rare", None]), field).tolist()
+    assert groups == [*(f"Shop {number}" for number in range(COMMON) for _ in range(2)), "all others", "unknown"]
+    assert outcomes.groups_of(pd.Series([None, None]), field).tolist() == ["unknown", "unknown"]
 
 
 def test_groups_of_a_protected_number_are_its_quarters() -> None:

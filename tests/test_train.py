@@ -289,7 +289,7 @@ def test_metrics_have_each_holdout_the_baseline_and_intervals(finished: Project,
         expected = roc_auc_score(labels, positive_probability(baseline, features))
         assert report[name]["logistic_baseline"]["roc_auc"] == pytest.approx(expected, abs=1e-5)
         assert report[name]["rows"] == len(labels)
-    aucs = single_feature_aucs(*train_rows, FEATURES.names, train_params(finished).seed)
+    aucs = single_feature_aucs(*train_rows, FEATURES.names, train_params(finished).seed, FEATURES.open_names)
     leak = report["leak"]
     assert leak["highest_single_feature_auc"] == pytest.approx(max(aucs.values()), abs=1e-6)
     assert aucs[leak["feature"]] == max(aucs.values())

@@ -63,7 +63,8 @@ def _left_out(plan: Plan) -> list[str]:
         if not plan.request.date
     ]
     entries += [
-        f"`{name}` has {plan.columns[name].known.nunique():,} different texts: could some be grouped into a category?"
+        f"`{name}` has {plan.columns[name].known.nunique():,} different texts: could some be grouped into a category? "
+        "If they name what recurs, such as a shop, and nobody's person, declare a Name in contract.py"
         for name in plan.proposals("text")
     ]
     if plan.request.date and len(formats := plan.columns[plan.request.date].formats) > 1:

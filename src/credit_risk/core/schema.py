@@ -20,6 +20,7 @@ from credit_risk.core.names import name_code
 
 ROW_ID, DATE, OUTCOME = "row_id", "date", "outcome"  # key columns of the files of stages 2 to 4
 SHOWN_CHOICES = 3  # in an error message
+MAX_NAME_LENGTH = 200  # characters; the API and the prediction log must not become a store of texts
 _NAME = re.compile(r"[a-z][a-z0-9_]*").fullmatch
 _SLUG = re.compile(r"[a-z][a-z0-9]*(-[a-z0-9]+)*").fullmatch
 # A whole number as codes and ids have it, with the leading zeros and the empty decimal part that spreadsheets add.
@@ -228,7 +229,7 @@ class Name:
     def rule(self) -> str:
         """What a value must be, as the end of a sentence; frame checks and API use the same words."""
         null = "" if self.required else " or null"
-        return f"must be a text of 1 to {self.max_length} characters, with a letter or digit{null}"
+        return f"must be a line of 1 to {self.max_length} characters, with a letter or digit{null}"
 
     def accepts(self, value: Any) -> bool:
         """Whether a value keeps the field's own rule."""
@@ -474,6 +475,8 @@ def _field_problems(contract: Contract, each: Field) -> Iterator[str]:
         each.minimum <= each.maximum and math.isfinite(each.minimum) and math.isfinite(each.maximum)
     ):
         yield f"{where} has a minimum above its maximum, or one that is not finite"
+    if isinstance(each, Name) and not 1 <= each.max_length <= MAX_NAME_LENGTH:
+        yield f"{where} needs a max_length from 1 to {MAX_NAME_LENGTH}"
     if not each.accepts(each.example):
         yield f"the example of {where} is {each.example!r}, but it {each.rule}"
 

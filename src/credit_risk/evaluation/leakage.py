@@ -6,6 +6,8 @@ import numpy as np
 import numpy.typing as npt
 from sklearn.metrics import roc_auc_score
 from sklearn.model_selection import StratifiedKFold, cross_val_predict
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import TargetEncoder
 from sklearn.tree import DecisionTreeClassifier
 
 from credit_risk.core.arrays import Labels
@@ -17,7 +19,11 @@ NO_SKILL = 0.5  # ROC AUC of a constant
 
 
 def single_feature_aucs(
-    features: npt.NDArray[np.float32], labels: Labels, names: Sequence[str], seed: int
+    features: npt.NDArray[np.float32],
+    labels: Labels,
+    names: Sequence[str],
+    seed: int,
+    open_names: Sequence[str] = (),
 ) -> dict[str, float]:
     """Out-of-fold ROC AUC of a decision tree on each feature alone, highest first.
 
@@ -26,6 +32,8 @@ def single_feature_aucs(
         labels: shape (n,), 1 positive, 0 negative.
         names: of the columns.
         seed: of the sample and the folds.
+        open_names: those columns that hold codes of names with an open vocabulary. The codes have no order, so the
+            tree gets the mean outcomes of the names instead.
 
     Raises:
         ProjectError: an outcome has fewer rows than there are folds.
@@ -35,17 +43,24 @@ def single_feature_aucs(
     if len(labels) > MAX_ROWS:
         sample = np.random.default_rng(seed).choice(len(labels), MAX_ROWS, replace=False)
         features, labels = features[sample], labels[sample]
-    folds = list(StratifiedKFold(FOLDS, shuffle=True, random_state=seed).split(features, labels))
+    folds = list(folds_of(seed).split(features, labels))
     tree = DecisionTreeClassifier(max_leaf_nodes=64, min_samples_leaf=20, random_state=seed)
+    encoded = make_pipeline(TargetEncoder(target_type="binary", cv=folds_of(seed)), tree)
     aucs = {}
     for index, name in enumerate(names):
         column = features[:, [index]]
         if len(np.unique(column)) == 1:
             aucs[name] = NO_SKILL
             continue
-        probabilities = cross_val_predict(tree, column, labels, cv=folds, method="predict_proba")[:, 1]
+        model = encoded if name in open_names else tree
+        probabilities = cross_val_predict(model, column, labels, cv=folds, method="predict_proba")[:, 1]
         aucs[name] = float(roc_auc_score(labels, probabilities))
     return dict(sorted(aucs.items(), key=lambda item: -item[1]))
+
+
+def folds_of(seed: int) -> StratifiedKFold:
+    """The folds of the check."""
+    return StratifiedKFold(FOLDS, shuffle=True, random_state=seed)
 
 
 def check_leakage(aucs: Mapping[str, float], limit: float) -> None:

@@ -34,6 +34,7 @@ RC: dict[Any, Any] = {
     "font.family": "sans-serif",
 }
 SHOWN_ENDS = 7  # of many categories, those with the lowest and the highest mean probabilities
+LABEL = 18  # characters of a category that are shown
 WIDE_RANGE = 10_000  # larger numbers are drawn on a logarithmic axis
 EVENT_RATE = f"{CONTRACT.problem.event} rate"
 
@@ -216,6 +217,7 @@ def draw_categories(axis: Axes, curve: pd.DataFrame) -> None:
     ends = pd.concat([curve.head(SHOWN_ENDS), curve.tail(SHOWN_ENDS)]) if many else curve
     axis.bar(range(len(ends)), ends["y"], color=BLUE)
     crowded = len(ends) > 4  # noqa: PLR2004 (labels would overlap)
-    axis.set_xticks(range(len(ends)), ends["x"], rotation=90 if crowded else 0, fontsize=8)
+    labels = [word if len(word) <= LABEL else f"{word[: LABEL - 1]}…" for word in ends["x"]]
+    axis.set_xticks(range(len(ends)), labels, rotation=90 if crowded else 0, fontsize=8)
     if many:
         axis.axvline(SHOWN_ENDS - 0.5, color="black", linestyle=":", linewidth=1)

@@ -14,7 +14,8 @@ import pandas as pd
 from scipy.stats import binomtest
 
 from credit_risk.core.arrays import Labels
-from credit_risk.core.schema import Contract, Number
+from credit_risk.core.names import common_codes, name_code
+from credit_risk.core.schema import Contract, Name, Number
 from credit_risk.report.tables import OTHERS
 
 FOUR_FIFTHS = 0.8
@@ -73,13 +74,18 @@ def share_with_interval(name: str, flags: npt.NDArray[np.bool_]) -> dict[str, fl
 
 
 def protected_groups(contract: Contract, rows: pd.DataFrame) -> dict[str, npt.NDArray[Any]]:
-    """By name of each protected field the group of each row: its word, or the quarter of its number."""
+    """By name of each protected field the group of each row: its word or common name, or the quarter of its number."""
     return {field.name: groups_of(rows[field.name], field) for field in contract.fields if field.protected}
 
 
 def groups_of(values: pd.Series, field: Any) -> npt.NDArray[Any]:
     """The group of each value of a field, an object array."""
     missing = values.isna().to_numpy()
+    if isinstance(field, Name):
+        codes = values.map(name_code, na_action="ignore")
+        common = codes.isin(common_codes(codes[~missing].to_numpy(np.float64)))
+        spelling = values.groupby(codes).transform("first")  # the same of all rows with one name
+        return np.where(missing, UNKNOWN, spelling.where(common, OTHERS).astype(object).to_numpy())
     if not isinstance(field, Number):
         return np.where(missing, UNKNOWN, values.astype(object).to_numpy())
     numbers = values.to_numpy(np.float64)

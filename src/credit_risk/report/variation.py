@@ -65,7 +65,7 @@ def dependence(predict: PredictRows, rows: pd.DataFrame, contract: Contract, nam
         grid: list[Any] = number_grid(known.to_numpy(np.float64), field)
     else:
         shares = known.value_counts(normalize=True)
-        words = field.choices if isinstance(field, Choice) else sorted(shares.index)
+        words = field.choices if isinstance(field, Choice) else sorted(shares.index[:GRID_POINTS])
         grid = [word for word in words if shares.get(word, 0.0) >= MIN_CATEGORY_SHARE]
     means = [float(predict(with_value(rows, contract, name, value)).mean()) for value in grid]
     curve = pd.DataFrame({"x": pd.Series(grid, dtype=float if isinstance(field, Number) else object), "y": means})
