@@ -6,7 +6,7 @@ from typing import Any
 
 from credit_risk.contract import CONTRACT
 
-CHOICES = {choice.name for choice in CONTRACT.choices}
+WORDS = {name for name in CONTRACT.field_names if name not in {number.name for number in CONTRACT.numbers}}
 LOCK = "requirements.lock"
 
 Row = dict[str, Any]
@@ -49,7 +49,7 @@ def as_tensors(row: Row) -> Any:
     text: Row = {"datatype": "BYTES", "parameters": {"content_type": "str"}}
     number: Row = {"datatype": "FP64"}
     inputs = [
-        {"name": name, "shape": [1, 1], "data": [value], **(text if name in CHOICES else number)}
+        {"name": name, "shape": [1, 1], "data": [value], **(text if name in WORDS else number)}
         for name, value in row.items()
     ]
     return {"parameters": {"content_type": "pd"}, "inputs": inputs}
