@@ -85,6 +85,8 @@ def main() -> None:
     folder = root().joinpath(*WRITTEN)
     write_result(result, folder)
     write_page(result, reference, window, folder)
+    if everything.early:
+        print(f"{everything.early:,} outcomes are dated before their row was scored, and not used")
     for alarm in result["alarms"]:
         print(f"alarm: {alarm}")
     print(f"{len(window.rows):,} rows of version {number}, {len(result['alarms'])} alarms: {relative(folder / JSON)}")

@@ -318,6 +318,16 @@ def test_an_invalid_line_of_a_stream_gets_its_errors_and_the_others_their_predic
     assert rules[1:] == ["names a field twice", f"must be a JSON object with one {PROBLEM.row}"]
 
 
+def test_a_row_that_no_parser_reads_fails_a_list_by_its_number_and_alone_in_a_stream(client: httpx.Client) -> None:
+    deep = '{"a":' * 2_000 + "1" + "}" * 2_000
+    for bad, says in (("{oops", f"is not JSON: {PROBLEM.row} 2"), (deep, f"{PROBLEM.row} 2 is nested too deeply")):
+        answer = client.post("/predict/batch", content=f"[{TEXT}, {bad}, {TEXT}]", headers=JSON)
+        assert answer.status_code == 400
+        assert says in answer.json()["detail"]
+        lines = client.post("/predict/batch", content=f"{TEXT}\n{bad}\n{TEXT}", headers=NDJSON).text.splitlines()
+        assert ["errors" in json.loads(line) for line in lines] == [False, True, False]
+
+
 @pytest.mark.parametrize("body", [b"", b"{}", b"5", b"[", b"[5 5]", b"[5,]", b"[5]]", b"[" * 9_000, TEXT.encode()])
 def test_a_batch_that_is_not_a_list_is_400(client: httpx.Client, body: bytes) -> None:
     answer = client.post("/predict/batch", content=body, headers=JSON)

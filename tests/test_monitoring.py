@@ -32,10 +32,11 @@ from credit_risk.formats.onnx_scorer import OnnxScorer
 from credit_risk.monitoring import comparison, shadow
 from credit_risk.monitoring.comparison import Check, compare, corrected
 from credit_risk.monitoring.estimate import estimate, expected_auc
-from credit_risk.monitoring.outcomes import REJECTED, known_outcomes, take_in
+from credit_risk.monitoring.outcomes import REJECTED, known_outcomes, labels_of, take_in
 from credit_risk.monitoring.outcomes import SCHEMA as OUTCOMES_SCHEMA
 from credit_risk.monitoring.params import MonitorParams
 from credit_risk.monitoring.reference import Distribution, Reference, make_reference
+from credit_risk.monitoring.result import write_result
 from credit_risk.monitoring.shadow import ShadowRows
 from credit_risk.monitoring.shipping import SCHEMA, ship
 from credit_risk.monitoring.window import Window, read_predictions
@@ -241,6 +242,69 @@ def test_outcomes_are_taken_in_once_and_the_latest_counts(tmp_path: Path) -> Non
     (tmp_path / "bad.csv").write_text(f"{ROW_ID},{OUTCOME},date\n1,perhaps,2026-01-01\n")
     with pytest.raises(ProjectError, match="has no usable row; the outcome is none of"):
         take_in(str(tmp_path / "bad.csv"), store)
+
+
+def test_contradictions_are_rejected_and_outcomes_before_the_prediction_are_not_used(tmp_path: Path) -> None:
+    store, file = Store(str(tmp_path / "store")), tmp_path / "outcomes.csv"
+
+    def take(*rows: str) -> tuple[int, int]:
+        file.write_text("\n".join([f"{ROW_ID},{OUTCOME},date", *rows]))
+        taken = take_in(str(file), store)
+        return taken.rows, taken.rejected
+
+    first = ("id-1,1,2025-11-25", "id-2,1,2025-12-01", "id-2,1,2025-12-01", "id-3,0,2025-12-01", "id-3,1,2025-12-01")
+    assert take(*first) == (3, 2)
+    assert take("id-2,0,2025-12-01", "nobody,0,2025-12-01") == (1, 1)
+    assert take(*first) == (3, 2)  # again
+    assert take("id-2,0,2025-12-02") == (1, 0)
+    rows = pd.DataFrame({ROW_ID: ["id-1", "id-2", "id-3", None], "time": pd.Timestamp("2025-11-27T23:59Z")})
+    labels, early = labels_of(rows, known_outcomes(store))
+    assert early == 1
+    assert np.array_equal(labels, [np.nan, 0, np.nan, np.nan], equal_nan=True)
+
+
+KILLED_HALF_WAY = """
+import os, signal, sys
+from pathlib import Path
+from {package}.data.store import Store
+from {package}.monitoring.outcomes import take_in
+from {package}.monitoring.result import write_result
+left = int(sys.argv[1])
+def until_killed(write):
+    def written(self, content, **options):
+        global left
+        left -= 1
+        write(self, content if left else content[: len(content) // 2], **options)
+        if not left:
+            os.kill(os.getpid(), signal.SIGKILL)
+    return written
+Path.write_bytes, Path.write_text = until_killed(Path.write_bytes), until_killed(Path.write_text)
+if sys.argv[2] == "monitor":
+    write_result(dict(version="2", rows=1, checks=[]), Path(sys.argv[3]))
+take_in(sys.argv[2], Store(sys.argv[3]))
+"""
+
+
+def killed_half_way(*arguments: str) -> None:
+    """Killed while it writes a file, which is half on disk then."""
+    program = KILLED_HALF_WAY.format(package=problem.package)
+    killed = subprocess.run([sys.executable, "-c", program, *arguments], check=False)
+    assert killed.returncode == -signal.SIGKILL
+
+
+def test_killed_outcomes_and_monitor_leave_nothing_half_written(tmp_path: Path) -> None:
+    store, file = Store(str(tmp_path / "store")), tmp_path / "outcomes.csv"
+    file.write_text(f"{ROW_ID},{OUTCOME},date\nid-1,1,2026-11-26\nid-2,0,2026-11-26\n,0,2026-11-26\n")
+    killed_half_way("2", str(file), store.address)
+    assert len(list(tmp_path.rglob(".store-*"))) == 1
+    assert len(known_outcomes(store)) == 0  # the rejected row is written, the others are not
+    for _ in range(2):
+        assert take_in(str(file), store).rows == 2
+        assert sorted(known_outcomes(store)[ROW_ID]) == ["id-1", "id-2"]
+    result = {"version": "1", "rows": 1, "checks": []}
+    write_result(result, tmp_path / "monitoring")
+    killed_half_way("1", "monitor", str(tmp_path / "monitoring"))
+    assert json.loads((tmp_path / "monitoring" / "result.json").read_text()) == result
 
 
 def test_expected_auc() -> None:

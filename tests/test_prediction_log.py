@@ -68,6 +68,11 @@ def test_rows_are_logged_as_they_were_sent_on_one_line(tmp_path: Path) -> None:
     assert [line["fields"] for line in record(tmp_path, entry(body=sent), entry("7", body=sent))] == [EXAMPLE, EXAMPLE]
 
 
+def test_a_clock_that_is_set_back_shows_in_the_times_and_costs_no_row(tmp_path: Path) -> None:
+    found = record(tmp_path, entry(time=1e9), entry(time=1e9 - 3600), entry(time=1e9))
+    assert [line["time"][11:19] for line in found] == ["01:46:40", "00:46:40", "01:46:40"]
+
+
 def test_fields_can_be_left_out(tmp_path: Path) -> None:
     sent = json.dumps(EXAMPLE).encode()
     found = record(tmp_path, entry(), entry(body=sent), prediction_log_exclude=f"{FIRST},")

@@ -11,6 +11,8 @@ from io import BytesIO
 from pathlib import Path
 
 import fsspec
+import numpy as np
+import numpy.typing as npt
 import pandas as pd
 import pyarrow as pa
 
@@ -41,7 +43,8 @@ class TakenIn:
 def take_in(address: str, store: Store) -> TakenIn:
     """Takes in a file with the columns row id, outcome and date (of the day the outcome was known, as 2024-12-31).
 
-    Row id and outcome may have the source's names and words. Rows that can't be used are kept with the reason.
+    Row id and outcome may have the source's names and words. Rows that can't be used are kept with the reason. Ids that
+    no prediction has are taken in: it may be shipped later.
 
     Raises:
         ProjectError: the file can't be read, lacks a column, or has no usable row.
@@ -50,12 +53,18 @@ def take_in(address: str, store: Store) -> TakenIn:
     ids, outcome = stored_ids(frame[ROW_ID]), frame[OUTCOME].str.strip().map(plain_code).map(_CODES)
     dates = pd.to_datetime(frame[DATE].str.strip(), format="%Y-%m-%d", errors="coerce")
     why = pd.Series("", index=frame.index, dtype="str")
+    spelled = pd.DataFrame({ROW_ID: ids, DATE: dates, OUTCOME: outcome})
+    twice = spelled.groupby([ROW_ID, DATE])[OUTCOME].transform("nunique") > 1
+    known = _matching(ids, known_outcomes(store))
+    contradicts = (known[DATE] == dates) & (known[OUTCOME] != outcome)
     tomorrow = (datetime.now(UTC) + timedelta(days=1)).replace(tzinfo=None)
     for wrong, text in (
         (ids == "", "the row id is empty"),
         (outcome.isna(), f"the outcome is none of {', '.join(_CODES)}"),
         (dates.isna(), "the date is not a date like 2024-12-31"),
         (dates > tomorrow, "the date is in the future"),
+        (twice, "the file has another outcome of this row and date"),
+        (contradicts, "another outcome of this row and date is known; give a later date"),
     ):
         why[wrong & (why == "")] = text
     good = why == ""
@@ -76,6 +85,32 @@ def known_outcomes(store: Store) -> pd.DataFrame:
     frame: pd.DataFrame = pa.concat_tables([SCHEMA.empty_table(), *tables]).to_pandas()
     latest: pd.DataFrame = frame.sort_values(DATE, kind="stable").drop_duplicates(ROW_ID, keep="last")
     return latest
+
+
+def labels_of(rows: pd.DataFrame, outcomes: pd.DataFrame) -> tuple[npt.NDArray[np.float64], int]:
+    """The outcome of each scored row; NaN where none is known, or where it is dated before the row was scored.
+
+    Args:
+        rows: with row id and, if the outcomes have dates, `time`.
+        outcomes: with row id, outcome and, in general, date.
+
+    Returns:
+        The labels, and how many outcomes are dated too early. A day earlier is another time zone.
+    """
+    known = _matching(stored_ids(rows[ROW_ID]), outcomes)
+    labels: npt.NDArray[np.float64] = known[OUTCOME].to_numpy(np.float64, na_value=np.nan, copy=True)
+    early = np.zeros(len(labels), bool)
+    if DATE in known:
+        scored = rows["time"].dt.tz_localize(None).dt.normalize()
+        early = (known[DATE] < scored - pd.Timedelta(days=1)).to_numpy(bool)
+    labels[early] = np.nan
+    return labels, int(early.sum())
+
+
+def _matching(ids: "pd.Series[str]", outcomes: pd.DataFrame) -> pd.DataFrame:
+    """The outcome of each id, in the order and with the index of the ids; missing where there is none."""
+    found = ids.to_frame(ROW_ID).merge(outcomes, "left", on=ROW_ID, validate="many_to_one").set_axis(ids.index)
+    return found.assign(**{DATE: pd.to_datetime(found[DATE])}) if DATE in found else found
 
 
 def _read(address: str) -> tuple[bytes, pd.DataFrame]:

@@ -16,12 +16,11 @@ from scipy.stats import spearmanr
 from credit_risk.contract import CONTRACT
 from credit_risk.core.arrays import Labels, Scores
 from credit_risk.core.errors import ProjectError
-from credit_risk.core.schema import OUTCOME, ROW_ID
-from credit_risk.data.parsing import stored_ids
+from credit_risk.core.schema import ROW_ID
 from credit_risk.data.store import Store
 from credit_risk.evaluation.bootstrap import auc_difference, bootstrap
 from credit_risk.monitoring.comparison import enough, psi
-from credit_risk.monitoring.outcomes import known_outcomes
+from credit_risk.monitoring.outcomes import known_outcomes, labels_of
 from credit_risk.monitoring.reference import Distribution
 from credit_risk.monitoring.shipping import PREDICTIONS
 from credit_risk.registry.gate_params import ShadowDemands
@@ -69,7 +68,6 @@ class ShadowRows:
         during = frame["time"].between(times.min(), times.max())
         rows = frame[scored].sort_values("time", kind="stable")
         rows = rows[rows[ROW_ID].isna() | ~rows.duplicated(ROW_ID, keep="last")]
-        outcomes = known_outcomes(store).set_index(ROW_ID)[OUTCOME]
         shadow_probabilities = rows["shadow_probability"].to_numpy(np.float64)
         return cls(
             champion,
@@ -80,7 +78,7 @@ class ShadowRows:
             shadow_probabilities,
             (rows["decision"] == CONTRACT.problem.decline).to_numpy(bool),
             shadow_probabilities >= threshold,
-            stored_ids(rows[ROW_ID]).map(outcomes).to_numpy(np.float64, na_value=np.nan),
+            labels_of(rows, known_outcomes(store))[0],
         )
 
 

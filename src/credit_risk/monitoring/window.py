@@ -11,10 +11,9 @@ import pyarrow as pa
 
 from credit_risk.contract import CONTRACT
 from credit_risk.core.arrays import Floats, Scores
-from credit_risk.core.schema import OUTCOME, ROW_ID
-from credit_risk.data.parsing import stored_ids
 from credit_risk.data.store import Store
 from credit_risk.features import FEATURES
+from credit_risk.monitoring.outcomes import labels_of
 from credit_risk.monitoring.shipping import PREDICTIONS, SCHEMA
 
 
@@ -28,6 +27,7 @@ class Window:
         probabilities: shape (n,).
         declined: shape (n,).
         labels: shape (n,): 1 positive, 0 negative, NaN where no outcome is known.
+        early: how many outcomes are dated before the prediction, and not used.
     """
 
     rows: pd.DataFrame
@@ -35,19 +35,19 @@ class Window:
     probabilities: Scores
     declined: npt.NDArray[np.bool_]
     labels: npt.NDArray[np.float64]
+    early: int = 0
 
     @classmethod
     def of(cls, predictions: pd.DataFrame, outcomes: pd.DataFrame) -> Self:
-        """The window of predictions (columns of the log), with the outcomes that are known (row id and outcome)."""
+        """The window of predictions (columns of the log), with the outcomes that are known; see `labels_of`."""
         rows = predictions.sort_values("time", kind="stable", ignore_index=True)
-        labels = stored_ids(rows[ROW_ID]).map(outcomes.set_index(ROW_ID)[OUTCOME]).to_numpy(np.float64, na_value=np.nan)
         fields: dict[str, Any] = {name: rows[name] for name in CONTRACT.field_names}
         return cls(
             rows,
             FEATURES.from_columns(fields),
             rows["probability"].to_numpy(np.float64),
             (rows["decision"] == CONTRACT.problem.decline).to_numpy(bool),
-            labels,
+            *labels_of(rows, outcomes),
         )
 
     def select(self, chosen: npt.NDArray[Any]) -> "Window":
