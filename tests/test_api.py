@@ -319,7 +319,7 @@ def test_an_invalid_line_of_a_stream_gets_its_errors_and_the_others_their_predic
 
 
 def test_a_row_that_no_parser_reads_fails_a_list_by_its_number_and_alone_in_a_stream(client: httpx.Client) -> None:
-    deep = '{"a":' * 2_000 + "1" + "}" * 2_000
+    deep = "[" * 1_100 + "]" * 1_100
     for bad, says in (("{oops", f"is not JSON: {PROBLEM.row} 2"), (deep, f"{PROBLEM.row} 2 is nested too deeply")):
         answer = client.post("/predict/batch", content=f"[{TEXT}, {bad}, {TEXT}]", headers=JSON)
         assert answer.status_code == 400
