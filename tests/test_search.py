@@ -19,6 +19,7 @@ import pytest
 import yaml
 from mlflow import MlflowClient
 from projects import REPOSITORY, Project, copy_finished, once, wait_until
+from sklearn.base import clone
 from sklearn.metrics import roc_auc_score
 from sklearn.model_selection import StratifiedKFold
 
@@ -128,49 +129,55 @@ def test_folds_without_both_outcomes_are_rejected() -> None:
         make_folds("random", np.array([0] * 97 + [1] * 3, np.int8), None, seed=1)
 
 
-@pytest.mark.integration
 @pytest.mark.parametrize("model", ["random_forest", "hist_gradient_boosting"])
-def test_constrained_and_weighted_models_keep_the_direction_and_are_served(
-    finished: Project, train_rows: tuple[Any, Any], model: str
-) -> None:
+def test_weighted_models_are_calibrated_and_served(finished: Project, train_rows: tuple[Any, Any], model: str) -> None:
     features, labels = train_rows
-    numeric = [name for name in FEATURES.names if name not in FEATURES.categorical + FEATURES.flags]
-    constrained = numeric[0]
     few = {"n_estimators": 30} if model == "random_forest" else {"max_iter": 30}
     parameters = project_parameters(finished, model) | few | {"class_weight": "balanced"}
-    selection = finished.params["train"]["selection"] | {"min_importance": 0.0}
-
-    def fitted(signs: dict[str, int]) -> Any:
-        section = {"model": model, model: parameters | {"monotonic_cst": signs}, "selection": selection}
-        return fit(train_section(finished, calibration="sigmoid", **section), features, labels)
-
-    pipeline = fitted({constrained: -1})
+    pipeline = fit(train_section(finished, calibration="sigmoid", model=model, **{model: parameters}), features, labels)
     probabilities = positive_probability(pipeline, features)
     assert probabilities.mean() == pytest.approx(labels.mean(), abs=0.02)  # calibration undoes the shift of the weights
     scorer = OnnxScorer(export_onnx(pipeline, OnnxMetadata(FEATURES.names, 0.2)))
     assert np.abs(scorer.score(features) - probabilities).max() <= 1e-6
-    more = features.copy()
-    more[:, FEATURES.names.index(constrained)] *= 2
-    assert (positive_probability(pipeline, more) <= probabilities + 1e-12).all()
-    free = fitted({})
-    assert (positive_probability(free, more) > positive_probability(free, features) + 1e-12).any()
 
 
 def project_parameters(project: Project, model: str) -> dict[str, Any]:
     return dict(project.params["train"][model])
 
 
-def test_constraints_that_could_move_to_another_column_are_rejected(finished: Project) -> None:
-    def constrained(name: str, min_importance: float) -> TrainParams:
-        boosting = project_parameters(finished, "hist_gradient_boosting") | {"monotonic_cst": {name: -1}}
-        selection = finished.params["train"]["selection"] | {"min_importance": min_importance}
-        return train_section(finished, hist_gradient_boosting=boosting, selection=selection)
+@pytest.mark.parametrize("calibration", ["none", "sigmoid"])
+@pytest.mark.parametrize("model", ["random_forest", "hist_gradient_boosting"])
+def test_trees_keep_the_declared_directions_of_the_columns_that_selection_leaves(
+    finished: Project, model: str, calibration: str
+) -> None:
+    """`nothing` is dropped, so that the others move; `down` is declared to fall, and in the data it rises."""
+    names, random = ["code", "nothing", "up", "down"], np.random.default_rng(0)
+    features = random.normal(size=(3_000, 4)).astype(np.float32)
+    features[:, 0], features[:, 1] = random.integers(0, 3, 3_000), 1
+    labels = (features[:, 2] + 0.5 * features[:, 3] + random.normal(size=3_000) > 0).astype(np.int8)
+    few = {"random_forest": {"n_estimators": 20, "min_samples_leaf": 5}, "hist_gradient_boosting": {"max_iter": 30}}
+    selection = {"trees": 10, "rows": 3_000, "min_importance": 0.01}
 
-    build_pipeline(constrained(FEATURES.names[0], 0.0))
-    with pytest.raises(ProjectError, match="min_importance"):
-        build_pipeline(constrained(FEATURES.names[0], 0.1))
-    with pytest.raises(ProjectError, match=r"train.hist_gradient_boosting.monotonic_cst: no_such_feature"):
-        build_pipeline(constrained("no_such_feature", 0.0))
+    def moved(monotonic: bool, name: str) -> Any:
+        train = train_section(
+            finished, model=model, calibration=calibration, selection=selection, monotonic=monotonic, **few
+        )
+        pipeline = clone(build_pipeline(train, names, ["code"], None, (), {"up": 1, "down": -1}))
+        pipeline.fit(features, labels)
+        assert pipeline["select"].get_support().tolist() == [True, False, True, True]
+        more = features.copy()
+        more[:, names.index(name)] += 0.7
+        return positive_probability(pipeline, more) - positive_probability(pipeline, features)
+
+    assert (moved(True, "up") >= -1e-12).all()
+    assert (moved(True, "down") <= 1e-12).all()
+    assert (moved(False, "down") > 1e-12).any()
+
+
+def test_constraints_by_position_are_rejected(finished: Project) -> None:
+    boosting = project_parameters(finished, "hist_gradient_boosting") | {"monotonic_cst": [1]}
+    with pytest.raises(ProjectError, match=r"hist_gradient_boosting.monotonic_cst .* set train.monotonic"):
+        build_pipeline(train_section(finished, hist_gradient_boosting=boosting))
 
 
 def test_the_selection_is_fitted_once_a_fold_and_keeps_what_it_would_keep(
@@ -210,16 +217,17 @@ def test_each_space_draws_candidates_that_can_be_built_and_logged(finished: Proj
     assert set(SPACES) == set(LEARNERS)
     for model, space in SPACES.items():
         study = optuna.create_study(sampler=optuna.samplers.RandomSampler(seed=0))
-        drawn = []
+        candidates, drawn = [], []
         for _ in range(40):
             candidate = space(study.ask(), train)
             assert candidate.model == model
             assert TrainParams.model_validate_json(candidate.model_dump_json()) == candidate
-            candidate_pipeline(candidate, 1_000)  # constraints fit the selection
+            candidate_pipeline(candidate, 1_000)
+            candidates.append(candidate)
             drawn.append(learner_parameters(candidate))
         assert {"class_weight" in each for each in drawn} == {True, False}
         constrained = bool(FEATURES.directions) and model != "logistic_regression"
-        assert any("monotonic_cst" in each for each in drawn) == constrained
+        assert {each.monotonic for each in candidates} == ({True, False} if constrained else {False})
 
 
 def test_writing_the_current_parameters_changes_the_note_alone() -> None:

@@ -239,7 +239,7 @@ def test_calibration_does_not_depend_on_the_order_of_the_rows(finished: Project)
 
 def test_selection_keeps_and_drops_by_importance(project: Project, inside: Callable[[Project], None]) -> None:
     inside(project)
-    project.set_params({"train.selection.min_importance": 1.0, "train.hist_gradient_boosting.monotonic_cst": None})
+    project.set_params({"train.selection.min_importance": 1.0})
     assert run_script(project, TRAIN) == 0
     features = json.loads(project.path("1.data", "5.model", "training.json").read_text())["features"]
     kept, dropped = features["kept"], features["dropped"]

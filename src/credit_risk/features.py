@@ -70,7 +70,7 @@ FEATURES = FeatureSet(
             "a local bank has more information about the borrower; 0 also when a state is not known",
             "(state == bank_state) * (state >= 0)",
         ),
-        Feature("new_business", CODE, "young businesses fail more"),
+        Feature("new_business", CODE, "young businesses fail more", direction=1),
         Feature("franchise", CODE, "a franchise follows a tested business plan"),
         Feature("urban_rural", CODE, "rural borrowers default less"),
         Feature("revolving_credit", CODE, "a credit line is drawn when cash is short"),

@@ -6,7 +6,7 @@ and `classify` (the classifier, with sigmoid calibration around it if asked for;
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import Any, Literal
+from typing import Any, Literal, Self
 
 import numpy as np
 from pydantic import Field, field_validator
@@ -45,8 +45,8 @@ class SelectionParams(Params):
 class TrainParams(Params):
     """Section `train` of params.yaml.
 
-    Each classifier's section holds scikit-learn's own parameters. For trees, `monotonic_cst` is by feature name: -1
-    means that a higher value never raises the risk, other features equal.
+    Each classifier's section holds scikit-learn's own parameters. With `monotonic`, trees keep the directions that
+    features.py declares: a probability never moves against them, other features equal.
     """
 
     model: ModelName
@@ -55,6 +55,7 @@ class TrainParams(Params):
     cost_false_negative: float = Field(gt=0)
     cost_false_positive: float = Field(gt=0)
     threshold_folds: int = Field(ge=2)
+    monotonic: bool
     selection: SelectionParams
     logistic_regression: dict[str, Any]
     random_forest: dict[str, Any]
@@ -70,13 +71,48 @@ class TrainParams(Params):
         return value
 
 
-def build_pipeline(
+class MonotonicPipeline(Pipeline):  # type: ignore[misc]  # scikit-learn has no types
+    """A pipeline whose classifier keeps the directions of the columns that the selection leaves."""
+
+    def __init__(
+        self, steps: Any, *, signs: Sequence[int] | None = None, memory: Any = None, verbose: bool = False
+    ) -> None:
+        """Takes the steps and, for trees, the direction of each encoded column: 1 rising, -1 falling, 0 free."""
+        super().__init__(steps, memory=memory, verbose=verbose)
+        self.signs = signs
+
+    def fit(self, features: Any, labels: Any = None, **parameters: Any) -> Self:
+        """Fits the steps one after the other; what is selected decides which constraint belongs to which column."""
+        if self.signs is None:
+            super().fit(features, labels, **parameters)
+            return self
+        encoded = self[:-1].fit_transform(features, labels)
+        constrain(self["classify"], self.signs, self["select"].get_support(indices=True))
+        self["classify"].fit(encoded, labels)
+        return self
+
+
+def constrain(classifier: Any, signs: Sequence[int] | None, columns: Any) -> None:
+    """Gives trees, also those inside a calibration, the directions of the columns that they will be fitted on.
+
+    Args:
+        classifier: unfitted.
+        signs: the direction of each encoded column; None for none.
+        columns: positions of those columns that were selected.
+    """
+    if signs is not None:
+        trees = classifier.estimator if isinstance(classifier, CalibratedClassifierCV) else classifier
+        trees.set_params(monotonic_cst=[signs[column] for column in columns])
+
+
+def build_pipeline(  # noqa: PLR0913, PLR0917 (a table's columns by kind)
     train: TrainParams,
     names: Sequence[str] = FEATURES.names,
     categorical: Sequence[str] = FEATURES.categorical,
     rows: int | None = None,
     open_names: Sequence[str] = FEATURES.open_names,
-) -> Pipeline:
+    directions: Mapping[str, int] = FEATURES.directions,
+) -> "MonotonicPipeline":
     """The unfitted pipeline.
 
     Args:
@@ -85,19 +121,23 @@ def build_pipeline(
         categorical: those of them that hold category codes.
         rows: how many rows it will be fitted on, when known: bounds the sample of each of the selection's trees.
         open_names: those of the feature columns that hold codes of names with an open vocabulary.
+        directions: 1 or -1 by feature name, for `train.monotonic`.
     """
     columns = _columns(names, categorical, open_names)
-    classifier = _classifier(train, encoded_columns(names, categorical, open_names))
+    classifier = _classifier(train)
     if train.calibration == "sigmoid":
         # Shuffled, because rows may be ordered in time, and unshuffled folds would each cover one period.
         folds = StratifiedKFold(CALIBRATION_FOLDS, shuffle=True, random_state=train.seed)
         classifier = CalibratedClassifierCV(classifier, method="sigmoid", cv=folds, ensemble=False)
-    return Pipeline(
+    signs = [directions.get(name, 0) for name in encoded_columns(names, categorical, open_names)]
+    constrained = train.monotonic and train.model != "logistic_regression" and any(signs)
+    return MonotonicPipeline(
         [
             ("encode", _encoder(train, {kind: [names.index(name) for name in kept] for kind, kept in columns.items()})),
             ("select", _selector(train, rows)),
             ("classify", classifier),
-        ]
+        ],
+        signs=signs if constrained else None,
     )
 
 
@@ -118,7 +158,8 @@ def fit(train: TrainParams, features: Floats, labels: Labels) -> Pipeline:
         labels: shape (n,), 1 for the positive class.
     """
     with threadpool_limits(1), named_parameters(train):
-        return with_float32_encodings(build_pipeline(train, rows=len(labels)).fit(features, labels))
+        fitted = build_pipeline(train, rows=len(labels)).fit(features, labels)
+        return with_float32_encodings(Pipeline(fitted.steps))  # as others know it: ONNX and skops
 
 
 def with_float32_encodings(pipeline: Pipeline) -> Pipeline:
@@ -151,27 +192,6 @@ def positive_probability(model: Any, rows: Any) -> Scores:
     return probabilities
 
 
-def monotonic_signs(train: TrainParams, signs: Mapping[str, int], columns: Sequence[str]) -> list[int]:
-    """Monotonic constraints by feature name as one sign a column: 1 rising, -1 falling, 0 free.
-
-    Args:
-        train: parameters.
-        signs: 1 or -1 by feature name.
-        columns: the names of the columns that the classifier gets, in order.
-
-    Raises:
-        ProjectError: a name is no column, or columns may be dropped, which would move the others.
-    """
-    where = f"params.yaml: train.{train.model}.monotonic_cst"
-    if unknown := sorted(set(signs) - set(columns)):
-        raise ProjectError(f"{where}: {', '.join(unknown)} is no feature; see src/credit_risk/features.py")
-    if train.selection.min_importance > 0:
-        raise ProjectError(
-            f"{where} binds columns by position, so none may be dropped; set train.selection.min_importance to 0"
-        )
-    return [signs.get(name, 0) for name in columns]
-
-
 def encoded_columns(
     names: Sequence[str] = FEATURES.names,
     categorical: Sequence[str] = FEATURES.categorical,
@@ -199,10 +219,13 @@ def encoded_features(pipeline: Pipeline) -> list[str]:
     return found
 
 
-def _classifier(train: TrainParams, columns: Sequence[str]) -> BaseEstimator:
+def _classifier(train: TrainParams) -> BaseEstimator:
     parameters: dict[str, Any] = dict(getattr(train, train.model))
-    if isinstance(signs := parameters.get("monotonic_cst"), Mapping):
-        parameters["monotonic_cst"] = monotonic_signs(train, signs, columns)
+    if "monotonic_cst" in parameters:
+        raise ProjectError(
+            f"params.yaml: train.{train.model}.monotonic_cst goes by position, and the selection moves columns; set "
+            "train.monotonic, and the direction of each feature in features.py"
+        )
     fixed: dict[ModelName, tuple[type[BaseEstimator], dict[str, Any]]] = {
         "logistic_regression": (LogisticRegression, {}),
         "random_forest": (RandomForestClassifier, {"n_jobs": 1}),

@@ -147,6 +147,7 @@ def settings(rows: int, labels: Labels) -> list[TrainParams]:
     common: dict[str, Any] = {
         "seed": SEED,
         "calibration": "none",
+        "monotonic": False,
         "cost_false_negative": max(1.0, float(f"{odds:.1g}")),
         "cost_false_positive": 1.0 if odds >= 1 else float(f"{1 / odds:.1g}"),
         "threshold_folds": FOLDS,

@@ -20,11 +20,11 @@ ASIDE = "example"  # the folder that the first problem's files are moved to; lef
 # The first problem's own files, as paths and globs. What is written again is not among them.
 OWN = (
     *("1.data/source/*", "1.data/later/*", "1.data/*/metrics.json", "2.notebooks/*.ipynb", "tests/example"),
-    *("3.experiments/term_leak.*", "3.experiments/lender.*", "docs/honest_figures.md", "docs/model_card.md"),
+    *("3.experiments/term_leak.*", "3.experiments/ablation.*", "docs/honest_figures.md", "docs/model_card.md"),
     *("docs/images/page.png", "docs/images/report.png", "benchmarks/replay.py", "benchmarks/results/replay.*"),
 )
 # A block of a document that has one of these is about the first problem.
-ABOUT_IT = re.compile(r"\bSBA|\bloans?\b|tests/example|term_leak|lender|honest_figures|docs/images", re.IGNORECASE)
+ABOUT_IT = re.compile(r"\bSBA|\bloans?\b|tests/example|term_leak|ablation|honest_figures|docs/images", re.IGNORECASE)
 DOCUMENTS = ("CONTRIBUTING.md", "3.experiments/readme.md", "docs/make_it_yours.md")
 README_BEGINS = "## What you get"  # from here on it is true of any problem
 

@@ -38,7 +38,8 @@ class Feature:
         reason: why the feature is there.
         formula: expression over field names (see formulas.py); empty for the field of the feature's own name.
         categories: for a category that is computed from a number, the numbers in the order of their codes.
-        direction: 1 if a higher value should never lower the predicted probability, -1 if it should never raise it.
+        direction: 1 if a higher value should never lower the predicted probability, -1 if it should never raise it; a
+            later word of a category is higher, and a missing one the lowest. Trees keep it with `train.monotonic`.
     """
 
     name: str

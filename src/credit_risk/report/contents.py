@@ -100,6 +100,7 @@ def contents(
             for name in most_important[:DEPENDENCE_FIELDS]
         },
         "what_ifs": what_ifs(predict, sample),
+        "monotonic": FEATURES.directions if train.monotonic and train.model != "logistic_regression" else {},
         "outcomes": {
             name: outcomes(
                 split.labels,

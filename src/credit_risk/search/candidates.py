@@ -33,6 +33,7 @@ def searched_parameters(train: TrainParams) -> dict[str, Any]:
     return {
         "model": train.model,
         "calibration": train.calibration,
+        "monotonic": train.monotonic,
         "selection": {"min_importance": train.selection.min_importance},
         train.model: learner_parameters(train),
     }

@@ -24,7 +24,7 @@ from credit_risk.core.errors import ProjectError
 from credit_risk.core.files import sha256
 from credit_risk.core.paths import relative
 from credit_risk.data.splits import read_dates, read_split, split_path
-from credit_risk.model import TrainParams, named_parameters, positive_probability
+from credit_risk.model import TrainParams, constrain, named_parameters, positive_probability
 from credit_risk.search.candidates import candidate_pipeline
 
 FOLDS = 5
@@ -120,6 +120,7 @@ def score_fold(rows: TrainRows, candidate: TrainParams, fold: int) -> FoldResult
         encoder = clone(pipeline["encode"])
         encoded = encoder.fit_transform(rows.features[fitted_on], rows.labels[fitted_on])
         columns = selected_columns(pipeline, encoded, rows, fold)
+        constrain(pipeline["classify"], pipeline.signs, columns)
         classifier = pipeline["classify"].fit(encoded[:, columns], rows.labels[fitted_on])
         probabilities = positive_probability(classifier, encoder.transform(rows.features[scored])[:, columns])
     labels = rows.labels[scored]

@@ -8,26 +8,24 @@ import optuna
 from credit_risk.features import FEATURES
 from credit_risk.model import TrainParams
 
-# Constraints that a trial may choose: none, or the directions that features.py declares.
-DIRECTIONS: dict[str, dict[str, int]] = {"free": {}} | (
-    {"declared": FEATURES.directions} if FEATURES.directions else {}
-)
+# Whether trees keep the directions that features.py declares, if it declares any.
+MONOTONIC = [False, True] if FEATURES.directions else [False]
 
 
 def _section(train: TrainParams, trial: optuna.Trial, model: str, drawn: dict[str, Any]) -> TrainParams:
     """Section train with a learner's parameters replaced by drawn ones, and what goes with them.
 
-    Weighted classes shift probabilities, so the model needs calibration. Constraints are by column position, so the
-    features must all be kept.
+    Weighted classes shift probabilities, so the model needs calibration.
     """
     parameters = dict(getattr(train, model)) | drawn
-    for optional in ("class_weight", "monotonic_cst"):
-        if not parameters.get(optional):
-            parameters.pop(optional, None)
-    importance = 0.0 if "monotonic_cst" in parameters else trial.suggest_categorical("min_importance", [0.0, 0.1, 0.3])
+    if not parameters.get("class_weight"):
+        parameters.pop("class_weight", None)
+    monotonic = model != "logistic_regression" and trial.suggest_categorical("monotonic", MONOTONIC)
+    importance = trial.suggest_categorical("min_importance", [0.0, 0.1, 0.3])
     changes = {
         "model": model,
         model: parameters,
+        "monotonic": monotonic,
         "selection": train.selection.model_copy(update={"min_importance": importance}),
         "calibration": "sigmoid" if "class_weight" in parameters else train.calibration,
     }
@@ -44,11 +42,6 @@ def _weight(trial: optuna.Trial, balanced: str = "balanced") -> str | None:
     return balanced if trial.suggest_categorical("class_weight", ["none", "balanced"]) == "balanced" else None
 
 
-def _directions(trial: optuna.Trial) -> dict[str, int]:
-    """Signs by feature name."""
-    return dict(DIRECTIONS[trial.suggest_categorical("monotonic", list(DIRECTIONS))])
-
-
 def logistic_regression(trial: optuna.Trial, train: TrainParams) -> TrainParams:
     """A linear model: strength of the penalty, class weights."""
     drawn = {"C": _log_uniform(trial, "C", 1e-3, 1e2), "class_weight": _weight(trial)}
@@ -61,7 +54,6 @@ def random_forest(trial: optuna.Trial, train: TrainParams) -> TrainParams:
         "min_samples_leaf": trial.suggest_int("min_samples_leaf", 2, 60, log=True),
         "max_features": round(trial.suggest_float("max_features", 0.1, 0.6), 2),
         "class_weight": _weight(trial, "balanced_subsample"),
-        "monotonic_cst": _directions(trial),
     }
     return _section(train, trial, "random_forest", drawn)
 
@@ -76,7 +68,6 @@ def hist_gradient_boosting(trial: optuna.Trial, train: TrainParams) -> TrainPara
         "l2_regularization": _log_uniform(trial, "l2_regularization", 1e-2, 30.0),
         "max_features": round(trial.suggest_float("max_features", 0.15, 1.0), 2),
         "class_weight": _weight(trial),
-        "monotonic_cst": _directions(trial),
     }
     return _section(train, trial, "hist_gradient_boosting", drawn)
 

@@ -1,12 +1,12 @@
-"""Example: what encoded names are worth. The model with and without the lender, and with what else was tried.
+"""Example: what each choice is worth. The served model without the lender, unconstrained, and with what else was tried.
 
 Each name is encoded as `model.py` does it: by the outcomes of its loans in train. City, franchise and ZIP code are not
 served: see docs/honest_figures.md. Size and age of the lender are numbers from train. Belongs to the example data:
 delete it with them.
 
-Usage: uv run 3.experiments/lender.py      after uv run main.py
+Usage: uv run 3.experiments/ablation.py      after uv run main.py
 Reads:  1.data/4.split/rows/*.parquet, 1.data/1.raw/rows.parquet
-Writes: 3.experiments/lender.json
+Writes: 3.experiments/ablation.json
 """
 
 from credit_risk.core.entry_point import run
@@ -42,15 +42,17 @@ LENDER = "lender"
 
 @dataclass(frozen=True, slots=True)
 class Trial:
-    """Columns that are added to the features without the lender: names to encode, and numbers."""
+    """Columns that are added to the features without the lender: names, and numbers; and `train.monotonic`."""
 
     names: tuple[str, ...] = ()
     numbers: tuple[str, ...] = ()
+    monotonic: bool = True
 
 
 TRIALS = {
+    "served": Trial(("Bank",)),
     "without the lender": Trial(),
-    "with the lender": Trial(("Bank",)),
+    "without monotonic constraints": Trial(("Bank",), monotonic=False),
     "lender and its size": Trial(("Bank",), ("size",)),
     "lender and its age": Trial(("Bank",), ("age",)),
     "lender and ZIP code (3 digits)": Trial(("Bank", "Zip")),
@@ -69,7 +71,7 @@ def main() -> None:
         add_size_and_age(split, splits["train"])
     measurements = in_parallel([partial(measured, trial, splits) for trial in TRIALS.values()])
     figures = dict(zip(TRIALS, measurements, strict=True))
-    write_json(root() / "3.experiments" / "lender.json", figures)
+    write_json(root() / "3.experiments" / "ablation.json", figures)
     table = Table(
         "model", "cross-validated on train", *(f"ROC AUC, {split.replace('_', ' ')}" for split in CONTRACT.holdouts)
     )
@@ -118,7 +120,7 @@ def measured(trial: Trial, splits: dict[str, pd.DataFrame]) -> dict[str, float]:
 
 def auc(trial: Trial, fitted: pd.DataFrame, scored: pd.DataFrame) -> float:
     """ROC AUC on some rows of the model that is fitted on others."""
-    train = params.load("train", TrainParams)
+    train = params.load("train", TrainParams).model_copy(update={"monotonic": trial.monotonic})
     names = [*(name for name in FEATURES.names if name != LENDER), *trial.names, *trial.numbers]
     pipeline = build_pipeline(train, names, FEATURES.categorical, len(fitted), trial.names)
     with threadpool_limits(1):
@@ -133,4 +135,4 @@ def as_array(rows: pd.DataFrame, names: list[str]) -> Floats:
 
 
 if __name__ == "__main__":
-    run("lender", main)
+    run("ablation", main)
