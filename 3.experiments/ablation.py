@@ -11,7 +11,8 @@ Writes: 3.experiments/ablation.json
 
 from credit_risk.core.entry_point import run
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from functools import partial
 
 import numpy as np
@@ -42,17 +43,18 @@ LENDER = "lender"
 
 @dataclass(frozen=True, slots=True)
 class Trial:
-    """Columns that are added to the features without the lender: names, and numbers; and `train.monotonic`."""
+    """Columns that are added to the features without the lender: names, and numbers; and directions."""
 
     names: tuple[str, ...] = ()
     numbers: tuple[str, ...] = ()
-    monotonic: bool = True
+    directions: Mapping[str, int] = field(default_factory=lambda: FEATURES.directions)
 
 
 TRIALS = {
     "served": Trial(("Bank",)),
     "without the lender": Trial(),
-    "without monotonic constraints": Trial(("Bank",), monotonic=False),
+    "unconstrained": Trial(("Bank",), directions={}),
+    "guaranteed share falling, too": Trial(("Bank",), directions=FEATURES.directions | {"guaranteed_share": -1}),
     "lender and its size": Trial(("Bank",), ("size",)),
     "lender and its age": Trial(("Bank",), ("age",)),
     "lender and ZIP code (3 digits)": Trial(("Bank", "Zip")),
@@ -120,9 +122,9 @@ def measured(trial: Trial, splits: dict[str, pd.DataFrame]) -> dict[str, float]:
 
 def auc(trial: Trial, fitted: pd.DataFrame, scored: pd.DataFrame) -> float:
     """ROC AUC on some rows of the model that is fitted on others."""
-    train = params.load("train", TrainParams).model_copy(update={"monotonic": trial.monotonic})
+    train = params.load("train", TrainParams)
     names = [*(name for name in FEATURES.names if name != LENDER), *trial.names, *trial.numbers]
-    pipeline = build_pipeline(train, names, FEATURES.categorical, len(fitted), trial.names)
+    pipeline = build_pipeline(train, names, FEATURES.categorical, len(fitted), trial.names, trial.directions)
     with threadpool_limits(1):
         pipeline.fit(as_array(fitted, names), fitted[OUTCOME])
         predicted: Scores = positive_probability(pipeline, as_array(scored, names))

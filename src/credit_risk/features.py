@@ -22,8 +22,7 @@ FEATURES = FeatureSet(
             "guaranteed_share",
             "share 0 to 1",
             "the loan programme determines the share that the SBA guarantees",
-            "sba_guaranteed / gross_approved",
-            direction=-1,
+            "sba_guaranteed / gross_approved",  # no direction: falling would cost 0.004 of AUC, see ablation.json
         ),
         Feature(
             "unguaranteed",
