@@ -19,7 +19,7 @@ FLOORS: tuple[set[str], ...] = (
     {"model"},
     {"formats"},
     {"data", "registry", "rollout", "serving"},
-    {"adopt", "rehearsal", "report", "runner", "scoring", "search"},
+    {"adopt", "gates", "rehearsal", "report", "runner", "scoring", "search"},
     {"monitoring"},
     {"retraining"},
 )

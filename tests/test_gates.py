@@ -17,7 +17,7 @@ import pandas as pd
 import pytest
 from mlflow.models import ModelSignature
 from mlflow.types import ColSpec, DataType, Schema
-from projects import Project, run_script, script
+from projects import Project, run_script
 from sklearn.ensemble import HistGradientBoostingClassifier
 from sklearn.pipeline import Pipeline
 
@@ -30,6 +30,7 @@ from credit_risk.formats import skops_model
 from credit_risk.formats.onnx_export import export_onnx
 from credit_risk.formats.onnx_scorer import OnnxMetadata
 from credit_risk.formats.skops_model import registered_pipeline
+from credit_risk.gates.page import changed_decisions
 from credit_risk.model import TrainParams, build_pipeline, fit
 from credit_risk.registry import gate_results, lineage, looks, training_rows
 from credit_risk.registry.client import CHALLENGER, CHAMPION, LINEAGE, ONNX_PATH, ONNX_SHA256, Registry, Version
@@ -492,11 +493,10 @@ def test_comparison_promotes_neither(gated: Project) -> None:
     assert logged.read_text() == page
 
 
-def test_changed_decisions(finished: Project, inside: Callable[[Project], None]) -> None:
-    inside(finished)
+def test_changed_decisions() -> None:
     labels = np.array([0, 1, 1, 0, 1, 0], np.int8)
     new, old = np.array([0, 0, 1, 1, 1, 0], bool), np.array([0, 0, 1, 0, 0, 1], bool)
-    groups = script(finished, PERFORMANCE)["changed_decisions"](labels, new, old)
+    groups = changed_decisions(labels, new, old)
     assert [(group["rows"], group["positive_rate"]) for group in groups] == [(2, 0.5), (1, 1.0), (2, 0.5), (1, 0.0)]
     assert sum(group["share"] for group in groups) == pytest.approx(1)
 

@@ -1,0 +1,1 @@
+"""What the performance gate measures of a registered version, and what its page shows."""
