@@ -3,14 +3,16 @@
 Reads:  1.data/3.features/features.parquet
 Writes: 1.data/4.split/rows               train.parquet, test.parquet and, with dates, out_of_time.parquet; with
                                           split.calibration_months also calibration.parquet
-        1.data/4.split/metrics.json       rows, positive rate and dates of each
+        1.data/4.split/metrics.json       rows, positive rate and dates of each; what the performance window left out
 Params: split
 
 `test` measures the model in the period that it was trained on; `out_of_time`, the newest rows, measures it afterwards.
-Rows without an outcome are in neither. The out-of-time window is counted back from the newest labelled date, so with
-new data it moves on and train grows. `calibration` is the oldest part of that window: `train.calibration: newest` fits
-a sigmoid on it, and nothing is measured on it. A hash of the row id, salted with the project's name, decides between
-train and test: nobody has chosen it, and a row never changes its split when others arrive.
+Rows without an outcome are in neither, nor are those younger than `split.performance_months`, counted back from
+`split.observed_until`, or from the newest row: outcomes come late, and not both at the same speed. The out-of-time
+window is counted back from the newest date that is left, so with new data it moves on and train grows. `calibration` is
+the oldest part of that window: `train.calibration: newest` fits a sigmoid on it, and nothing is measured on it. A hash
+of the row id, salted with the project's name, decides between train and test: nobody has chosen it, and a row never
+changes its split when others arrive.
 """
 
 from credit_risk.core.entry_point import run
@@ -23,7 +25,7 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
-from pydantic import Field
+from pydantic import Field, field_validator
 
 from credit_risk.contract import CONTRACT
 from credit_risk.core import params
@@ -37,16 +39,25 @@ from credit_risk.data.splits import hash_share, split_path
 class SplitParams(params.Params):
     """Section `split` of params.yaml."""
 
+    performance_months: int | None = Field(None, ge=0)
+    observed_until: date | None = None
     out_of_time_months: int | None = Field(None, ge=1)  # needed where rows have dates
     calibration_months: int | None = Field(None, ge=1)  # of the out-of-time months, the oldest
     test_share: float = Field(gt=0, lt=1)
     min_rows: int = Field(ge=1)
 
+    @field_validator("observed_until", mode="before")
+    @classmethod
+    def _text(cls, value: Any) -> Any:
+        if value is None or isinstance(value, str):
+            return value
+        raise ValueError(f'write it in quotes, as "{value}"')  # the lineage has parameters as JSON, without dates
+
 
 def main() -> None:
     """Runs the stage."""
     section = params.load("split", SplitParams)
-    rows = pq.read_table(data("3.features", "features.parquet"))
+    rows, window = leave_out_young(pq.read_table(data("3.features", "features.parquet")), section)
     splits = split(rows.filter(pc.is_valid(rows[OUTCOME])), section)
     for name, part in splits.items():
         check_split(name, part, section.min_rows)
@@ -54,8 +65,43 @@ def main() -> None:
     for name, part in splits.items():
         with replacing(split_path(name)) as temporary:
             pq.write_table(part, temporary, compression="zstd")
-    write_json(data("4.split", "metrics.json"), {name: summary(part) for name, part in splits.items()})
-    print(", ".join(f"{name} {part.num_rows:,}" for name, part in splits.items()))
+    write_json(data("4.split", "metrics.json"), {name: summary(part) for name, part in splits.items()} | window)
+    counts = {name: part.num_rows for name, part in splits.items()}
+    if young := window.get("performance_window", {}).get("rows"):
+        counts["too young"] = young
+    print(", ".join(f"{name} {count:,}" for name, count in counts.items()))
+
+
+def leave_out_young(rows: pa.Table, section: SplitParams) -> tuple[pa.Table, dict[str, Any]]:
+    """The rows that are `performance_months` old on the day until which outcomes were observed, and what the rest is.
+
+    Of the younger ones, those with an outcome are not a fair sample: the two outcomes take different times to show.
+
+    Returns:
+        The rows, and `performance_window` with the parameters, the number of younger rows, how many of them have an
+        outcome, and the share of positive rows among these; empty without a window.
+
+    Raises:
+        ProjectError: rows have no date, or one after the observation ended, or none is old enough.
+    """
+    if not section.performance_months:
+        return rows, {}
+    if not CONTRACT.has_date:
+        raise ProjectError("params.yaml: split.performance_months needs rows with dates; delete it")
+    newest = pc.max(rows[DATE]).as_py()
+    observed = section.observed_until or newest
+    if newest > observed:
+        raise ProjectError(f"params.yaml: split.observed_until is {observed}, but the newest row is of {newest}")
+    old, young = divide(rows, last_day_in_time(observed, section.performance_months))
+    if not old.num_rows:
+        raise ProjectError(
+            f"params.yaml: no row is {section.performance_months} months (split.performance_months) old on {observed}"
+        )
+    labelled = young.filter(pc.is_valid(young[OUTCOME]))
+    share = pc.mean(labelled[OUTCOME]).as_py()
+    window = {"months": section.performance_months, "observed_until": observed.isoformat(), "rows": young.num_rows}
+    window |= {"labelled": labelled.num_rows, "positive_rate": None if share is None else round(share, 6)}
+    return old, {"performance_window": window}
 
 
 def split(rows: pa.Table, section: SplitParams) -> dict[str, pa.Table]:

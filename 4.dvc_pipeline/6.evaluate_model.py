@@ -1,6 +1,7 @@
 """Stage 6: measures the model on the holdouts, and checks each feature for leakage.
 
-Reads:  1.data/5.model/*, 1.data/4.split/rows; for the report also 1.data/2.clean/rows.parquet
+Reads:  1.data/5.model/*, 1.data/4.split/rows; for the report also 1.data/2.clean/rows.parquet and
+        1.data/4.split/metrics.json
 Writes: 1.data/6.reports/metrics.json    metrics of each holdout with intervals, a logistic baseline's, leakage check
         and, from src/*/report:
         1.data/6.reports/report.html     everything about the model on one page without links

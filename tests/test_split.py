@@ -1,6 +1,7 @@
 """Stage 4: the out-of-time window follows the newest row, and no row changes its split."""
 
 import hashlib
+import json
 import re
 from collections.abc import Callable
 from datetime import date
@@ -65,6 +66,52 @@ def test_window_counts_back_from_the_newest_labelled_row(root: Project) -> None:
     assert splits["out_of_time"] == {"first out", "newest"}
     assert "last in" in splits["train"] | splits["test"]
     assert "unlabelled" not in set.union(*splits.values())
+
+
+@needs_date
+@pytest.mark.parametrize(
+    ("window", "left_out", "message"),
+    [
+        ("performance_months: 12, observed_until: '2013-01-31'", {"1", "2", "3"}, None),
+        ("performance_months: 24", {"1", "2", "3"}, None),  # from the newest row, with or without an outcome
+        ("performance_months: 25", {"0", "1", "2", "3"}, None),
+        ("performance_months: 0", set(), None),
+        ("performance_months: null", set(), None),
+        ("performance_months: 12, observed_until: '2012-06-30'", set(), "observed_until is 2012-06-30, but the newest"),
+        ("performance_months: 900", set(), "no row is 900 months (split.performance_months) older than 2014-01-31"),
+        ("performance_months: 1.5", set(), "split.performance_months"),
+    ],
+    ids=range(8),
+)
+def test_rows_that_are_too_young_have_no_usable_outcome(
+    root: Project, window: str, left_out: set[str], message: str | None, capsys: pytest.CaptureFixture[str]
+) -> None:
+    young: list[Row] = [
+        ("0", date(2012, 1, 30), 0),
+        ("1", date(2012, 2, 1), 1),
+        ("2", date(2012, 3, 1), 0),
+        ("3", date(2012, 4, 1), 1),
+    ]
+    late: list[Row] = [("unknown", date(2013, 1, 30) if "2013" in window else date(2014, 1, 31), None)]
+    root.params_file.write_text(root.params_file.read_text().replace("24", f"24, {window}"))
+    code = run(root, [*made(200, 1000), *made(24, 5000, 2011), *young, *late])
+    if message:
+        assert code == 1
+        assert message in capsys.readouterr().err
+        return
+    folder = root.path("1.data", "4.split", "rows")
+    used = {number for path in folder.iterdir() for number in pq.read_table(path)[ROW_ID].to_pylist()}
+    assert {number for number, *_ in young} - used == left_out
+    counted = json.loads(root.path("1.data", "4.split", "metrics.json").read_text()).get("performance_window")
+    assert (
+        counted is None
+        if not left_out
+        else (counted["rows"], counted["labelled"]) == (len(left_out) + 1, len(left_out))
+    )
+    if counted:
+        positive = sum(outcome or 0 for number, _, outcome in young if number in left_out)
+        assert counted["positive_rate"] == pytest.approx(positive / len(left_out), abs=1e-6)
+        assert f"too young {len(left_out) + 1}" in capsys.readouterr().out
 
 
 @needs_date

@@ -12,6 +12,7 @@ from sklearn.pipeline import Pipeline
 from credit_risk.contract import CONTRACT
 from credit_risk.core.arrays import Floats, Labels, Scores
 from credit_risk.core.feature_set import UNSEEN
+from credit_risk.core.files import read_json
 from credit_risk.core.names import common_codes
 from credit_risk.core.paths import data
 from credit_risk.core.schema import DATE, OUTCOME
@@ -115,6 +116,7 @@ def contents(
         },
         "protected": [field.name for field in CONTRACT.fields if field.protected],
         "vintages": read_vintages(),
+        "performance_window": read_json(data("4.split", "metrics.json")).get("performance_window"),
     }
 
 
