@@ -1,16 +1,17 @@
 """Example: what it does to the figures that outcomes come late. Belongs to the example data: delete it with them.
 
-The extract of the data is of August 2014, so the outcomes of these loans are final. An earlier extract is simulated:
-a charge-off is known from its day on (`ChgOffDate`). The day of payment is not in the data; assumed is the end of the
-loan's term, or the extract, whichever is first.
+The extract of the data is of August 2014, and hardly a loan in it has no outcome, so these are final. An earlier
+extract is simulated: a charge-off is known from its day on (`ChgOffDate`). The day of payment is not in the data:
+assumed is the end of the term, or the extract, whichever is first; loans that were repaid early had an outcome sooner.
 
 Usage: uv run benchmarks/late_labels.py      after `uv run main.py`
 Reads:  1.data/1.raw, 1.data/3.features
-Writes: benchmarks/results/late_labels.md, late_labels.png
+Writes: benchmarks/results/late_labels.md, late_labels.json, late_labels.png
 """
 
 from credit_risk.core.entry_point import run
 
+import json
 from dataclasses import dataclass
 from typing import Any
 
@@ -23,7 +24,7 @@ from sklearn.metrics import roc_auc_score
 
 from credit_risk.core import params
 from credit_risk.core.arrays import Floats, Labels, Scores
-from credit_risk.core.files import replacing
+from credit_risk.core.files import replacing, write_json
 from credit_risk.core.paths import data, root
 from credit_risk.core.schema import DATE, OUTCOME, ROW_ID
 from credit_risk.evaluation.costs import mean_costs
@@ -81,7 +82,11 @@ def main() -> None:
     with replacing(results / "late_labels.png") as temporary:
         draw(curve).savefig(temporary, format="png", dpi=100)
     train = params.load("train", TrainParams)
-    text = report(curve, simulated_extracts(loans), models(loans, train), recalibrations(loans, train))
+    tables = [curve, simulated_extracts(loans), models(loans, train), recalibrations(loans, train)]
+    text = report(*tables)
+    write_json(
+        results / "late_labels.json", [json.loads(table.reset_index().to_json(orient="records")) for table in tables]
+    )
     with replacing(results / "late_labels.md") as temporary:
         temporary.write_text(text, encoding="utf-8")
     print(text)
@@ -103,11 +108,10 @@ def read_loans() -> Loans:
     return Loans(features, labels, approved, known).between(FIRST, EXTRACT)
 
 
-def months_after(days: npt.NDArray[np.datetime64], months: Any) -> npt.NDArray[np.datetime64]:
-    """The same days so many months later; the days of a month are counted on from its first."""
+def months_after(days: Any, months: Any) -> Any:
+    """The same day or days so many months later; the days of a month are counted on from its first."""
     in_month = days - days.astype("datetime64[M]").astype("datetime64[D]")
-    found: npt.NDArray[np.datetime64] = (days.astype("datetime64[M]") + months).astype("datetime64[D]") + in_month
-    return found
+    return (days.astype("datetime64[M]") + months).astype("datetime64[D]") + in_month
 
 
 def maturation(loans: Loans) -> pd.DataFrame:
@@ -214,9 +218,9 @@ def draw(curve: pd.DataFrame) -> Figure:
         ("final default rate", "k-"),
     ):
         right.plot(curve.index, curve[name], style, markersize=4, label=name.replace("these", "those known"))
-    right.set(xlabel="months after the approval", ylim=(0, None))
-    for axis in (left, right):
-        axis.legend(frameon=False, fontsize=8)
+    right.set(xlabel="months after the approval", ylim=(-0.08, None))
+    for axis, place in ((left, "upper left"), (right, "lower right")):
+        axis.legend(frameon=False, fontsize=8, loc=place)
         axis.spines[["top", "right"]].set_visible(False)
     return figure
 

@@ -68,13 +68,8 @@ def test_groups_exist(document: Path) -> None:
 @pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.relative_to(REPOSITORY).as_posix())
 def test_parameters_exist(document: Path) -> None:
     params = yaml.safe_load(read("4.dvc_pipeline", "params.yaml"))
-    optional = {
-        "split.out_of_time_months",
-        "split.calibration_months",
-        "split.performance_months",
-        "split.observed_until",
-    }
-    optional |= {"gates.min_out_of_time_auc", "data.sources"}
+    months = {f"split.{name}_months" for name in ("out_of_time", "calibration", "performance")}
+    optional = months | {"split.observed_until", "gates.min_out_of_time_auc", "data.sources"}
     for name in re.findall(rf"`((?:{'|'.join(params)})(?:\.\w+)+)[:`]", document.read_text(encoding="utf-8")):
         if name not in optional and not name.endswith((".py", ".yaml", ".ipynb")):
             assert reduce(lambda section, key: section[key], name.split("."), params) != "", name

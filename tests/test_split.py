@@ -78,10 +78,11 @@ def test_window_counts_back_from_the_newest_labelled_row(root: Project) -> None:
         ("performance_months: 0", set(), None),
         ("performance_months: null", set(), None),
         ("performance_months: 12, observed_until: '2012-06-30'", set(), "observed_until is 2012-06-30, but the newest"),
-        ("performance_months: 900", set(), "no row is 900 months (split.performance_months) older than 2014-01-31"),
+        ("performance_months: 900", set(), "no row is 900 months (split.performance_months) old on 2014-01-31"),
         ("performance_months: 1.5", set(), "split.performance_months"),
+        ("performance_months: 1, observed_until: 2015-01-31", set(), 'write it in quotes, as "2015-01-31"'),
     ],
-    ids=range(8),
+    ids=range(9),
 )
 def test_rows_that_are_too_young_have_no_usable_outcome(
     root: Project, window: str, left_out: set[str], message: str | None, capsys: pytest.CaptureFixture[str]
@@ -103,12 +104,9 @@ def test_rows_that_are_too_young_have_no_usable_outcome(
     used = {number for path in folder.iterdir() for number in pq.read_table(path)[ROW_ID].to_pylist()}
     assert {number for number, *_ in young} - used == left_out
     counted = json.loads(root.path("1.data", "4.split", "metrics.json").read_text()).get("performance_window")
-    assert (
-        counted is None
-        if not left_out
-        else (counted["rows"], counted["labelled"]) == (len(left_out) + 1, len(left_out))
-    )
+    assert bool(counted) == bool(left_out)
     if counted:
+        assert (counted["rows"], counted["labelled"]) == (len(left_out) + 1, len(left_out))
         positive = sum(outcome or 0 for number, _, outcome in young if number in left_out)
         assert counted["positive_rate"] == pytest.approx(positive / len(left_out), abs=1e-6)
         assert f"too young {len(left_out) + 1}" in capsys.readouterr().out
