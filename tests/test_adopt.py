@@ -248,12 +248,13 @@ def test_written_files_say_what_was_decided(made: plan.Plan, choice: measure.Cho
     assert "DECIDE" in source
     params = yaml.safe_load(written["4.dvc_pipeline/params.yaml"])
     split = {"min_rows": 30, "out_of_time_months": made.out_of_time_months, "test_share": made.test_share}
-    split["calibration_months"] = None
+    split |= dict.fromkeys(("calibration_months", "performance_months", "observed_until"))
     assert params["split"] == split
     assert params["clean"]["max_rejected_share"] == 0.01
     ours = yaml.safe_load((REPOSITORY / "4.dvc_pipeline" / "params.yaml").read_text(encoding="utf-8"))
     # Not ours without a date.
-    of_dates = {"out_of_time_months", "calibration_months", "min_out_of_time_auc", "cost_out_of_time"}
+    of_dates = {"out_of_time_months", "calibration_months", "performance_months", "observed_until"}
+    of_dates |= {"min_out_of_time_auc", "cost_out_of_time"}
     assert {name: section.keys() - of_dates for name, section in params.items()} == {
         name: section.keys() - of_dates for name, section in ours.items()
     }
