@@ -14,6 +14,7 @@ from credit_risk.core.entry_point import run
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import partial
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -43,11 +44,12 @@ LENDER = "lender"
 
 @dataclass(frozen=True, slots=True)
 class Trial:
-    """Columns that are added to the features without the lender: names, and numbers; and directions."""
+    """Columns that are added to the features without the lender: names, and numbers; directions; fields left out."""
 
     names: tuple[str, ...] = ()
     numbers: tuple[str, ...] = ()
     directions: Mapping[str, int] = field(default_factory=lambda: FEATURES.directions)
+    without: frozenset[str] = frozenset()
 
 
 TRIALS = {
@@ -55,6 +57,10 @@ TRIALS = {
     "without the lender": Trial(),
     "unconstrained": Trial(("Bank",), directions={}),
     "guaranteed share falling, too": Trial(("Bank",), directions=FEATURES.directions | {"guaranteed_share": -1}),
+    **{
+        f"without {', '.join(fields)}": Trial(("Bank",), without=frozenset(fields))
+        for fields in (["state"], ["bank_state"], ["urban_rural"], ["state", "bank_state", "urban_rural"])
+    },
     "lender and its size": Trial(("Bank",), ("size",)),
     "lender and its age": Trial(("Bank",), ("age",)),
     "lender and ZIP code (3 digits)": Trial(("Bank", "Zip")),
@@ -73,15 +79,16 @@ def main() -> None:
         add_size_and_age(split, splits["train"])
     measurements = in_parallel([partial(measured, trial, splits) for trial in TRIALS.values()])
     figures = dict(zip(TRIALS, measurements, strict=True))
+    for each in figures.values():
+        difference = np.subtract(each["fold_aucs"], figures["served"]["fold_aucs"])
+        each["difference"] = round(float(difference.mean()), 6)
+        each["difference_error"] = round(float(difference.std(ddof=1) / FOLDS**0.5), 6)
     write_json(root() / "3.experiments" / "ablation.json", figures)
-    table = Table(
-        "model", "cross-validated on train", *(f"ROC AUC, {split.replace('_', ' ')}" for split in CONTRACT.holdouts)
-    )
+    table = Table("model", "AUC, cross-validated", "difference to the served", *CONTRACT.holdouts)
     for name, each in figures.items():
-        mean, error = each["cross_validated_auc"], each["standard_error"]
-        table.add_row(
-            name, f"{mean:.4f} ± {error:.4f}", *(f"{each[f'{split}_auc']:.4f}" for split in CONTRACT.holdouts)
-        )
+        folds = f"{each['cross_validated_auc']:.4f} ± {each['standard_error']:.4f}"
+        difference = f"{each['difference']:+.4f} ± {each['difference_error']:.4f}"
+        table.add_row(name, folds, difference, *(f"{each[f'{split}_auc']:.4f}" for split in CONTRACT.holdouts))
     Console().print(table)
 
 
@@ -109,21 +116,23 @@ def add_size_and_age(split: pd.DataFrame, train: pd.DataFrame) -> None:
     split["age"] = years.fillna(0).clip(lower=0).to_numpy(np.float32)
 
 
-def measured(trial: Trial, splits: dict[str, pd.DataFrame]) -> dict[str, float]:
-    """ROC AUC of a trial: mean and standard error over the folds of train, and on the holdouts."""
+def measured(trial: Trial, splits: dict[str, pd.DataFrame]) -> dict[str, Any]:
+    """ROC AUC of a trial: on each fold of train, their mean and its standard error, and on the holdouts."""
     seed = params.load("train", TrainParams).seed
     train = splits["train"]
     folds = StratifiedKFold(FOLDS, shuffle=True, random_state=seed).split(train, train[OUTCOME])
     aucs = [auc(trial, train.iloc[fitted], train.iloc[scored]) for fitted, scored in folds]
     found = {"cross_validated_auc": np.mean(aucs), "standard_error": np.std(aucs, ddof=1) / FOLDS**0.5}
     found |= {f"{split}_auc": auc(trial, train, splits[split]) for split in CONTRACT.holdouts}
-    return {name: round(float(value), 6) for name, value in found.items()}
+    rounded = {name: round(float(value), 6) for name, value in found.items()}
+    return rounded | {"fold_aucs": [round(each, 6) for each in aucs]}
 
 
 def auc(trial: Trial, fitted: pd.DataFrame, scored: pd.DataFrame) -> float:
     """ROC AUC on some rows of the model that is fitted on others."""
     train = params.load("train", TrainParams)
-    names = [*(name for name in FEATURES.names if name != LENDER), *trial.names, *trial.numbers]
+    used = [each.name for each in FEATURES if not FEATURES.fields_of(each) & {LENDER, *trial.without}]
+    names = [*used, *trial.names, *trial.numbers]
     pipeline = build_pipeline(train, names, FEATURES.categorical, len(fitted), trial.names, trial.directions)
     with threadpool_limits(1):
         pipeline.fit(as_array(fitted, names), fitted[OUTCOME])

@@ -208,8 +208,8 @@ def test_groups_of_a_protected_number_are_its_quarters() -> None:
 
 
 def test_shares_of_no_rows_have_no_figure_and_single_groups_no_table() -> None:
-    assert outcomes.share_with_interval("x", np.array([], bool)) == {"x": None, "x_low": None, "x_high": None}
-    low_high = outcomes.share_with_interval("x", np.zeros(10, bool))
+    assert tables.share_with_interval("x", np.array([], bool)) == {"x": None, "x_low": None, "x_high": None}
+    low_high = tables.share_with_interval("x", np.zeros(10, bool))
     assert low_high["x"] == low_high["x_low"] == 0
     assert low_high["x_high"] == pytest.approx(0.2775, abs=1e-3)  # Wilson (1927) by hand: z²/(n + z²)
     assert outcomes.outcomes(np.array([0, 1], np.int8), np.array([True, False]), {"a": np.array(["x", "x"])}).empty

@@ -11,12 +11,11 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import pandas as pd
-from scipy.stats import binomtest
 
 from credit_risk.core.arrays import Labels
 from credit_risk.core.names import common_codes, name_code
 from credit_risk.core.schema import Contract, Name, Number
-from credit_risk.report.tables import OTHERS
+from credit_risk.report.tables import OTHERS, share_with_interval
 
 FOUR_FIFTHS = 0.8
 UNKNOWN = "unknown"
@@ -63,14 +62,6 @@ def combine_few(groups: npt.NDArray[Any], min_rows: int) -> npt.NDArray[Any]:
     """The groups, with those of fewer rows as one group OTHERS."""
     names, places, counts = np.unique(groups.astype(str), return_inverse=True, return_counts=True)
     return np.where(counts >= min_rows, names, OTHERS).astype(object)[places]
-
-
-def share_with_interval(name: str, flags: npt.NDArray[np.bool_]) -> dict[str, float | None]:
-    """The share of true flags with its 95 % Wilson interval; None where there are no rows."""
-    if not len(flags):
-        return {name: None, f"{name}_low": None, f"{name}_high": None}
-    ends = binomtest(int(flags.sum()), len(flags)).proportion_ci(method="wilson")
-    return {name: float(flags.mean()), f"{name}_low": float(ends.low), f"{name}_high": float(ends.high)}
 
 
 def protected_groups(contract: Contract, rows: pd.DataFrame) -> dict[str, npt.NDArray[Any]]:

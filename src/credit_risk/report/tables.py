@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import pandas as pd
-from scipy.stats import norm, rankdata
+from scipy.stats import binomtest, norm, rankdata
 
 from credit_risk.core.arrays import Labels, Scores
 
@@ -19,12 +19,21 @@ MIN_OUTCOME_ROWS = 20  # of each outcome, for a slice to be shown on its own
 OTHERS = "all others"
 
 
+def share_with_interval(name: str, flags: npt.NDArray[np.bool_]) -> dict[str, float | None]:
+    """The share of true flags with its 95 % Wilson interval; None where there are no rows."""
+    if not len(flags):
+        return {name: None, f"{name}_low": None, f"{name}_high": None}
+    ends = binomtest(int(flags.sum()), len(flags)).proportion_ci(method="wilson")
+    return {name: float(flags.mean()), f"{name}_low": float(ends.low), f"{name}_high": float(ends.high)}
+
+
 def deciles(labels: Labels, probabilities: Scores) -> pd.DataFrame:
     """Tenths of the rows, highest probabilities first.
 
     Returns:
-        For each decile: rows, lowest and mean probability, positive rate, lift over the whole, and what declining down
-        to this decile would capture: shares of all positives and of all negatives, and their difference (KS).
+        For each decile: rows, lowest and mean probability, positive rate with its 95 % Wilson interval, lift over the
+        whole, and what declining down to this decile would capture: shares of all positives and of all negatives, and
+        their difference (KS).
     """
     order = np.argsort(-probabilities, kind="stable")
     decile = pd.Series(np.arange(len(order)) * 10 // len(order) + 1, name="decile")
@@ -44,6 +53,9 @@ def deciles(labels: Labels, probabilities: Scores) -> pd.DataFrame:
             "ks": captured - negatives_captured,
         }
     )
+    intervals = [share_with_interval("positive_rate", group.to_numpy(bool)) for _, group in grouped["label"]]
+    for end in ("low", "high"):
+        table[f"positive_rate_{end}"] = [interval[f"positive_rate_{end}"] for interval in intervals]
     return table.reset_index()
 
 
@@ -100,9 +112,9 @@ def slices(
         min_rows: that a group needs to be shown on its own; it also needs MIN_OUTCOME_ROWS of each outcome.
 
     Returns:
-        For each group: rows, positive rate, mean probability, AUC with its 95 % interval, and two flags at a level of
-        5 % for all groups together (Bonferroni): `ranks_worse` than on the other rows, and `understated` risk (more
-        positives than the probabilities say, beyond chance).
+        For each group: rows, positive rate and AUC with their 95 % intervals, mean probability, and two flags at a
+        level of 5 % for all groups together (Bonferroni): `ranks_worse` than on the other rows, and `understated` risk
+        (more positives than the probabilities say, beyond chance).
     """
     found = []
     for name, groups in groupings.items():
@@ -134,7 +146,7 @@ def _comparable(labels: Labels) -> bool:
     return bool(np.bincount(labels, minlength=2).min() >= 2)  # noqa: PLR2004 (a variance needs two)
 
 
-def _slice(labels: Labels, probabilities: Scores, inside: npt.NDArray[np.bool_]) -> dict[str, float]:
+def _slice(labels: Labels, probabilities: Scores, inside: npt.NDArray[np.bool_]) -> dict[str, Any]:
     auc, error = auc_error(labels[inside], probabilities[inside])
     others = ~inside
     rest, rest_error = auc_error(labels[others], probabilities[others]) if _comparable(labels[others]) else (auc, error)
@@ -144,7 +156,7 @@ def _slice(labels: Labels, probabilities: Scores, inside: npt.NDArray[np.bool_])
     difference_error = float(np.hypot(error, rest_error))
     return {
         "rows": int(inside.sum()),
-        "positive_rate": observed,
+        **share_with_interval("positive_rate", labels[inside] == 1),
         "mean_probability": mean,
         "roc_auc": auc,
         "roc_auc_low": max(auc - 1.96 * error, 0.0),

@@ -4,7 +4,7 @@ from typing import Any
 
 import pandas as pd
 
-from credit_risk.report.outcomes import share_with_interval
+from credit_risk.report.tables import share_with_interval
 
 
 def vintages(dates: pd.Series, outcomes: pd.Series) -> pd.DataFrame:
