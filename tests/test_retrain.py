@@ -116,7 +116,7 @@ def shifted(count: int, seed: int = 0) -> Rows:
     assert champion is not None
     probabilities = OnnxScorer.load(registry.download(champion.number) / ONNX_PATH).score(holdout.features[chosen])
     happens = np.random.default_rng(seed).random(count) < Sigmoid(1.0, float(np.log(4))).apply(probabilities)
-    days = np.datetime64("2026-01-01") + np.arange(count) // 10
+    days = np.datetime64("2026-01-01") + np.arange(count) // 50
     fields = holdout.rows.iloc[chosen].reset_index(drop=True)
     return Rows(fields, holdout.features[chosen], happens.astype(np.int8), days, LOG)
 
@@ -131,9 +131,9 @@ def test_the_champion_is_recalibrated_as_a_version_that_shares_its_model(
     with monkeypatch.context() as interrupted:
         interrupted.setattr(Registry, "create_version", lambda *_: signal.raise_signal(signal.SIGINT))
         with pytest.raises(KeyboardInterrupt):
-            register_recalibrated(registry, champion, shifted(4_000))
-    version = register_recalibrated(registry, champion, shifted(4_000))
-    assert register_recalibrated(registry, champion, shifted(4_000)).number == version.number == "2"
+            register_recalibrated(registry, champion, shifted(20_000))
+    version = register_recalibrated(registry, champion, shifted(20_000))
+    assert register_recalibrated(registry, champion, shifted(20_000)).number == version.number == "2"
     recorded = lineage.of(version)
     fitted, measured = recorded[lineage.RECALIBRATION], recorded[lineage.MEASURED]
     assert (fitted["slope"], fitted["intercept"]) == pytest.approx((1, np.log(4)), abs=0.35)
@@ -155,7 +155,7 @@ def test_the_champion_is_recalibrated_as_a_version_that_shares_its_model(
     assert outcome.champion.number == "2"
     again = gate(registry, registry.version("1"), lambda *_: pytest.fail("the base must not replace it"))
     assert again.result == "is already the champion, recalibrated as version 2"
-    newer = register_recalibrated(registry, registry.version("2"), shifted(4_000, seed=1))
+    newer = register_recalibrated(registry, registry.version("2"), shifted(20_000, seed=1))
     assert lineage.recalibrated_from(newer) == "1"  # sigmoids do not pile up
     with pytest.raises(ProjectError, match="version 2 is version 1, recalibrated"):
         rebuild(registry, registry.version("2"), project.params_file.open())
@@ -169,7 +169,7 @@ def test_scored_rows_with_outcomes_are_the_newest(
     rows = as_records(as_frame(valid_rows(count, seed=3)))
     table = shipping.SCHEMA.empty_table().to_pandas().reindex(range(count))
     table = table.assign(**{name: [row[name] for row in rows] for name in CONTRACT.field_names})
-    table["time"] = np.datetime64("2026-01-01") + np.arange(count).astype("timedelta64[D]")
+    table["time"] = np.datetime64("2025-01-01") + np.arange(count).astype("timedelta64[D]")
     table["time"] = table["time"].dt.tz_localize("UTC")
     table = table.assign(version="1", probability=0.2, decision=CONTRACT.problem.accept)
     table[ROW_ID] = [f"id-{number}" for number in range(count)]
@@ -183,7 +183,7 @@ def test_scored_rows_with_outcomes_are_the_newest(
     champion = Registry().version("1")
     found = newest_rows(Registry(), champion, store, 100, 10)
     assert (len(found.labels), found.source) == (100, LOG)
-    assert (found.days.min(), found.days.max()) == (np.datetime64("2026-05-31"), np.datetime64("2026-09-07"))
+    assert (found.days.min(), found.days.max()) == (np.datetime64("2025-05-31"), np.datetime64("2025-09-07"))
     older, newer = found.halves()
     assert len(older.labels) == len(newer.labels) == 50
     with pytest.raises(ProjectError, match=r"needs 100000 rows of each outcome .* there are 200 scored rows"):

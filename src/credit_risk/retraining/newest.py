@@ -96,6 +96,7 @@ def rows_of_log(store: Store, count: int) -> Rows:
         return _none(LOG)
     frame = pd.concat(parts).sort_values("time", kind="stable").drop_duplicates(ROW_ID, keep="last").tail(count)
     window = Window.of(frame, outcomes)
+    window = window.select(~np.isnan(window.labels))  # an outcome from before the prediction is left out
     days = window.rows["time"].dt.tz_localize(None).to_numpy("datetime64[D]")
     return Rows(window.rows[list(CONTRACT.field_names)], window.features, window.labels.astype(np.int8), days, LOG)
 
