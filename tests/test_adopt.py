@@ -15,8 +15,9 @@ from projects import REPOSITORY
 from credit_risk.adopt import measure, plan, render
 from credit_risk.adopt.code import literal
 from credit_risk.adopt.columns import field_name, missing_spellings, profile
+from credit_risk.adopt.decisions import decisions
 from credit_risk.adopt.parsers import amounts, date_formats, decimal_commas
-from credit_risk.adopt.project import OWN, formatted, without_blocks
+from credit_risk.adopt.project import OWN, formatted, set_aside, without_blocks
 from credit_risk.contract import CONTRACT
 from credit_risk.core.errors import ProjectError
 from credit_risk.core.schema import Choice, Contract, Number
@@ -136,7 +137,7 @@ def test_fields_are_declared_from_what_the_columns_hold(made: plan.Plan) -> None
     assert isinstance(kind, Choice)
     assert kind.choices == ("basic", "gold", "silver")
     assert all(field.accepts(field.example) for field in fields.values())
-    assert (charge.description, charge.unit) == ("Monthly charge", "?")
+    assert (charge.description, charge.unit) == ("Monthly charge", "")
     assert made.missing == {"?"}
 
 
@@ -312,3 +313,26 @@ def test_documents_lose_what_is_about_the_first_problem() -> None:
 def test_the_first_problems_files_are_where_adopt_looks_for_them() -> None:
     if (REPOSITORY / "tests" / "example").exists():  # not yet adopted
         assert [pattern for pattern in OWN if not list(REPOSITORY.glob(pattern))] == []
+
+
+def test_columns_that_are_too_good_together_are_a_question(made: plan.Plan, choice: measure.Choice) -> None:
+    question = "Does it give the outcome away?"
+    before = decisions(made, choice)[question]
+    added = decisions(made, replace(choice, aucs={"logistic_regression": 0.9, "random_forest": 0.991}))[question]
+    assert added[: len(before)] == before
+    assert [each[:55] for each in added[len(before) :]] == ["all columns together reach a ROC AUC of 0.991, as few p"]
+
+
+@pytest.mark.parametrize("clean", [False, True])
+def test_own_files_are_moved_aside_or_removed_and_no_others(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, clean: bool
+) -> None:
+    own = ["1.data/source/old.csv", "1.data/later/new.csv", "tests/example/test_it.py", "2.notebooks/eda.ipynb"]
+    others = ["1.data/readme.md", "tests/test_split.py", "3.experiments/2.tune.py"]
+    for name in [*own, *others, "1.data/4.split/metrics.json"]:
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_text(name)
+    monkeypatch.setenv("PROJECT_ROOT", str(tmp_path))
+    set_aside(clean=clean)
+    left = {path.relative_to(tmp_path).as_posix() for path in tmp_path.rglob("*") if path.is_file()}
+    assert left == {*others, *([] if clean else [f"example/{name}" for name in own])}

@@ -57,7 +57,6 @@ def test_a_field_that_must_not_be_a_reason_takes_those_that_are_tied_to_it_along
         (0.123456, "USD", "0.123 USD"),
         (7.0, "", "7"),
         (722_211.0, CODE, "722211"),
-        (2.0, "?", "2"),
     ],
 )
 def test_numbers_are_shown_as_people_write_them(value: float, unit: str, shown: str) -> None:

@@ -117,7 +117,6 @@ def number(**attributes: Any) -> tuple[Any, ...]:
         ({"problem": replace(PROBLEM, rows="")}, "problem rows: a text is empty"),
         ({"problem": replace(PROBLEM, limits=("Not for pricing.", " "))}, "problem limits: a text is empty"),
         ({"fields": number(description=" ")}, "field 'weight': a text is empty"),
-        ({"fields": number(unit="")}, "field 'weight': a text is empty"),
         ({"fields": number(column="")}, "columns: a text is empty"),
         ({"fields": (*TOY.fields[:3], replace(SIZE, choices=("M", "")))}, "field 'size': a text is empty"),
         ({"not_fields": {"Arrived": ""}}, "not_fields: a text is empty"),

@@ -11,6 +11,7 @@ PROTECTED = re.compile(
     r"(^|_)(age|birth|dob|disab|ethnic|gender|marital|married|nation|origin|preg|race|religio|sex|zip|postcode)"
 )
 FLAG_VALUES = 2  # a whole number with two is a flag
+TOO_EASY = 0.98  # ROC AUC of all columns together: columns that leak only together may be among them
 FEW_VALUES = 10  # a whole number with no more may be a code
 
 
@@ -23,7 +24,8 @@ def decisions(plan: Plan, choice: Choice) -> dict[str, list[str]]:
             f"`{name}` alone has a ROC AUC of {plan.aucs[name]:.2f} and is left out: when is it known? If it is known "
             "when the model is asked, declare it in contract.py and raise both `leak_auc` in params.yaml"
             for name in plan.leaks
-        ],
+        ]
+        + _too_easy(max(choice.aucs.values()), [field.column for field in alone]),
         "When is each column known?": [
             f"`{field.column}` (ROC AUC alone {plan.aucs[field.column]:.2f})" for field in alone
         ],
@@ -42,7 +44,7 @@ def decisions(plan: Plan, choice: Choice) -> dict[str, list[str]]:
         ],
         "Words, costs and gates": [
             "contract.py: the words of the problem, `source` and `limits`",
-            f"contract.py: the units and descriptions of {len(fields)} fields (now “?”, and the column's name)",
+            f"contract.py: the units and descriptions of {len(fields)} fields (now empty, and the column's name)",
             (
                 "params.yaml: `train.cost_false_negative` and `train.cost_false_positive`: what does it cost to accept "
                 f"“{problem.positive}”, and to decline “{problem.negative}”?"
@@ -51,6 +53,16 @@ def decisions(plan: Plan, choice: Choice) -> dict[str, list[str]]:
         ],
     }
     return {title: entries for title, entries in groups.items() if entries}
+
+
+def _too_easy(auc: float, columns: list[str]) -> list[str]:
+    if auc < TOO_EASY:
+        return []
+    first = ", ".join(f"`{name}`" for name in columns[:3])
+    return [
+        f"all columns together reach a ROC AUC of {auc:.3f}, as few problems do: do some give the outcome away only "
+        f"together, such as two times and their difference? Begin with {first}"
+    ]
 
 
 def _left_out(plan: Plan) -> list[str]:

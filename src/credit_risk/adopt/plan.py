@@ -41,7 +41,7 @@ PLAIN_WORDS = {
     "1.0",
 }  # they need their column's name
 SEED = 1
-UNIT = "?"  # that nobody has said yet
+UNIT = ""  # that nobody has said yet
 MIN_SPLIT_ROWS = 30  # of each outcome in each split, if there are as many
 SHOWN = 8  # names or values in an error message
 OUTCOMES = (0, 1)

@@ -56,7 +56,7 @@ def apply(old: Problem, plan: Plan, written: Mapping[str, str], head: str, *, cl
     if new.name != old.name:
         replace_names(old, new.name)
         git("reset", "-q")  # the renaming is in git's index; without it, `git checkout .` undoes all
-    _set_aside(clean)
+    set_aside(clean=clean)
     notebooks = root() / "src" / new.package / "adopt" / "notebooks"
     for notebook in sorted(notebooks.glob("*.ipynb")):
         _copy(notebook, root() / "2.notebooks" / notebook.name)
@@ -148,7 +148,8 @@ def created() -> list[str]:
     return sorted(filter(None, names))
 
 
-def _set_aside(clean: bool) -> None:
+def set_aside(*, clean: bool) -> None:
+    """Moves the first problem's own files to the folder ASIDE, or removes them if `clean`."""
     for pattern in OWN:
         for path in sorted(root().glob(pattern)):
             target = root() / ASIDE / path.relative_to(root())

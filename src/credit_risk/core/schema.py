@@ -123,7 +123,7 @@ class Number:
     Attributes:
         name: the field's name, everywhere but in the raw file.
         column: the column of the raw file it is read from.
-        unit: what one means.
+        unit: what one means; empty for a bare number.
         minimum: the smallest allowed value, included.
         maximum: the largest allowed value, included.
         description: for the person who fills in the form.
@@ -451,8 +451,7 @@ def _word_problems(contract: Contract) -> Iterator[str]:
     texts = {f"problem {each.name}": getattr(contract.problem, each.name) for each in dataclass_fields(Problem)}
     texts |= {"columns": sorted(contract.raw_columns), "not_fields": list(contract.not_fields.values())}
     for each in contract.fields:
-        words = each.choices if isinstance(each, Choice) else [each.unit] if isinstance(each, Number) else []
-        texts[f"field '{each.name}'"] = [each.description, *words]
+        texts[f"field '{each.name}'"] = [each.description, *(each.choices if isinstance(each, Choice) else [])]
     for where, text in texts.items():
         if any(not one.strip() for one in ([text] if isinstance(text, str) else text)):
             yield f"{where}: a text is empty"

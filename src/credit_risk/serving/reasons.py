@@ -17,7 +17,7 @@ from credit_risk.features import FEATURES
 
 Row = Mapping[str, Any]
 UNIT_OF_SHARES = "share"  # first word of a unit; shares are shown in percent
-NO_UNITS = {CODE, FLAG, "?", ""}
+NO_UNITS = {CODE, FLAG, ""}
 LARGE = 100  # from here on, a number is shown without decimals
 
 
