@@ -59,10 +59,11 @@ def _too_easy(auc: float, columns: list[str]) -> list[str]:
     if auc < TOO_EASY:
         return []
     first = ", ".join(f"`{name}`" for name in columns[:3])
-    return [
+    sentence = (
         f"all columns together reach a ROC AUC of {auc:.3f}, as few problems do: do some give the outcome away only "
         f"together, such as two times and their difference? Begin with {first}"
-    ]
+    )
+    return [sentence]
 
 
 def _left_out(plan: Plan) -> list[str]:
