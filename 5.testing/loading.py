@@ -23,6 +23,7 @@ from sklearn.pipeline import Pipeline
 from threadpoolctl import threadpool_limits
 
 from credit_risk.contract import CONTRACT
+from credit_risk.core.errors import ProjectError
 from credit_risk.core.files import sha256
 from credit_risk.core.schema import Number
 from credit_risk.data.splits import read_holdout
@@ -31,6 +32,7 @@ from credit_risk.formats import skops_model
 from credit_risk.formats.onnx_scorer import OnnxScorer
 from credit_risk.formats.reference_rows import TOLERANCE, max_score_difference
 from credit_risk.model import positive_probability
+from credit_risk.project.settings import settings
 from credit_risk.registry import lineage
 from credit_risk.registry.client import CHAMPION, ONNX_PATH, ONNX_SHA256, REFERENCE_ROWS_PATH, Registry, Version
 from credit_risk.registry.gate_results import (
@@ -45,6 +47,7 @@ from credit_risk.registry.gate_results import (
 )
 from credit_risk.registry.promotion import record_rejection
 from credit_risk.registry.signature import contract_signature
+from credit_risk.registry.signed_model import SIGNED, as_pem, check_signature
 
 Floats = npt.NDArray[np.floating]
 EDGE_ROWS = 200  # rows that are tried with each field at each of its limits
@@ -56,6 +59,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--version", metavar="N", help="version to check (default: the challenger)")
     arguments = parser.parse_args()
+    as_pem(settings().model_public_key)  # a mistyped key is an error, not a reason to reject the version
     registry = Registry()
     version = version_to_gate(registry, arguments.version)
     champion = registry.version_of(CHAMPION)
@@ -103,6 +107,7 @@ class DownloadedVersion:
             check("loads", "only trusted types", self.loads),
             check("signature", "the contract's", self.signature),
             check("digest", "the ONNX model is the registered one", self.onnx_digest),
+            check("signed", "by the owner of MODEL_PUBLIC_KEY, if it is set", self.signed),
             check("valid_scores", f"a probability for every {CONTRACT.problem.row}", self.valid_scores),
             check("agreement", f"both formats within {TOLERANCE:.0e}", self.agreement),
             check("edges", f"both formats within {TOLERANCE:.0e} at limits and splits", self.edges),
@@ -141,6 +146,15 @@ class DownloadedVersion:
         """The ONNX file has the digest that the registry has recorded."""
         found = sha256(self.folder / ONNX_PATH)
         return found == self.version.tags.get(ONNX_SHA256), found[:12]
+
+    def signed(self) -> Measured:
+        """The files that are served are those that the key has signed; without a key, nothing is required."""
+        key = settings().model_public_key
+        try:
+            check_signature(self.version, [self.folder / path for path in SIGNED], key)
+        except ProjectError as error:
+            return False, str(error)
+        return True, "yes" if key else "not required"
 
     def valid_scores(self) -> Measured:
         """Every held-out row gets a number from 0 to 1."""

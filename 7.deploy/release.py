@@ -6,14 +6,12 @@ of these fails, or on Ctrl-C or SIGTERM, the release before serves again. `--str
   rolling     in place, one server at a time
   blue-green  to the idle group of servers, which then gets 5, 25 and 100 % of the traffic
 
-uv run 7.deploy/release.py push --image REPOSITORY:TAG         push with docker or podman, print the digest
 uv run 7.deploy/release.py deploy --image REPOSITORY@sha256:…  release an image
 uv run 7.deploy/release.py undo                                undo a release that has not finished; can be repeated
 uv run 7.deploy/release.py rollback                            go back to the release before, also while an alarm rings
 uv run 7.deploy/release.py status                              show releases, servers, traffic and alarms
 
-Environment: AWS credentials and region, as for boto3; SMOKE_API_KEY, a key that the API accepts; CONTAINER_TOOL, docker
-by default.
+Environment: AWS credentials and region, as for boto3; SMOKE_API_KEY, a key that the API accepts.
 """
 
 from credit_risk.core.entry_point import run
@@ -25,7 +23,7 @@ from botocore.exceptions import BotoCoreError, ClientError
 
 from credit_risk.contract import CONTRACT
 from credit_risk.core.errors import ProjectError
-from credit_risk.rollout import images, releases
+from credit_risk.rollout import releases
 from credit_risk.rollout.stack import Stack
 
 
@@ -37,8 +35,6 @@ def main() -> None:
     stack = Stack(arguments.stack, timeout_seconds=getattr(arguments, "timeout_seconds", 0))
     try:
         match arguments.command:
-            case "push":
-                print(images.push(stack, arguments.image))
             case "deploy":
                 options = releases.Options(arguments.strategy, arguments.bake_seconds, arguments.despite_alarm)
                 releases.deploy(stack, arguments.image, options)
@@ -58,8 +54,6 @@ def parse() -> argparse.Namespace:
     stack_name = f"{CONTRACT.problem.name}-servers"
     parser.add_argument("--stack", default=stack_name, help="stack of aws/servers.yaml (default: %(default)s)")
     commands = parser.add_subparsers(dest="command", required=True, metavar="command")
-    push = commands.add_parser("push", help="push an image and print its digest")
-    push.add_argument("--image", required=True, help="local image, as REPOSITORY:TAG")
     deploy = commands.add_parser("deploy", help="release an image")
     deploy.add_argument("--image", required=True, help="REPOSITORY@sha256:…")
     deploy.add_argument("--strategy", choices=["rolling", "blue-green"], default="rolling", help="default: %(default)s")

@@ -98,6 +98,7 @@ class Machine:
             "MLFLOW_PASSWORD_SECRET": "password",
             "API_KEYS_SECRET": "keys",
             "DRAIN_SECONDS": "2",
+            "MODEL_PUBLIC_KEY": "bGluZQ==",
             "METRICS_NAMESPACE": "servers",
             "INSTANCE": "i-1",
         }
@@ -230,6 +231,7 @@ def test_container_is_read_only_and_hides_its_secrets(machine: Machine, images: 
     inside = podman("exec", machine.name, "sh", "-c", "tr '\\0' '\\n' < /proc/1/environ").stdout
     assert f"MLFLOW_TRACKING_PASSWORD={PASSWORD}" in inside
     assert "APP_ENV=production" in inside
+    assert "MODEL_PUBLIC_KEY=bGluZQ==" in inside
 
 
 def test_last_two_images_that_have_served_are_kept(machine: Machine, images: dict[str, str], tmp_path: Path) -> None:

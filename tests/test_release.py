@@ -566,34 +566,6 @@ def test_rollback_needs_the_image(world: World) -> None:
     assert world.serving() == {current}
 
 
-def test_push_prints_the_digest_or_an_error(
-    world: World, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
-) -> None:
-    called, run = [], subprocess.run
-
-    def docker(command: list[str], **how: Any) -> "subprocess.CompletedProcess[bytes]":
-        """Replaces Docker: puts the image into ECR."""
-        called.append(command)
-        push_image(command[-1].rpartition(":")[2])
-        return run(["true"], check=False, **{key: value for key, value in how.items() if key != "check"})
-
-    image = f"{REGISTRY}/{PREFIX}:7"
-    monkeypatch.setenv("CONTAINER_TOOL", "false")  # the program, which always fails
-    with pytest.raises(ProjectError, match=r"false can't push .* is it built, and are you logged in"):
-        images.push(world.stack, image)
-    monkeypatch.delenv("CONTAINER_TOOL")
-    monkeypatch.setattr(subprocess, "run", docker)
-    pushed = images.push(world.stack, image)
-    assert called == [["docker", "push", image]]
-    digest = client("ecr").describe_images(repositoryName=PREFIX, imageIds=[{"imageTag": "7"}])
-    assert pushed == f"{REGISTRY}/{PREFIX}@{digest['imageDetails'][0]['imageDigest']}"
-    assert images.push(world.stack, image) == pushed
-    assert len(called) == 1, "tags are immutable"
-    assert capfd.readouterr().out == "", "main prints the digest"
-    with pytest.raises(ProjectError, match="is not REPOSITORY:TAG"):
-        images.push(world.stack, pushed)
-
-
 # --- the command and the workflow
 
 

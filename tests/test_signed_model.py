@@ -94,8 +94,20 @@ def test_keys_are_private_and_never_overwritten(files: Files, tmp_path: Path) ->
         files.check("not base64!")
 
 
+def gate(project: Project, monkeypatch: pytest.MonkeyPatch, key: str) -> tuple[bool, str]:
+    """What the loading gate says about the signature of version 1."""
+    loading, registry = script(project, "5.testing/loading.py"), registry_of(project)
+    monkeypatch.setitem(loading["main"].__globals__, "settings", lambda: settings_of(project, model_public_key=key))
+    downloaded = object.__new__(loading["DownloadedVersion"])
+    downloaded.version, downloaded.folder = registry.version("1"), registry.download("1")
+    passed, measured = downloaded.signed()
+    return bool(passed), str(measured)
+
+
 @pytest.mark.integration
-def test_model_and_tag_exchanged_together_are_refused(project: Project, tmp_path: Path) -> None:
+def test_model_and_tag_exchanged_together_are_refused(
+    project: Project, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     registry = registry_of(project)
     public = signed(registry, tmp_path)
     sync_class = script(project, "6.production/model_sync.py")["ModelSync"]
@@ -104,6 +116,7 @@ def test_model_and_tag_exchanged_together_are_refused(project: Project, tmp_path
         return str(sync_class(settings_of(project, model_cache=tmp_path / name, model_public_key=key)).sync_once())
 
     assert "installed" in sync(public, "signed")
+    assert gate(project, monkeypatch, public) == (True, "yes")
     (path,) = project.path("3.experiments", "artifacts").rglob("model.onnx")
     model = onnx.load(path)
     model.doc_string = "exchanged"
@@ -114,3 +127,7 @@ def test_model_and_tag_exchanged_together_are_refused(project: Project, tmp_path
         sync(public, "refused")
     assert registry.version_of(CHAMPION)
     assert not (tmp_path / "refused" / "active.json").exists()
+    passed, measured = gate(project, monkeypatch, public)
+    assert not passed
+    assert "not those that the owner of MODEL_PUBLIC_KEY has signed" in measured
+    assert gate(project, monkeypatch, "") == (True, "not required")

@@ -15,9 +15,11 @@ STAND_IN = """#!/usr/bin/env python3
 import json, os, sys
 with open(os.environ["CALLS"], "a") as calls:
     calls.write(json.dumps([os.path.basename(sys.argv[0]), *sys.argv[1:]]) + "\\n")
-line = " ".join(sys.argv)
+line = " ".join([os.path.basename(sys.argv[0]), *sys.argv[1:]])
 for part, answer in json.loads(os.environ["ANSWERS"]).items():
     if part in line:
+        if answer == "fails":
+            sys.exit(1)
         print(answer)
         break
 """
@@ -89,8 +91,15 @@ DIGEST = "registry.example.com/api@sha256:" + "0" * 64
 
 def test_an_image_is_pushed_and_its_digest_printed(programs: Programs) -> None:
     programs.answers = {"Architecture": "linux/amd64", "RepoDigests": f"other.example.com/api@sha256:1\n{DIGEST}"}
+    programs.answers["docker pull"] = "fails"  # no image has this tag
     assert programs.run("push_image.sh", "registry.example.com/api:1").stdout == f"{DIGEST}\n"
     assert ["docker", "push", "--quiet", "registry.example.com/api:1"] in programs.called()
+    programs.calls.write_text("")
+    del programs.answers["docker pull"]
+    again = programs.run("push_image.sh", "registry.example.com/api:1")
+    assert again.stdout == f"{DIGEST}\n"
+    assert "is in the repository already" in again.stderr
+    assert not [call for call in programs.called() if "push" in call], "tags are immutable"
 
 
 def test_an_image_for_another_processor_is_not_pushed(programs: Programs) -> None:

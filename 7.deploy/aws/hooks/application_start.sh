@@ -31,7 +31,7 @@ memory=$(awk '/^MemTotal/ {print int($2 * 0.8)}' /proc/meminfo)k
     --memory "$memory" --volume "$DATA/model:$MODEL_CACHE" \
     --stop-timeout "$((${DRAIN_SECONDS:-15} + 15))" --label "release=${DEPLOYMENT_ID:-none}" \
     --env PORT --env APP_ENV --env API_KEYS_SHA256 --env DRAIN_SECONDS --env MODEL_SYNC_SECONDS --env MODEL_CACHE \
-    --env INTERNAL_PORT --env SHADOW_ALIAS \
+    --env INTERNAL_PORT --env SHADOW_ALIAS --env MODEL_PUBLIC_KEY \
     --env MLFLOW_TRACKING_URI --env MLFLOW_TRACKING_USERNAME --env MLFLOW_TRACKING_PASSWORD \
     "$IMAGE" >/dev/null || fail "can't start the container; look at $CONTAINER_TOOL logs $NAME"
 log "the API is starting"

@@ -3,9 +3,7 @@
 import hashlib
 import io
 import json
-import os
 import re
-import subprocess
 import zipfile
 
 from botocore.exceptions import ClientError
@@ -16,28 +14,7 @@ from credit_risk.core.paths import root
 from credit_risk.rollout.stack import NOT_FOUND, Stack
 
 DIGEST_REF = re.compile(r"(?P<registry>[^/]+)/(?P<repository>[^@:]+)@(?P<digest>sha256:[0-9a-f]{64})")
-TAG_REF = re.compile(r"(?P<registry>[^/]+)/(?P<repository>[^@:]+):(?P<tag>[\w.-]+)")
 PROTECTED = "released-"  # prefix of the tag that the repository's lifecycle policy keeps
-
-
-def push(stack: Stack, image: str) -> str:
-    """Pushes a local image; returns its reference by digest.
-
-    Tags are immutable: an image that the repository already has under this tag is kept, so a workflow can be re-run.
-
-    Raises:
-        ProjectError: the reference has no tag, or the push has failed.
-    """
-    parts = TAG_REF.fullmatch(image)
-    if not parts:
-        raise ProjectError(f"{image} is not REPOSITORY:TAG")
-    digest = _digest(stack, parts["repository"], imageTag=parts["tag"])
-    if not digest:
-        tool = os.environ.get("CONTAINER_TOOL", "docker")
-        if subprocess.run([tool, "push", image], stdout=subprocess.DEVNULL, check=False).returncode:
-            raise ProjectError(f"{tool} can't push {image} (see above); is it built, and are you logged in?")
-        digest = _digest(stack, parts["repository"], imageTag=parts["tag"])
-    return f"{parts['registry']}/{parts['repository']}@{digest}"
 
 
 def check(stack: Stack, image: str) -> None:
@@ -48,7 +25,7 @@ def check(stack: Stack, image: str) -> None:
     """
     parts = DIGEST_REF.fullmatch(image)
     if not parts:
-        raise ProjectError(f"{image} is not REPOSITORY@sha256:…; `push` prints the digest")
+        raise ProjectError(f"{image} is not REPOSITORY@sha256:…; 7.deploy/push_image.sh prints it")
     if parts["repository"] != stack.outputs["Repository"]:
         raise ProjectError(f"the servers can pull from {stack.outputs['Repository']}, not from {parts['repository']}")
     if not _digest(stack, parts["repository"], imageDigest=parts["digest"]):
