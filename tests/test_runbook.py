@@ -95,6 +95,14 @@ def test_steps_run_in_their_order_with_their_variables_defined(tmp_path: Path) -
     assert done.returncode == 0, done.stdout[-1000:] + done.stderr
 
 
+def test_each_step_says_what_to_see_and_what_to_do_otherwise() -> None:
+    steps = re.findall(r"^(\d+\. .*?)(?=^\d+\. |^#|\Z)", RUNBOOK, re.MULTILINE | re.DOTALL)
+    assert len(steps) >= 17
+    for step in steps:
+        parts = re.search(r"\*\*You see:\*\* \S.*\*\*If not:\*\* \S", step, re.DOTALL)
+        assert parts, step
+
+
 def test_files_exist() -> None:
     scripts = {*re.findall(r"(?:uv run )?\b((?:7\.deploy|6\.production)/[\w./]+\.\w+)", RUNBOOK)}
     assert len(scripts) >= 5
