@@ -47,6 +47,10 @@ def at_work(
 
 @pytest.mark.parametrize("server", ["postgres", "s3", "mlflow"])
 class TestStopped:  # classes, so that two test processes can share the work
+    @pytest.mark.fault(
+        "PostgreSQL, S3 or MLflow stops while a model is registered or promoted",
+        "one sentence; nothing half-registered is promoted; a retry finishes",
+    )
     def test_outage_at_each_moment(
         self, server: str, at_work: Project, stack: Stack, capsys: pytest.CaptureFixture[str]
     ) -> None:
@@ -55,6 +59,7 @@ class TestStopped:  # classes, so that two test processes can share the work
 
 @pytest.mark.parametrize("server", ["postgres", "s3", "mlflow"])
 class TestFrozen:
+    @pytest.mark.fault("one of them hangs", "the same, after a limit")
     def test_outage_at_each_moment(
         self, server: str, at_work: Project, stack: Stack, capsys: pytest.CaptureFixture[str]
     ) -> None:
@@ -101,6 +106,7 @@ def before_call(patch: pytest.MonkeyPatch, owner: Any, name: str, happen: Callab
     patch.setattr(owner, name, wrapped)
 
 
+@pytest.mark.fault("an artifact is altered or cut", "rejected by its digest")
 def test_a_damaged_artifact_is_rejected_by_its_digest(at_work: Project, stack: Stack) -> None:
     assert run_script(at_work, REGISTER) == 0
     registry = Registry()

@@ -281,6 +281,7 @@ def test_stopping_nothing_is_fine(machine: Machine, images: dict[str, str]) -> N
         assert (done.returncode, done.stdout) == (0, "ApplicationStop: no container is running\n")
 
 
+@pytest.mark.fault("a container hangs when it is stopped", "it is removed")
 def test_stopping_removes_a_hanging_container(machine: Machine, images: dict[str, str]) -> None:
     """Otherwise all later releases would fail on this server at ApplicationStop."""
     machine.deploy(images["good"])
@@ -291,6 +292,7 @@ def test_stopping_removes_a_hanging_container(machine: Machine, images: dict[str
     assert not machine.exists()
 
 
+@pytest.mark.fault("the new container doesn't become ready", "it is removed, with one sentence in CodeDeploy")
 @pytest.mark.parametrize(
     ("name", "message"),
     [

@@ -99,6 +99,7 @@ def test_a_promotion_reaches_all_workers_without_a_restart(project: Project, tmp
     assert [line for line in logged if line["version"] == "2" and line["shadow"]] == []  # it was promoted
 
 
+@pytest.mark.fault("the champion's files are damaged", "it is rejected; the last good one serves")
 @pytest.mark.parametrize("damage", ["edited", "truncated", "missing", "other digest", "other scores"])
 def test_a_bad_champion_is_rejected_and_the_last_good_one_stays(project: Project, damage: str) -> None:
     with running(project, *SERVE) as server:
@@ -153,6 +154,7 @@ def test_a_champion_of_another_problem_is_not_installed(project: Project, cache:
     assert files_of(cache) == before
 
 
+@pytest.mark.fault("the cache is damaged", "it is repaired from the registry")
 def test_a_damaged_cache_is_not_served_and_is_repaired(finished: Project, cache: Path) -> None:
     (model,) = cache.rglob("model.onnx")
     content = model.read_bytes()
@@ -186,6 +188,7 @@ def test_a_damaged_pointer_stops_no_worker(finished: Project, cache: Path, point
         assert server.client.get("/livez").status_code == 200
 
 
+@pytest.mark.fault("the registry is down", "the last good model serves; `/readyz` says so")
 def test_with_the_registry_down_the_last_good_model_is_served_and_status_says_so(
     finished: Project, cache: Path
 ) -> None:
@@ -213,6 +216,7 @@ def test_without_model_sync_status_says_so(finished: Project, cache: Path) -> No
         assert "model sync has not reported for" in detail(server)
 
 
+@pytest.mark.fault("the process of model sync is killed", "it is started again")
 def test_a_killed_model_sync_is_started_again(finished: Project) -> None:
     with running(finished, *SERVE) as server:
         first = wait_for_script(server.process.pid, "model_sync.py")

@@ -229,6 +229,7 @@ def test_release_and_rollback(world: World) -> None:
     assert {one.config for one in world.codedeploy.deployments} == {"CodeDeployDefault.OneAtATime"}
 
 
+@pytest.mark.fault("the new release answers wrongly", "it is undone; the one before serves")
 @pytest.mark.parametrize(
     ("status", "body"),
     [
@@ -261,6 +262,7 @@ def test_bad_first_release_stays(world: World) -> None:
     releases.deploy(world.stack, push_image(), ROLLING)
 
 
+@pytest.mark.fault("an alarm rings during the bake time", "it is undone, although the alarm goes on")
 def test_alarm_during_the_bake_time_undoes_although_it_goes_on_ringing(world: World) -> None:
     good, slow = push_image(), push_image()
     releases.deploy(world.stack, good, ROLLING)
@@ -273,6 +275,7 @@ def test_alarm_during_the_bake_time_undoes_although_it_goes_on_ringing(world: Wo
     assert world.serving() == {good}
 
 
+@pytest.mark.fault("an alarm rings and somebody rolls back", "the release before serves and stays")
 def test_rollback_works_while_the_alarm_rings_and_is_not_undone(world: World) -> None:
     good, bad = push_image(), push_image()
     releases.deploy(world.stack, good, ROLLING)
@@ -323,6 +326,7 @@ def test_fix_is_released_despite_an_alarm(world: World) -> None:
     assert (shown["current"], shown["previous"]) == (fix, good)
 
 
+@pytest.mark.fault("Auto Scaling starts a server during a rollback", "its deployment is waited for")
 def test_rollback_waits_for_the_deployments_of_auto_scaling(world: World) -> None:
     good, bad = push_image(), push_image()
     releases.deploy(world.stack, good, ROLLING)
@@ -333,6 +337,7 @@ def test_rollback_waits_for_the_deployments_of_auto_scaling(world: World) -> Non
     assert world.serving() == {good}
 
 
+@pytest.mark.fault("one server fails, even the last one", "the release is undone and says what the hook said")
 @pytest.mark.parametrize("server", [1, 2], ids=["first", "last"])
 def test_release_that_fails_on_a_server_is_undone_and_says_why(world: World, server: int) -> None:
     """One at a time, CodeDeploy calls a deployment successful that has failed on the last server."""
@@ -382,6 +387,7 @@ def test_ctrl_c_stops_the_deployment_and_goes_back(world: World) -> None:
     assert world.serving() == {good}
 
 
+@pytest.mark.fault("the release's process is killed", "`release.py undo` ends it, as often as you like")
 def test_undo_ends_a_release_whose_process_was_killed_and_can_be_repeated(world: World) -> None:
     good, bad = push_image(), push_image()
     releases.deploy(world.stack, good, ROLLING)
@@ -443,6 +449,7 @@ def test_blue_green_with_wrong_answers_gets_no_traffic(world: World, answer: tup
     assert world.serving() == {good}
 
 
+@pytest.mark.fault("a bad release gets 5 % of the traffic", "the weights go back")
 def test_alarm_of_the_new_group_takes_its_traffic_back(world: World) -> None:
     good, bad = push_image(), push_image()
     releases.deploy(world.stack, good, ROLLING)
@@ -497,6 +504,7 @@ def test_release_ends_when_another_process_undoes_it(world: World) -> None:
     assert world.serving() == {good}
 
 
+@pytest.mark.fault("a stack is updated while servers are busy", "number of servers and traffic stay")
 @pytest.mark.filterwarnings("ignore:Tried to parse AWS:")
 def test_update_of_the_stack_keeps_sizes_and_traffic(world: World) -> None:
     releases.deploy(world.stack, push_image(), BLUE_GREEN)
@@ -555,6 +563,7 @@ def test_released_images_have_a_tag_that_does_not_expire(world: World) -> None:
     )
 
 
+@pytest.mark.fault("the image to go back to is gone", "said at once; nothing changes")
 def test_rollback_needs_the_image(world: World) -> None:
     gone, current = push_image(), push_image()
     releases.deploy(world.stack, gone, ROLLING)
@@ -574,6 +583,7 @@ def steps_of_deploy() -> list[Any]:
     return list(workflow["jobs"]["deploy"]["steps"])
 
 
+@pytest.mark.fault("the workflow is cancelled", "the release is interrupted and undone")
 def test_cancelled_workflow_interrupts_the_release(tmp_path: Path) -> None:
     """The runner signals the process of the step alone, not its children."""
     (step,) = [step for step in steps_of_deploy() if step.get("name") == "Deploy"]

@@ -25,7 +25,8 @@ def test_each_hook_before_a_commit_is_a_command_of_the_check() -> None:
 def test_each_marker_is_run_by_the_check() -> None:
     markers = [marker.partition(":")[0] for marker in PYPROJECT["tool"]["pytest"]["ini_options"]["markers"]]
     selections = " ".join(re.findall(r'run_pytest -m ["\']?([^\n]+)', CI))
-    assert [name for name in markers if name not in selections and name != "integration"] == []
+    selecting = [name for name in markers if "(" not in name]  # fault(…) has arguments and selects nothing
+    assert [name for name in selecting if name not in selections and name != "integration"] == []
     assert PYPROJECT["tool"]["coverage"]["report"]["fail_under"] >= 90
     assert "--cov" in CI
 

@@ -65,6 +65,7 @@ def test_signed_files_are_accepted_and_any_other_byte_is_not(files: Files, tmp_p
         file.write_text(content)
 
 
+@pytest.mark.fault("the model is signed with another key", "refused")
 def test_a_signature_of_another_key_is_refused(files: Files, tmp_path: Path) -> None:
     public = signed(files, tmp_path)
     signed(files, tmp_path, "another.pem")  # of somebody who may write to the registry
@@ -104,6 +105,7 @@ def gate(project: Project, monkeypatch: pytest.MonkeyPatch, key: str) -> tuple[b
     return bool(passed), str(measured)
 
 
+@pytest.mark.fault("model and digest are exchanged together", "refused, if `MODEL_PUBLIC_KEY` is set")
 @pytest.mark.integration
 def test_model_and_tag_exchanged_together_are_refused(
     project: Project, tmp_path: Path, monkeypatch: pytest.MonkeyPatch

@@ -102,6 +102,7 @@ def test_an_image_is_pushed_and_its_digest_printed(programs: Programs) -> None:
     assert not [call for call in programs.called() if "push" in call], "tags are immutable"
 
 
+@pytest.mark.fault("an image is built for another processor", "it is not pushed")
 def test_an_image_for_another_processor_is_not_pushed(programs: Programs) -> None:
     programs.answers = {"Architecture": "linux/arm64"}
     done = programs.run("push_image.sh", "registry.example.com/api:1")
