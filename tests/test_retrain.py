@@ -18,6 +18,7 @@ from credit_risk.core.files import write_json
 from credit_risk.core.schema import DATE, OUTCOME, ROW_ID
 from credit_risk.data.splits import as_frame, as_records, read_holdout
 from credit_risk.data.store import Store
+from credit_risk.features import FEATURES
 from credit_risk.formats import skops_model
 from credit_risk.formats.onnx_scorer import OnnxScorer
 from credit_risk.formats.recalibration import Sigmoid
@@ -132,6 +133,11 @@ def test_the_champion_is_recalibrated_as_a_version_that_shares_its_model(
         interrupted.setattr(Registry, "create_version", lambda *_: signal.raise_signal(signal.SIGINT))
         with pytest.raises(KeyboardInterrupt):
             register_recalibrated(registry, champion, shifted(20_000))
+    few = shifted(10)
+    with monkeypatch.context() as newer_code:
+        newer_code.setattr(FEATURES, "names", (*FEATURES.names, "added"))
+        with pytest.raises(ProjectError, match="version 1 takes other features than this code computes"):
+            register_recalibrated(registry, champion, few)
     version = register_recalibrated(registry, champion, shifted(20_000))
     assert register_recalibrated(registry, champion, shifted(20_000)).number == version.number == "2"
     recorded = lineage.of(version)

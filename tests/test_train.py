@@ -201,8 +201,18 @@ def test_scorer_rejects_what_is_not_its_model(finished: Project) -> None:
     content = finished.path("1.data", "5.model", "model.onnx").read_bytes()
     with pytest.raises(ProjectError, match="can't be loaded"):
         OnnxScorer(content[: len(content) // 2])
-    with pytest.raises(ProjectError, match=r"takes the features .* this code computes .*, one_more;"):
-        OnnxScorer(content, expected_features=(*FEATURES.names, "one_more"))
+    gone = FEATURES.names[0]
+    with pytest.raises(ProjectError, match=rf"takes the features {gone}, which this code does not compute;"):
+        OnnxScorer(content, columns=FEATURES.names[1:])
+
+
+def test_a_model_takes_its_features_by_name(finished: Project, holdout_rows: tuple[Any, Any]) -> None:
+    """Features that were added to the code since, or moved, change no score."""
+    content = finished.path("1.data", "5.model", "model.onnx").read_bytes()
+    features, _ = holdout_rows
+    more = np.column_stack([np.ones(len(features), np.float32), features[:, ::-1]])
+    scorer = OnnxScorer(content, columns=("one_more", *FEATURES.names[::-1]))
+    assert np.array_equal(scorer.score(more), OnnxScorer(content).score(features))
 
 
 def test_isotonic_calibration_is_rejected_in_one_sentence(

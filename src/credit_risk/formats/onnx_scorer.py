@@ -53,17 +53,21 @@ class OnnxMetadata:
 
 
 class OnnxScorer:
-    """A loaded ONNX model. Thread-safe; uses one thread per call and does not spin."""
+    """A loaded ONNX model. Thread-safe; uses one thread per call and does not spin.
 
-    def __init__(self, content: bytes, expected_features: tuple[str, ...] | None = FEATURES.names) -> None:
+    It takes the features that it was trained with, by their names: one that was added since is left out. Whether a
+    feature is still computed as it was is for the reference rows to tell.
+    """
+
+    def __init__(self, content: bytes, columns: tuple[str, ...] | None = FEATURES.names) -> None:
         """Loads the bytes of an ONNX model.
 
         Args:
             content: the file's bytes.
-            expected_features: names of the features that it must take; None accepts any.
+            columns: names of the features that `score` is given; None: those of the model, whatever they are.
 
         Raises:
-            ProjectError: it can't be loaded, takes other features, or has another output.
+            ProjectError: it can't be loaded, takes a feature that is not among the columns, or has another output.
         """
         options = ort.SessionOptions()
         options.intra_op_num_threads = options.inter_op_num_threads = 1
@@ -74,11 +78,14 @@ class OnnxScorer:
             self.metadata = OnnxMetadata.from_props(self._session.get_modelmeta().custom_metadata_map)
         except Exception as error:  # ONNX Runtime raises its own kinds, without a common base
             raise ProjectError(f"the ONNX model can't be loaded: {' '.join(str(error).split())[:200]}") from error
-        if expected_features is not None and self.metadata.features != expected_features:
-            raise ProjectError(
-                f"the ONNX model takes the features {', '.join(self.metadata.features)}, but this code computes "
-                f"{', '.join(expected_features)}; use the code it was trained with, or retrain: `uv run main.py`"
-            )
+        self._chosen: list[int] | None = None  # of the columns; None: all of them, in their order
+        if columns is not None and self.metadata.features != columns:
+            if absent := [name for name in self.metadata.features if name not in columns]:
+                raise ProjectError(
+                    f"the ONNX model takes the features {', '.join(absent)}, which this code does not compute; "
+                    "use the code it was trained with, or retrain: `uv run main.py`"
+                )
+            self._chosen = [columns.index(name) for name in self.metadata.features]
         outputs = [output.name for output in self._session.get_outputs()]
         if outputs != [OUTPUT_NAME]:
             raise ProjectError(
@@ -100,7 +107,8 @@ class OnnxScorer:
 
     def score(self, features: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
         """Probability of the positive class, shape (n,), of features of shape (n, len(FEATURES)) in float32."""
-        (column,) = self._session.run([OUTPUT_NAME], {INPUT_NAME: features})
+        given = features if self._chosen is None else features[:, self._chosen]
+        (column,) = self._session.run([OUTPUT_NAME], {INPUT_NAME: given})
         scores: npt.NDArray[np.float32] = column[:, 0]
         return scores
 

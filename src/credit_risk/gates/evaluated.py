@@ -36,8 +36,8 @@ class EvaluatedVersion:
 
     @cached_property
     def scorer(self) -> OnnxScorer:
-        """The ONNX model; the loading gate checks which features it takes, and that it agrees with scikit-learn's."""
-        return OnnxScorer((self.folder / ONNX_PATH).read_bytes(), expected_features=None)
+        """The ONNX model; the loading gate checks that it agrees with scikit-learn's."""
+        return OnnxScorer.load(self.folder / ONNX_PATH)
 
     @property
     def split_params(self) -> Any:

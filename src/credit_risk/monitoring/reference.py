@@ -16,6 +16,7 @@ from sklearn.linear_model import LogisticRegression
 from credit_risk.contract import CONTRACT
 from credit_risk.core import params
 from credit_risk.core.arrays import Floats, Scores
+from credit_risk.core.errors import ProjectError
 from credit_risk.core.files import read_json, write_json
 from credit_risk.core.names import common_codes
 from credit_risk.core.paths import data
@@ -98,8 +99,17 @@ class Reference:
 
     @classmethod
     def read(cls, path: Path) -> Self:
-        """Reads a file of `write_training_reference`."""
+        """Reads a file of `write_training_reference`.
+
+        Raises:
+            ProjectError: it has a feature that this code does not compute.
+        """
         content = read_json(path)
+        if absent := content["features"].keys() - {PROBABILITY, *FEATURES.names}:
+            raise ProjectError(
+                f"the version was trained with the features {', '.join(sorted(absent))}, which this code does not "
+                "compute; monitor it with the code it was trained with"
+            )
         content["features"] = {
             name: Distribution(*(tuple(each[key]) for key in ("edges", "codes", "counts")))
             for name, each in content["features"].items()

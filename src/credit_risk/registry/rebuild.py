@@ -150,7 +150,7 @@ def compare(registry: Registry, version: Version, recorded: dict[str, Any], tree
     digest, registered = sha256(rebuilt / "5.model" / "model.onnx"), version.tags.get(ONNX_SHA256, "")
     if digest != registered:
         yield f"ONNX digest: {digest[:12]}, registered {registered[:12]}"
-    scorer = OnnxScorer((rebuilt / "5.model" / "model.onnx").read_bytes(), expected_features=None)
+    scorer = OnnxScorer.load(rebuilt / "5.model" / "model.onnx")
     difference = max_score_difference(registry.download(version.number, REFERENCE_ROWS_PATH), scorer.score_rows)
     if not difference <= TOLERANCE:
         yield f"scores of the reference rows: by up to {difference:.1e}"

@@ -41,11 +41,18 @@ def register_recalibrated(registry: Registry, champion: Version, rows: Rows) -> 
     """Registers the champion recalibrated on rows as the challenger; the same rows give the same version.
 
     Raises:
-        ProjectError: this code can't use the champion, or the outcomes contradict its ranking.
+        ProjectError: this code can't use the champion, computes other features than it takes, or the outcomes
+            contradict its ranking.
     """
     if unusable := lineage.reject_reason(champion):
         raise ProjectError(unusable)
     folder = registry.download(champion.number)
+    champion_metadata = OnnxScorer.load(folder / ONNX_PATH).metadata
+    if champion_metadata.features != FEATURES.names:
+        raise ProjectError(
+            f"version {champion.number} takes other features than this code computes, so it can't be recalibrated; "
+            "train a new one: `uv run main.py`"
+        )
     served = skops_model.load(folder)
     recorded = lineage.of(champion)
     train = recorded["params"]["train"]
@@ -56,7 +63,7 @@ def register_recalibrated(registry: Registry, champion: Version, rows: Rows) -> 
     pipeline = recalibrated(model, sigmoid)
     threshold, _ = cheapest_threshold(older.labels, positive_probability(pipeline[1:], older.features), *costs)
     before, after = (positive_probability(one[1:], newer.features) for one in (served, pipeline))
-    thresholds = OnnxScorer.load(folder / ONNX_PATH).metadata.threshold, threshold
+    thresholds = champion_metadata.threshold, threshold
     measured = effect(newer.labels, before, after, params.raw("gates")["calibration_bins"]) | {
         "cost_before": float(mean_costs(newer.labels, before, thresholds[0], *costs)),
         "cost_after": float(mean_costs(newer.labels, after, thresholds[1], *costs)),
