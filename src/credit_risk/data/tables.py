@@ -19,13 +19,14 @@ from credit_risk.data.sources import Source, reason
 BLOCK_BYTES = 8 << 20  # of text parsed at a time; no row can be longer
 HEAD_BYTES = 64 << 10  # looked at before parsing
 ROW_GROUP = 100_000
-UTF8 = "save it as UTF-8 (in Excel: CSV UTF-8)"
+UTF8 = "save it as UTF-8 (in Excel: CSV UTF-8; in a shell: iconv -f {encoding} -t UTF-8 OLD > NEW)"
+UTF16 = UTF8.format(encoding="UTF-16")
 BEGINNINGS = {  # of files that are no CSV in UTF-8
     b"\x1f\x8b": "is compressed by gzip: name it .csv.gz",
     b"PK\x03\x04": "is a ZIP or Excel file, not a CSV: export the table as CSV",
     b"PAR1": "is a Parquet file: name it .parquet",
-    b"\xff\xfe": f"is encoded as UTF-16: {UTF8}",
-    b"\xfe\xff": f"is encoded as UTF-16: {UTF8}",
+    b"\xff\xfe": f"is encoded as UTF-16: {UTF16}",
+    b"\xfe\xff": f"is encoded as UTF-16: {UTF16}",
 }
 SEPARATORS = {";": "semicolons", "\t": "tabs", "|": "vertical bars"}
 
@@ -103,12 +104,16 @@ def _check_head(source: Source, head: bytes) -> None:
         if head.startswith(beginning):
             raise ProjectError(f"source {source.name} {problem}")
     if b"\0" in head:
-        raise ProjectError(f"source {source.name} has NUL characters, as UTF-16 has: {UTF8}")
+        raise ProjectError(f"source {source.name} has NUL characters, as UTF-16 has: {UTF16}")
     text = head.decode("utf-8", errors="ignore").removeprefix("\ufeff")
     columns = {separator: len(_header(text, separator)) for separator in (",", *SEPARATORS)}
     for separator, name in SEPARATORS.items():
         if columns[","] <= 1 < columns[separator]:
-            raise ProjectError(f"source {source.name} is separated by {name}: save it with commas")
+            convert = f"csv.writer(sys.stdout).writerows(csv.reader(sys.stdin, delimiter={separator!r}))"
+            raise ProjectError(
+                f"source {source.name} is separated by {name}: save it with commas "
+                f'(in a shell: python3 -c "import csv, sys; {convert}" < OLD > NEW)'
+            )
 
 
 def _header(text: str, separator: str) -> list[str]:
@@ -147,5 +152,6 @@ def _problem(error: Exception, rows: int) -> str:
             f"has a row of more than {BLOCK_BYTES >> 20} MiB after row {rows:,}; is a quotation mark not closed there?"
         )
     if "invalid UTF8" in text:
-        return f"is damaged or not a table: it is not encoded as UTF-8 after row {rows:,}; {UTF8}"
+        advice = UTF8.format(encoding="CP1252")
+        return f"is damaged or not a table: it is not encoded as UTF-8 after row {rows:,}; {advice}"
     return f"is damaged or not a table: {text}"
