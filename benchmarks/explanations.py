@@ -26,6 +26,7 @@ import httpx
 import numpy as np
 
 from credit_risk.contract import CONTRACT
+from credit_risk.core.arrays import log_odds
 from credit_risk.core.errors import ProjectError
 from credit_risk.core.files import replacing
 from credit_risk.core.paths import root
@@ -33,7 +34,7 @@ from credit_risk.data.splits import as_records, read_holdout
 from credit_risk.project.host import free_port
 from credit_risk.serving import model_cache
 from credit_risk.serving.active_model import LoadedModel
-from credit_risk.serving.explanations import PERMUTATIONS, Explainer, log_odds
+from credit_risk.serving.explanations import PERMUTATIONS, Explainer
 
 BUDGET_MS = 2.0
 ROWS = 200  # held-out rows that are sent in turn

@@ -41,7 +41,7 @@ from sklearn.pipeline import Pipeline
 from threadpoolctl import threadpool_limits
 
 from credit_risk.core import params
-from credit_risk.core.arrays import Floats, Labels, Scores
+from credit_risk.core.arrays import Floats, Labels, Scores, log_odds
 from credit_risk.core.files import replacing
 from credit_risk.core.paths import root
 from credit_risk.core.schema import DATE, OUTCOME, ROW_ID
@@ -50,7 +50,6 @@ from credit_risk.evaluation.metrics import expected_calibration_error
 from credit_risk.features import FEATURES
 from credit_risk.model import TrainParams, build_pipeline, fit, positive_probability
 from credit_risk.monitoring.comparison import corrected, drift
-from credit_risk.monitoring.estimate import log_odds
 from credit_risk.monitoring.params import MonitorParams
 from credit_risk.monitoring.reference import Reference, make_reference
 from credit_risk.monitoring.window import Window

@@ -9,8 +9,9 @@ from rows import valid_rows
 from servers import EXAMPLE
 
 from credit_risk.contract import CONTRACT
+from credit_risk.core.arrays import log_odds
 from credit_risk.core.schema import Choice, Contract, NotAbove, Number
-from credit_risk.serving.explanations import PERMUTATIONS, Explainer, field_groups, log_odds
+from credit_risk.serving.explanations import PERMUTATIONS, Explainer, field_groups
 
 WEIGHTS = {number.name: (index + 1) / (number.maximum or 1) for index, number in enumerate(CONTRACT.numbers)}
 ROWS = valid_rows(40, seed=3)

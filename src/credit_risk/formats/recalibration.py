@@ -13,6 +13,7 @@ from sklearn.base import BaseEstimator, ClassifierMixin
 from sklearn.linear_model import LogisticRegression
 from sklearn.pipeline import Pipeline
 
+from credit_risk.core.arrays import log_odds
 from credit_risk.core.errors import ProjectError
 
 SMALLEST = 1e-6  # probabilities nearer to 0 or 1 are moved there: float32 has no exact log-odds for them
@@ -33,7 +34,7 @@ class Sigmoid:
         Raises:
             ProjectError: the outcomes contradict the order of the probabilities.
         """
-        fitted = LogisticRegression(C=np.inf).fit(log_odds(probabilities)[:, None], labels)
+        fitted = LogisticRegression(C=np.inf).fit(log_odds(probabilities, SMALLEST)[:, None], labels)
         slope, intercept = round(float(fitted.coef_[0, 0]), DIGITS), round(float(fitted.intercept_[0]), DIGITS)
         if slope <= 0:
             raise ProjectError(
@@ -44,11 +45,11 @@ class Sigmoid:
 
     def apply(self, probabilities: npt.ArrayLike) -> npt.NDArray[np.float64]:
         """The recalibrated probabilities, shape (n,)."""
-        return _probabilities(self.slope * log_odds(probabilities) + self.intercept)
+        return _probabilities(self.slope * log_odds(probabilities, SMALLEST) + self.intercept)
 
     def invert(self, probabilities: npt.ArrayLike) -> npt.NDArray[np.float64]:
         """The model's own probabilities, shape (n,), from recalibrated ones."""
-        return _probabilities((log_odds(probabilities) - self.intercept) / self.slope)
+        return _probabilities((log_odds(probabilities, SMALLEST) - self.intercept) / self.slope)
 
 
 class Recalibrated(ClassifierMixin, BaseEstimator):  # type: ignore[misc]  # scikit-learn has no types
@@ -101,13 +102,6 @@ def sigmoid_of(pipeline: Pipeline) -> Sigmoid | None:
     """The sigmoid after the classifier; None without one."""
     classifier = pipeline[-1]
     return classifier.sigmoid if isinstance(classifier, Recalibrated) else None
-
-
-def log_odds(probabilities: npt.ArrayLike) -> npt.NDArray[np.float64]:
-    """ln(p / (1 - p)) of each probability, moved inwards to stay finite."""
-    inside = np.clip(np.asarray(probabilities, np.float64), SMALLEST, 1 - SMALLEST)
-    odds: npt.NDArray[np.float64] = np.log(inside / (1 - inside))
-    return odds
 
 
 def _probabilities(odds: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:

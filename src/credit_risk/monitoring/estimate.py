@@ -13,14 +13,6 @@ import numpy as np
 from credit_risk.core.arrays import Scores
 
 DRAWS = 200  # of rows and outcomes, for the intervals
-_LIMIT = 1e-7
-
-
-def log_odds(probabilities: Scores) -> Scores:
-    """Log-odds, shape (n,); probabilities of 0 and 1 are moved inwards to keep them finite."""
-    clipped = np.clip(probabilities, _LIMIT, 1 - _LIMIT)
-    result: Scores = np.log(clipped / (1 - clipped))
-    return result
 
 
 def expected_auc(calibrated: Scores, positives: Scores | None = None, weights: Scores | None = None) -> float:

@@ -15,7 +15,7 @@ from sklearn.linear_model import LogisticRegression
 
 from credit_risk.contract import CONTRACT
 from credit_risk.core import params
-from credit_risk.core.arrays import Floats, Scores
+from credit_risk.core.arrays import Floats, Scores, log_odds
 from credit_risk.core.errors import ProjectError
 from credit_risk.core.files import read_json, write_json
 from credit_risk.core.names import common_codes
@@ -23,7 +23,7 @@ from credit_risk.core.paths import data
 from credit_risk.core.schema import OUTCOME, ROW_ID
 from credit_risk.data.splits import read_split, split_path
 from credit_risk.features import FEATURES
-from credit_risk.monitoring.estimate import expected_auc, log_odds
+from credit_risk.monitoring.estimate import expected_auc
 
 FILE_NAME = "monitoring_reference.json"
 BINS = 10  # of numbers, at the reference's quantiles

@@ -26,6 +26,7 @@ MODEL_CODE = (  # of the package: what the registered pipeline needs to be loade
     "__init__.py",
     "contract.py",
     "core/__init__.py",
+    "core/arrays.py",
     "core/errors.py",
     "core/feature_set.py",
     "core/formulas.py",

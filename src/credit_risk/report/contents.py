@@ -4,13 +4,12 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-from scipy.special import logit
 from sklearn.calibration import CalibratedClassifierCV
 from sklearn.linear_model import LogisticRegression
 from sklearn.pipeline import Pipeline
 
 from credit_risk.contract import CONTRACT
-from credit_risk.core.arrays import Floats, Labels, Scores
+from credit_risk.core.arrays import Labels, Scores, log_odds
 from credit_risk.core.feature_set import UNSEEN
 from credit_risk.core.files import read_json
 from credit_risk.core.names import common_codes
@@ -159,20 +158,14 @@ def calibrations(model: Pipeline, splits: Splits) -> dict[str, dict[str, Scores]
         own, train = {name: newest.invert(scores) for name, scores in own.items()}, newest.invert(train)
     sigmoid = fit_sigmoid(train, splits["train"].labels)
     return {
-        name: {UNCALIBRATED: scores, SIGMOID: positive_probability(sigmoid, log_odds(scores))} | answered[name]
+        name: {UNCALIBRATED: scores, SIGMOID: positive_probability(sigmoid, log_odds(scores)[:, None])} | answered[name]
         for name, scores in own.items()
     }
 
 
-def log_odds(probabilities: Scores) -> Floats:
-    """Log-odds as one column, shape (n, 1); probabilities of 0 and 1 are moved inwards to keep them finite."""
-    column: Floats = logit(np.clip(probabilities, 1e-7, 1 - 1e-7))[:, None]
-    return column
-
-
 def fit_sigmoid(probabilities: Scores, labels: Labels) -> LogisticRegression:
     """Logistic regression of the outcome on the log-odds, without penalty."""
-    return LogisticRegression(C=np.inf).fit(log_odds(probabilities), labels)
+    return LogisticRegression(C=np.inf).fit(log_odds(probabilities)[:, None], labels)
 
 
 def recalibrated(split: ScoredSplit, bins: int) -> dict[str, float] | None:
@@ -187,7 +180,7 @@ def recalibrated(split: ScoredSplit, bins: int) -> dict[str, float] | None:
         return None
     before, labels = split.probabilities[~older], split.labels[~older]
     sigmoid = fit_sigmoid(split.probabilities[older], split.labels[older])
-    after = positive_probability(sigmoid, log_odds(before))
+    after = positive_probability(sigmoid, log_odds(before)[:, None])
     return {
         "positive_rate": float(labels.mean()),
         "mean_before": float(before.mean()),

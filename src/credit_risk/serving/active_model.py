@@ -8,10 +8,11 @@ from typing import Any
 
 from prometheus_client import Gauge
 
+from credit_risk.core.arrays import log_odds
 from credit_risk.core.errors import ProjectError
 from credit_risk.features import FEATURES
 from credit_risk.serving import model_cache
-from credit_risk.serving.explanations import Explainer, log_odds
+from credit_risk.serving.explanations import Explainer
 from credit_risk.serving.micro_batching import MicroBatcher
 from credit_risk.serving.model_cache import CachedModel
 from credit_risk.serving.problem_details import Problem

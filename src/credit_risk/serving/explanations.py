@@ -22,7 +22,6 @@ from credit_risk.core.schema import Contract, Number
 
 LogOdds = Callable[[Mapping[str, Any]], npt.NDArray[np.float64]]
 PERMUTATIONS = 16  # eight, and the same in reverse: about 200 rows to score, 1 to 2 ms
-_SMALLEST = 1e-7  # probability; keeps log-odds finite
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,13 +32,6 @@ class Contribution:
     log_odds: Annotated[
         float, Field(description=f"Added to the log-odds of {CONTRACT.problem.event}; a negative value lowers the risk")
     ]
-
-
-def log_odds(probabilities: npt.ArrayLike) -> npt.NDArray[np.float64]:
-    """ln(p / (1 - p)) of each probability, clipped to stay finite."""
-    clipped = np.clip(np.asarray(probabilities, np.float64), _SMALLEST, 1 - _SMALLEST)
-    odds: npt.NDArray[np.float64] = np.log(clipped / (1 - clipped))
-    return odds
 
 
 def field_groups(contract: Contract = CONTRACT) -> list[tuple[str, ...]]:
