@@ -5,6 +5,7 @@ row's value and the typical one of reference rows that the model accepts, which 
 fields, and of the features that are computed from them alone, it names the quantity whose value is the least usual.
 """
 
+from bisect import bisect_left, bisect_right
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from statistics import median, mode
@@ -32,9 +33,8 @@ class _Quantity:
 
     def rank(self, value: float) -> float:
         """The share of the reference rows that have a lower value; equal ones count half."""
-        below = sum(each < value for each in self.typical)
-        equal = sum(each == value for each in self.typical)
-        return (below + equal / 2) / len(self.typical) if self.typical else 0.5
+        places = bisect_left(self.typical, value) + bisect_right(self.typical, value)
+        return places / 2 / len(self.typical) if self.typical else 0.5
 
 
 class Reasons:
@@ -45,7 +45,8 @@ class Reasons:
     ) -> None:
         """Takes rows that the model accepts, at least one: typical is what these have."""
         self._rows, self._contract, self._features = accepted_rows, contract, features
-        self._quantities: dict[tuple[str, ...], list[_Quantity]] = {}
+        self._quantities: dict[tuple[str, ...], list[_Quantity]] = {}  # filled when first needed, as the next one
+        self._commonest: dict[str, Any] = {}
 
     def may_name(self, fields: Sequence[str]) -> bool:
         """Whether connected fields may be named as a reason."""
@@ -56,8 +57,11 @@ class Reasons:
         field = self._contract.field(fields[0])
         if len(fields) == 1 and not isinstance(field, Number):
             return self._of_word(field, row)
-        quantities = self._quantities.setdefault(fields, list(self._named(fields)))
-        known = [(quantity, value) for quantity in quantities if (value := quantity.value(row)) is not None]
+        if fields not in self._quantities:
+            self._quantities[fields] = self._named(fields)
+        known = [
+            (quantity, value) for quantity in self._quantities[fields] if (value := quantity.value(row)) is not None
+        ]
         if not known:
             return f"{self._contract.label(fields[0])} is not known"
         quantity, value = max(known, key=lambda pair: abs(pair[0].rank(pair[1]) - 0.5))
@@ -74,8 +78,10 @@ class Reasons:
 
     def _of_word(self, field: Choice | Name, row: Row) -> str:
         label, word = self._contract.label(field.name), row.get(field.name)
-        known = [each[field.name] for each in self._rows if each.get(field.name) is not None]
-        usual = mode(known) if known and isinstance(field, Choice) else word
+        if field.name not in self._commonest:
+            known = [each[field.name] for each in self._rows if each.get(field.name) is not None]
+            self._commonest[field.name] = mode(known) if known and isinstance(field, Choice) else None
+        usual = self._commonest[field.name]
         sentence = f"{label} is {'not known' if word is None else word}"
         return sentence if usual in {word, None} else f"{sentence}; {self._accepted} most often have {usual}"
 
