@@ -96,6 +96,14 @@ def test_promotion_runs_the_code_of_main() -> None:
     assert [Path(step["with"]["path"]).parent.as_posix() for step in kept] == [lock["with"]["path"]]
 
 
+def test_promotion_signs_then_loads_then_promotes() -> None:
+    """The loading gate checks the signature that this job has made; only the performance gate moves the alias."""
+    (step,) = (step for step in parsed("retrain")["jobs"]["promote"]["steps"] if "SIGNING_KEY" in step.get("env", {}))
+    scripts = re.findall(r"uv run ([56]\S+\.py)", step["run"])
+    assert scripts == ["6.production/sign_model.py", "5.testing/loading.py", "5.testing/performance.py"]
+    assert step["env"]["MODEL_PUBLIC_KEY"] == "${{ vars.MODEL_PUBLIC_KEY }}"
+
+
 def test_forks_without_an_account_skip_the_jobs_that_need_one() -> None:
     for name, job, variable in (("release", "build", "AWS_BUILD_ROLE"), ("retrain", "train", "AWS_RETRAIN_ROLE")):
         assert parsed(name)["jobs"][job]["if"] == f"vars.{variable} != ''"
