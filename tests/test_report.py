@@ -12,6 +12,8 @@ import numpy as np
 import pandas as pd
 import pyarrow.parquet as pq
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from projects import Project, run_script
 from sklearn.metrics import roc_auc_score
 from toy import FEATURES as FEATURES_OF_TOY
@@ -22,11 +24,12 @@ from credit_risk.contract import CONTRACT
 from credit_risk.core.names import COMMON
 from credit_risk.core.schema import OUTCOME, Name
 from credit_risk.data.splits import read_split
-from credit_risk.evaluation.costs import mean_costs
+from credit_risk.evaluation.costs import DecisionRule, decision_costs, mean_costs
+from credit_risk.evaluation.metrics import measure
 from credit_risk.evaluation.scored_split import ScoredSplit
 from credit_risk.features import FEATURES
 from credit_risk.model import positive_probability
-from credit_risk.report import contents, outcomes, tables, variation
+from credit_risk.report import contents, curves, outcomes, tables, variation
 from credit_risk.report.vintages import vintages
 
 EVALUATE = "4.dvc_pipeline/6.evaluate_model.py"
@@ -387,6 +390,45 @@ def test_one_positive_row_in_a_holdout_is_reported_without_intervals(
     text, card = pages(project)
     assert f"Test has too few {CONTRACT.problem.rows} of one outcome for intervals." in text
     assert not re.search(r"\bnan\b|\binf\b|None", without_figures(text) + card)
+
+
+@st.composite
+def few_rows(draw: st.DrawFn) -> tuple[Any, Any, Any, Any]:
+    """Labels, probabilities, a number that is often missing, and groups of two to thirty rows; both outcomes occur."""
+    more = draw(st.lists(st.booleans(), max_size=28))
+    labels = np.array(draw(st.permutations([0, 1, *more])), np.int8)
+    columns = (st.sampled_from([0.0, 0.2, 0.5, 1.0]), st.sampled_from([np.nan, 1.0, 2.0]), st.sampled_from("ab"))
+    drawn = [draw(st.lists(column, min_size=len(labels), max_size=len(labels))) for column in columns]
+    return labels, np.array(drawn[0]), np.array(drawn[1]), np.array(drawn[2], object)
+
+
+def many(column: Any) -> Any:
+    """The column so often that a slice with one row of an outcome is shown."""
+    return np.repeat(column, tables.MIN_OUTCOME_ROWS)
+
+
+@settings(max_examples=50)
+@given(few_rows(), st.integers(1, 10))
+def test_few_rows_give_finite_figures_or_none(drawn: tuple[Any, Any, Any, Any], min_rows: int) -> None:
+    labels, probabilities, numbers, groups = drawn
+    grouped = {"letter": groups, "number": outcomes.groups_of(pd.Series(numbers), TOY.numbers[0])}
+    days = pd.Series(np.datetime64("2020-01-01") + 200 * np.arange(len(labels)))
+    found = [
+        tables.deciles(labels, probabilities),
+        tables.slices(
+            many(labels), many(probabilities), {name: many(each) for name, each in grouped.items()}, min_rows
+        ),
+        outcomes.outcomes(labels, probabilities >= 0.5, grouped),
+        vintages(days, pd.Series(labels).where(numbers == 1)),
+        pd.DataFrame([tables.change_summary(probabilities, probabilities[::-1])]),
+        pd.DataFrame([measure(labels, probabilities, 0.5, 10)]),
+        pd.DataFrame([decision_costs(labels, probabilities, DecisionRule(0.5, 5, 1))]),
+        pd.DataFrame([{"psi": tables.stability_index(numbers, numbers[::-1], categorical=False)}]),
+        *curves.curves(labels, probabilities).values(),
+    ]
+    for table in found:
+        values = [value for value in table.to_numpy(object).ravel() if value is not None and not isinstance(value, str)]
+        assert np.isfinite(np.array(values, float)).all(), table
 
 
 def test_out_of_fold_probabilities_of_other_rows_are_rejected(
