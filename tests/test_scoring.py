@@ -39,17 +39,16 @@ from credit_risk.scoring import job as jobs
 from credit_risk.scoring.fields import field_values
 from credit_risk.scoring.job import REJECTED
 
-THRESHOLD = 0.3
-
 
 @pytest.fixture(scope="module")
 def model() -> bytes:
-    """The ONNX model of a logistic regression on random rows."""
+    """The ONNX model of a logistic regression on random rows, with the threshold at its median score."""
     rows = valid_rows(300)
     features = FEATURES.from_columns(columns(rows))
     labels = np.random.default_rng(0).integers(0, 2, len(rows))
     pipeline = make_pipeline(SimpleImputer(keep_empty_features=True), StandardScaler(), LogisticRegression())
-    return export_onnx(pipeline.fit(features, labels), OnnxMetadata(FEATURES.names, THRESHOLD))
+    threshold = float(np.median(pipeline.fit(features, labels).predict_proba(features)[:, 1]))
+    return export_onnx(pipeline, OnnxMetadata(FEATURES.names, threshold))
 
 
 def fields_table(rows: list[dict[str, Any]]) -> pa.Table:
@@ -83,10 +82,12 @@ def test_scores_and_decisions_are_those_of_the_api(tmp_path: Path, model: bytes)
     pq.write_table(fields_table(rows), tmp_path / "rows.parquet", row_group_size=128)
     assert score(tmp_path / "rows.parquet", tmp_path / "out", model) == {"scored": 500, "rejected": 0, "version": "7"}
     found = scores(tmp_path / "out")
-    expected = OnnxScorer(model).score_rows(rows).astype(float)
+    scorer = OnnxScorer(model)
+    expected = scorer.score_rows(rows).astype(float)
     by_id = pd.Series(expected, [f"id-{number}" for number in range(500)]).sort_index()
     assert (found["probability"] - by_id).abs().max() <= 1e-6
-    declined = np.where(found["probability"] >= THRESHOLD, CONTRACT.problem.decline, CONTRACT.problem.accept)
+    words = CONTRACT.problem.decline, CONTRACT.problem.accept
+    declined = np.where(found["probability"] >= scorer.metadata.threshold, *words)
     assert found["decision"].tolist() == declined.tolist()
     assert len(set(declined)) == 2
     assert set(found["model_version"]) == {"7"}
