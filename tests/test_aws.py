@@ -515,7 +515,7 @@ def test_appspec_lists_the_five_hooks() -> None:
 
 def test_hooks_pass_shellcheck() -> None:
     scripts = sorted(map(str, HOOKS.glob("*.sh")))
-    assert len(scripts) == 7
+    assert len(scripts) == 8
     check = [tool("shellcheck"), "--external-sources", "--source-path=SCRIPTDIR", *scripts]
     found = subprocess.run(check, capture_output=True, text=True, check=False)
     assert (found.returncode, found.stdout) == (0, "")
@@ -618,6 +618,25 @@ def test_user_data_passes_shellcheck_and_has_no_secret(outputs: Any, tmp_path: P
     assert "f" * 64 not in text
     assert not re.search("(?i)password=[^a]", text.replace("MLFLOW_PASSWORD_SECRET", ""))
     assert "${" not in text.replace("${1", ""), "a placeholder is left"
+
+
+def test_prediction_log_is_off_by_default_and_goes_to_its_prefix_only(outputs: Any) -> None:
+    settings = dict(re.findall(r"^([A-Z_]+)=(\S*)$", user_data(outputs), re.MULTILINE))
+    names = ("PREDICTION_LOG", "PREDICTION_LOG_SHARE", "PREDICTION_LOG_EXCLUDE", "SHADOW_ALIAS")
+    assert [settings[name] for name in names] == ["", "1", "", ""]
+    bucket = outputs["storage"]["DataBucket"]
+    assert settings["LOG_ADDRESS"] == f"s3://{bucket}/monitoring/log"
+    start = (HOOKS / "application_start.sh").read_text()
+    assert set(names) <= set(re.findall(r"--env (\w+)", start))
+    template_of_servers = template("servers")
+    assert template_of_servers["Conditions"]["LogPredictions"] == {"Fn::Equals": [{"Ref": "PredictionLog"}, "true"]}
+    _, values = only("AWS::EC2::LaunchTemplate")["LaunchTemplateData"]["UserData"]["Fn::Base64"]["Fn::Sub"]
+    assert values["LogFolder"] == {"Fn::If": ["LogPredictions", "/log", ""]}
+    assert '--volume "$DATA/log:/log"' in start
+    written = [s for n, s in statements() if n == "servers.ServerRole" and "s3:PutObject" in listed(s["Action"])]
+    (statement,) = written
+    assert statement["Action"] == "s3:PutObject"
+    assert statement["Resource"]["Fn::Sub"][0].endswith("${Bucket}/monitoring/log/*")
 
 
 def test_logs_of_servers_reach_cloudwatch_and_do_not_block(outputs: Any) -> None:

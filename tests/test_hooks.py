@@ -37,6 +37,7 @@ AWS_CLI = f"""#!/bin/sh
 case "$*" in
 "secretsmanager get-secret-value --secret-id keys --query SecretString --output text") echo {KEYS} ;;
 "secretsmanager get-secret-value --secret-id password --query SecretString --output text") echo "{PASSWORD}" ;;
+"s3 mv "*" s3://bucket/monitoring/log/ready --recursive --no-follow-symlinks "*) mv "$3"/* "$(dirname "$0")" ;;
 "cloudwatch put-metric-data --cli-input-json "*) echo "$4" >"$(dirname "$0")/sent.json" ;;
 *) echo "aws: not allowed: $*" >&2; exit 254 ;;
 esac
@@ -99,6 +100,11 @@ class Machine:
             "API_KEYS_SECRET": "keys",
             "DRAIN_SECONDS": "2",
             "MODEL_PUBLIC_KEY": "bGluZQ==",
+            "SHADOW_ALIAS": "challenger",
+            "PREDICTION_LOG": "/log",
+            "PREDICTION_LOG_SHARE": "1",
+            "PREDICTION_LOG_EXCLUDE": CONTRACT.field_names[0],
+            "LOG_ADDRESS": "s3://bucket/monitoring/log",
             "METRICS_NAMESPACE": "servers",
             "INSTANCE": "i-1",
         }
@@ -204,6 +210,18 @@ def test_release_starts_on_a_new_server_and_replaces_an_old_one(machine: Machine
     sent = json.loads((machine.root / "bin" / "sent.json").read_text())
     assert sent["Namespace"] == "servers"
     assert {"Requests", "Seconds", "Probability", "ModelVersion"} <= {one["MetricName"] for one in sent["MetricData"]}
+    # The first container has finished its prediction log; a file that nobody writes to is of a killed process.
+    orphan = machine.root / "data" / "log" / "open" / "host-1-orphan.jsonl"
+    orphan.write_text("{}\n")
+    os.utime(orphan, (0, 0))
+    done = machine.run("hooks/upload_log.sh", 60)
+    assert done.returncode == 0, done.stdout + done.stderr
+    uploaded = sorted((machine.root / "bin").glob("*.jsonl"))
+    assert not list((machine.root / "data" / "log" / "ready").iterdir())
+    assert not orphan.exists()
+    rows = [json.loads(line)["fields"] for path in uploaded if path.name != orphan.name for line in path.open()]
+    assert orphan.name in {path.name for path in uploaded}
+    assert [set(row) for row in rows] == [set(CONTRACT.field_names[1:])] * 3, "two here, and that of ValidateService"
     # The model cache survives: a container without a model and without a registry serves the last champion.
     machine.deploy(images["never-ready"])
     assert machine.predict(KEY).is_success
@@ -232,6 +250,7 @@ def test_container_is_read_only_and_hides_its_secrets(machine: Machine, images: 
     assert f"MLFLOW_TRACKING_PASSWORD={PASSWORD}" in inside
     assert "APP_ENV=production" in inside
     assert "MODEL_PUBLIC_KEY=bGluZQ==" in inside
+    assert "SHADOW_ALIAS=challenger" in inside
 
 
 def test_last_two_images_that_have_served_are_kept(machine: Machine, images: dict[str, str], tmp_path: Path) -> None:

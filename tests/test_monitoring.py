@@ -38,7 +38,7 @@ from credit_risk.monitoring.params import MonitorParams
 from credit_risk.monitoring.reference import Distribution, Reference, make_reference
 from credit_risk.monitoring.result import write_result
 from credit_risk.monitoring.shadow import ShadowRows
-from credit_risk.monitoring.shipping import SCHEMA, ship
+from credit_risk.monitoring.shipping import SCHEMA, ship, ship_uploaded
 from credit_risk.monitoring.window import Window, read_predictions
 from credit_risk.registry.gate_params import ShadowDemands
 from credit_risk.serving.log_writer import Batch, LineFormat, LogWriter
@@ -98,6 +98,28 @@ def test_lines_become_rows_by_day(tmp_path: Path) -> None:
     assert {name: row[name] for name in CONTRACT.field_names} == CONTRACT.example
     assert len(read_predictions(Store(str(store)), date(2026, 11, 28), date(2026, 12, 1))) == 2
     assert ship(log, Store(str(store))).files == 0
+
+
+def test_uploaded_files_are_shipped_once_and_deleted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """From an object store, here one in memory; a file that another run takes meanwhile costs nothing."""
+    log, store = Store(f"memory://{tmp_path}/log"), Store(str(tmp_path / "store"))
+    for number in (1, 2):
+        log.write(f"ready/host-{number}-a.jsonl", f"{line(number)}\n".encode())
+    read = Store.read
+
+    def taken(self: Store, name: str) -> bytes:
+        if name == "ready/host-2-a.jsonl":
+            self.remove(name)
+        return read(self, name)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Store, "read", taken)
+        assert ship_uploaded(log, store).rows == 1
+    assert log.names("ready") == set()
+    log.write("ready/host-1-a.jsonl", f"{line(1)}\n".encode())  # a server that could not delete it has sent it again
+    assert ship_uploaded(log, store).rows == 1
+    assert shipped(tmp_path / "store") == ["id-1"]
+    log.remove("ready/host-1-a.jsonl")  # gone already: nothing
 
 
 def test_what_the_api_writes_is_what_is_shipped(tmp_path: Path) -> None:

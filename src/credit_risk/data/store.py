@@ -44,6 +44,15 @@ class Store:
         content: bytes = self._attempt(self._filesystem.cat_file, f"{self._folder}/{name}")
         return content
 
+    def remove(self, name: str) -> None:
+        """Deletes a file; it may be gone already."""
+        try:
+            self._filesystem.rm_file(f"{self._folder}/{name}")
+        except FileNotFoundError:
+            pass
+        except Exception as error:  # each file system has its own exceptions
+            raise self._failure(error) from error
+
     def write(self, name: str, content: bytes) -> None:
         """Writes a file under a temporary name and renames it; object stores show only complete objects anyway."""
         path = f"{self._folder}/{name}"

@@ -18,6 +18,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from credit_risk.contract import CONTRACT
+from credit_risk.core.errors import ProjectError
 from credit_risk.core.schema import ROW_ID, Number
 from credit_risk.data.store import Store
 
@@ -68,6 +69,25 @@ def ship(log: Path, store: Store) -> Shipped:
             continue
         _ship_file(path.stem, content, store, total)
         path.unlink(missing_ok=True)
+    return total
+
+
+def ship_uploaded(log: Store, store: Store) -> Shipped:
+    """Ships the finished files that servers have uploaded, from an object store; see `ship`.
+
+    Raises:
+        ProjectError: a store does not answer; what is not shipped stays in the log.
+    """
+    total = Shipped()
+    for name in sorted(name for name in log.names(READY) if name.endswith(".jsonl")):
+        try:
+            content = log.read(f"{READY}/{name}")
+        except ProjectError as error:
+            if isinstance(error.__cause__, FileNotFoundError):  # another run has shipped it
+                continue
+            raise
+        _ship_file(Path(name).stem, content, store, total)
+        log.remove(f"{READY}/{name}")
     return total
 
 
