@@ -10,6 +10,7 @@ uv run 7.deploy/release.py deploy --image REPOSITORY@sha256:…  release an imag
 uv run 7.deploy/release.py undo                                undo a release that has not finished; can be repeated
 uv run 7.deploy/release.py rollback                            go back to the release before, also while an alarm rings
 uv run 7.deploy/release.py status                              show releases, servers, traffic and alarms
+uv run 7.deploy/release.py image                               print the image that serves, or none
 
 Environment: AWS credentials and region, as for boto3; SMOKE_API_KEY, a key that the API accepts.
 """
@@ -23,7 +24,7 @@ from botocore.exceptions import BotoCoreError, ClientError
 
 from credit_risk.contract import CONTRACT
 from credit_risk.core.errors import ProjectError
-from credit_risk.rollout import releases
+from credit_risk.rollout import images, releases
 from credit_risk.rollout.stack import Stack
 
 
@@ -42,6 +43,8 @@ def main() -> None:
                 releases.undo(stack, arguments.image)
             case "rollback":
                 releases.roll_back(stack)
+            case "image":
+                print(images.image_of(stack, stack.state().current))
             case "status":
                 print("\n".join(f"{name:<10} {value}" for name, value in releases.status(stack).items()))
     except (BotoCoreError, ClientError) as error:
@@ -67,6 +70,7 @@ def parse() -> argparse.Namespace:
     for command in (deploy, undo, rollback):
         command.add_argument("--timeout-seconds", type=float, default=3600, help="of each wait (default: %(default)s)")
     commands.add_parser("status", help="show releases, servers, traffic and alarms")
+    commands.add_parser("image", help="print the image that serves, or none")
     return parser.parse_args()
 
 

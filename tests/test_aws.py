@@ -281,6 +281,7 @@ TRUSTED = {  # role: the job's subject and workflow
     "DeployRole": (PRODUCTION, "release"),
     "RetrainRole": (MAIN, "retrain"),
     "PromoteRole": (MODEL, "retrain"),
+    "ScanRole": (MAIN, "security"),
 }
 
 
@@ -318,8 +319,8 @@ def test_githubs_roles_trust_one_job_of_one_repository(role: str) -> None:
         assert not trusts(role, numbered, f"{NEW}:{other}", file), other
     for branch in ("refs/heads/retrained", "refs/pull/1/merge"):
         assert not trusts(role, numbered, f"{NEW}:{kind}", file.replace("refs/heads/main", branch))
-    other_file = file.replace(workflow, "release" if workflow == "retrain" else "retrain")
-    assert not trusts(role, numbered, f"{NEW}:{kind}", other_file)
+    for other in {"ci", *(name for _, name in TRUSTED.values())} - {workflow}:
+        assert not trusts(role, numbered, f"{NEW}:{kind}", file.replace(workflow, other)), other
     assert not trusts(role, numbered, f"{NEW}:{kind}", file, "https://github.com/owner")
 
 
@@ -379,6 +380,10 @@ def test_githubs_roles_have_least_privilege() -> None:
     deploy = {a for n, s in statements() if n == "github.DeployRole" for a in listed(s["Action"])}
     writes = {action for action in deploy if re.search("Delete|Terminate|Put|Secret|Push|Upload", action)}
     assert writes == {"s3:PutObject", "ssm:PutParameter", "ecr:PutImage"}
+    scan = {a for n, s in statements() if n == "github.ScanRole" for a in listed(s["Action"])}
+    assert not [action for action in scan if not re.search(":(Batch)?(Get|Check|Describe|List)", action)], (
+        "it reads only"
+    )
     assert "s3:DeleteObject" not in {a for n, s in statements() if n.startswith("github") for a in listed(s["Action"])}
 
 

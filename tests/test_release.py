@@ -625,14 +625,28 @@ def test_waiting_times_out(world: World) -> None:
         world.stack.wait_for(lambda: None, "it")
 
 
-def test_errors_of_aws_are_one_line(outputs: dict[str, str], capfd: pytest.CaptureFixture[str]) -> None:
-    assert outputs
+def script(*arguments: str) -> int:
+    """Runs release.py, whose signal handlers end with it."""
     before = signal.getsignal(signal.SIGTERM), signal.getsignal(signal.SIGINT)
     try:
-        assert run_script(Project(REPOSITORY), SCRIPT, "--stack", "another", "status") == 1
+        return run_script(Project(REPOSITORY), SCRIPT, *arguments)
     finally:
         signal.signal(signal.SIGTERM, before[0])
         signal.signal(signal.SIGINT, before[1])
+
+
+def test_image_that_serves_is_printed_for_the_scan(world: World, capfd: pytest.CaptureFixture[str]) -> None:
+    image = push_image()
+    for expected in ("none", image):
+        capfd.readouterr()
+        assert script("image") == 0
+        assert capfd.readouterr().out == f"{expected}\n"
+        releases.deploy(world.stack, image, ROLLING)
+
+
+def test_errors_of_aws_are_one_line(outputs: dict[str, str], capfd: pytest.CaptureFixture[str]) -> None:
+    assert outputs
+    assert script("--stack", "another", "status") == 1
     error = capfd.readouterr().err
     assert error.startswith("release: AWS: ")
     assert len(error.splitlines()) == 1

@@ -114,6 +114,18 @@ def test_forks_without_an_account_skip_the_jobs_that_need_one() -> None:
         )
 
 
+def test_image_that_runs_is_scanned_every_week() -> None:
+    """One of two jobs scans: what runs, or what main would build, where nothing runs or a pull request changes it."""
+    workflow = parsed("security")
+    jobs = workflow["jobs"]
+    assert jobs["running"]["if"] == "github.event_name != 'pull_request' && vars.AWS_SCAN_ROLE != ''"
+    assert jobs["image"]["if"] == "github.event_name == 'pull_request' || vars.AWS_SCAN_ROLE == ''"
+    *_, find, scan = jobs["running"]["steps"]
+    assert scan["with"] == jobs["image"]["steps"][-1]["with"] | {"image-ref": "${{ steps.running.outputs.image }}"}
+    assert find["id"] == "running"
+    assert "schedule" in workflow[True]  # YAML reads the key `on` as true
+
+
 def test_image_is_scanned_before_it_is_pushed() -> None:
     steps = parsed("release")["jobs"]["build"]["steps"]
     names = [step.get("id") or ("scan" if step.get("with", {}).get("exit-code") == "1" else "") for step in steps]
