@@ -44,14 +44,19 @@ def parsed(name: str) -> Any:
     return yaml.safe_load((REPOSITORY / ".github" / "workflows" / f"{name}.yml").read_text())
 
 
-@pytest.mark.parametrize(("name", "environment"), [("release", "production"), ("retrain", "model")])
-def test_production_jobs_are_serialized_and_need_an_approval(name: str, environment: str) -> None:
+@pytest.mark.parametrize(
+    ("name", "environment", "further"),
+    [("release", "production", {"attestations": "read"}), ("retrain", "model", {})],
+)
+def test_production_jobs_are_serialized_and_need_an_approval(
+    name: str, environment: str, further: dict[str, str]
+) -> None:
     workflow = parsed(name)
     assert workflow["permissions"] == {}
     *_, last = workflow["jobs"].values()
     assert (workflow | last)["concurrency"]["cancel-in-progress"] is False
     assert last["environment"] == environment  # each has a role of its own, see github.yaml
-    assert last["permissions"] == {"contents": "read", "id-token": "write"}
+    assert last["permissions"] == {"contents": "read", "id-token": "write"} | further
 
 
 def test_a_run_that_waits_for_its_approval_holds_back_no_other() -> None:
@@ -112,6 +117,31 @@ def test_forks_without_an_account_skip_the_jobs_that_need_one() -> None:
             set(parsed(name)["jobs"][job]["needs"]) & {"build", "train"}
             or parsed(name)["jobs"][job]["needs"] == "train"
         )
+
+
+@pytest.mark.parametrize("verified", [True, False])
+def test_image_of_another_origin_is_not_released(tmp_path: Path, verified: bool) -> None:
+    """With ATTEST, each image is signed in the job that pushes it, and verified in the one that releases it."""
+    jobs = parsed("release")["jobs"]
+    signed, (verify,) = (
+        [step for step in jobs[job]["steps"] if text in step.get("uses", "") + step.get("run", "")]
+        for job, text in (("build", "actions/attest@"), ("deploy", "gh attestation verify"))
+    )
+    assert {step["if"] for step in [*signed, verify]} == {"vars.ATTEST == 'true'"}
+    names = [step.get("name") for step in jobs["deploy"]["steps"]]
+    assert names.index(verify["name"]) < names.index("Deploy")
+    assert "if" not in jobs["deploy"]["steps"][names.index("Deploy")], "it needs all steps before"
+    (tmp_path / "gh").write_text(f'#!/bin/sh\necho "$@" >"{tmp_path}/said"\nexit {0 if verified else 1}\n')
+    (tmp_path / "gh").chmod(0o755)
+    values = {"GITHUB_REPOSITORY": "owner/name", "GITHUB_SHA": "abc", "IMAGE": "registry/api@sha256:0"}
+    path = {"PATH": f"{tmp_path}:/usr/bin:/bin"}
+    done = subprocess.run(["bash", "-e", "-c", verify["run"]], env=values | path, check=False)
+    assert (done.returncode == 0) is verified
+    artifact, *options = (tmp_path / "said").read_text().split()[2:]
+    assert artifact == "oci://registry/api@sha256:0"
+    given = dict(zip(options[:-1:2], options[1::2], strict=True))
+    assert given["--signer-workflow"] == "owner/name/.github/workflows/release.yml"
+    assert (given["--repo"], given["--source-digest"]) == ("owner/name", "abc")
 
 
 def test_image_that_runs_is_scanned_every_week() -> None:
