@@ -14,12 +14,12 @@ DOCUMENTS = [REPOSITORY / "readme.md", REPOSITORY / "docs" / "honest_figures.md"
 
 
 def numbers(value: Any) -> list[float]:
-    """All numbers of a JSON document."""
+    """All numbers of a JSON document, without their signs."""
     if isinstance(value, dict):
         return [number for each in value.values() for number in numbers(each)]
     if isinstance(value, list):
         return [number for each in value for number in numbers(each)]
-    return [float(value)] if isinstance(value, int | float) else []
+    return [abs(float(value))] if isinstance(value, int | float) else []
 
 
 @pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.relative_to(REPOSITORY).as_posix())
