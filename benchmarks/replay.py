@@ -263,7 +263,7 @@ def report(tables: dict[str, pd.DataFrame], windows: pd.DataFrame) -> str:
         [
             "# The loans from 2000 to 2008, as if live",
             "",
-            f"Made by `uv run benchmarks/replay.py`, which says what it assumes; means of {len(HALF_YEARS)} half-years.",
+            f"Made by `uv run benchmarks/replay.py`, which says what it assumes. Means: {len(HALF_YEARS)} half-years.",
             "",
             "![Figures of each half-year](replay.png)",
             "",
