@@ -16,6 +16,7 @@ from credit_risk.adopt import measure, plan, render
 from credit_risk.adopt.code import literal
 from credit_risk.adopt.columns import field_name, missing_spellings, profile
 from credit_risk.adopt.decisions import decisions
+from credit_risk.adopt.declaration import Request, value_range
 from credit_risk.adopt.parsers import amounts, date_formats, decimal_commas
 from credit_risk.adopt.project import OWN, formatted, set_aside, without_blocks
 from credit_risk.contract import CONTRACT
@@ -23,7 +24,7 @@ from credit_risk.core.errors import ProjectError
 from credit_risk.core.schema import Choice, Contract, Number
 from credit_risk.data.splits import hash_share
 
-REQUEST = plan.Request(path=Path("rows.csv"), target=TARGET, positive="yes", title="Customer churn")
+REQUEST = Request(path=Path("rows.csv"), target=TARGET, positive="yes", title="Customer churn")
 
 
 def column(*values: str, repeat: int = 20) -> "pd.Series[str]":
@@ -116,7 +117,7 @@ def test_names_of_fields(raw: str, name: str) -> None:
     ],
 )
 def test_ranges_are_rounded_outwards(low: float, high: float, whole: bool, expected: tuple[float, float]) -> None:
-    assert plan._range(low, high, whole) == pytest.approx(expected)
+    assert value_range(low, high, whole) == pytest.approx(expected)
 
 
 @pytest.fixture(scope="module")

@@ -18,6 +18,7 @@ from rich.table import Table
 
 from credit_risk.adopt import columns, measure, plan, project, render
 from credit_risk.adopt.decisions import decisions
+from credit_risk.adopt.declaration import Request
 from credit_risk.contract import CONTRACT
 from credit_risk.core.errors import ProjectError
 from credit_risk.core.schema import Choice, Number
@@ -32,7 +33,7 @@ def main() -> None:
     arguments = parse_arguments()
     if not NO_SKILL < arguments.leak_auc <= 1:
         raise ProjectError("--leak-auc must be above 0.5 and at most 1")
-    request = plan.Request(
+    request = Request(
         path=Path(arguments.file),
         target=arguments.target,
         positive=arguments.positive,

@@ -1,10 +1,8 @@
 """What is decided about a data set from its columns: keys, fields, and the columns that are no fields."""
 
 import difflib
-import math
-import re
-from collections.abc import Collection, Mapping
-from dataclasses import dataclass, replace
+from collections.abc import Mapping
+from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -13,62 +11,25 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
-from credit_risk.adopt.columns import Column, field_name, missing_spellings, profile
+from credit_risk.adopt.columns import Column, missing_spellings, profile
+from credit_risk.adopt.declaration import Request, declare_contract, reason_for_no_field
 from credit_risk.adopt.parsers import MISSING, READABLE
 from credit_risk.core.arrays import Floats, Labels
 from credit_risk.core.errors import ProjectError
 from credit_risk.core.feature_set import FeatureSet, default_features
-from credit_risk.core.schema import Choice, Contract, Field, Number, Problem, RowId, Target, name_problem, plain_code
-from credit_risk.data.parsing import last_date, plain_ids, row_ids
+from credit_risk.core.schema import Choice, Contract, Target, plain_code
+from credit_risk.data.parsing import last_date, row_ids
 from credit_risk.data.splits import hash_share
 from credit_risk.evaluation.leakage import single_feature_aucs
 
 MIN_ROWS = 50  # of each outcome: with fewer, neither a threshold nor a metric on the holdout means anything
 SMALL = 5_000  # rows below which a larger share is held out
-STEPS = (1, 2, 5)  # times a power of ten: the grid of ranges, a tenth of the span or less
-PLAIN_WORDS = {
-    "yes",
-    "no",
-    "y",
-    "n",
-    "true",
-    "false",
-    "t",
-    "f",
-    "0",
-    "1",
-    "0.0",
-    "1.0",
-}  # they need their column's name
 SEED = 1
-UNIT = ""  # that nobody has said yet
 MIN_SPLIT_ROWS = 30  # of each outcome in each split, if there are as many
 SHOWN = 8  # names or values in an error message
 OUTCOMES = (0, 1)
 LATE_SHARE = 0.2  # of the rows, that are about to be held out as the newest
 MAX_LATE_SHARE = 0.6  # … and at most
-EXACT = 1e15  # from here on, not every whole number is a float
-
-# Reasons why a column is no field, as `not_fields` of the contract has them.
-REASONS = {
-    "date": "it is a date; only the order of the rows may come from it",
-    "id": "it identifies the row: all its values differ",
-    "constant": "it has one value",
-    "empty": "it is empty",
-}
-
-
-@dataclass(frozen=True, kw_only=True)
-class Request:
-    """What the user has said on the command line."""
-
-    path: Path
-    target: str
-    positive: str
-    row_id: str | None = None
-    date: str | None = None
-    title: str | None = None
-    leak_auc: float = 0.9
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -158,9 +119,10 @@ def make(request: Request, raw: pd.DataFrame) -> Plan:
     }
     _check_keys(request, columns)
     keys = {request.target, request.row_id, request.date}
-    excluded = {name: reason for name, column in columns.items() if name not in keys and (reason := _reason(column))}
+    possible = {name: reason_for_no_field(column) for name, column in columns.items() if name not in keys}
+    excluded = {name: reason for name, reason in possible.items() if reason}
     used = [name for name in columns if name not in keys and name not in excluded]
-    contract = _contract(request, target, columns, used, excluded)
+    contract = declare_contract(request, target, columns, used, excluded)
     rows = labelled_rows(raw, columns, contract)
     _check_rows(target, rows)
     small = len(rows.labels) < SMALL
@@ -178,7 +140,7 @@ def make(request: Request, raw: pd.DataFrame) -> Plan:
             )
         reasons = {name: f"leak? its ROC AUC alone is {by_column[name]:.2f}; say when it is known" for name in leaks}
         excluded = {name: (excluded | reasons)[name] for name in columns if name in excluded or name in leaks}
-        contract = _contract(request, target, columns, [name for name in used if name not in leaks], excluded)
+        contract = declare_contract(request, target, columns, [name for name in used if name not in leaks], excluded)
     return Plan(
         request=request,
         raw=raw,
@@ -301,145 +263,6 @@ def _check_keys(request: Request, columns: Mapping[str, Column]) -> None:
             raise ProjectError(
                 f"{column.missing_share:.1%} of the dates in '{request.date}' are empty; leave out --date"
             )
-
-
-def _reason(column: Column) -> str | None:
-    """Why a column can't be a field; None if it can."""
-    if column.kind == "text":
-        return f"it has {column.known.nunique():,} different texts"
-    return REASONS.get(column.kind)
-
-
-def _contract(
-    request: Request, target: Target, columns: Mapping[str, Column], used: list[str], excluded: Mapping[str, str]
-) -> Contract:
-    excluded = dict(excluded)
-    taken = {_plain(name) for name in (*excluded, request.target, request.row_id, request.date) if name is not None}
-    fields: list[Field] = []
-    for raw in used:
-        if _plain(raw) in taken:
-            excluded[raw] = "another column that is no field has nearly the same name"
-            continue
-        name = field_name(raw, _Taken({each.name for each in fields}, taken))
-        fields.append(_field(name, columns[raw]))
-    if not fields:
-        raise ProjectError(f"no column of {request.path.name} can be a field: {'; '.join(_listed(excluded))}")
-    ids = columns[request.row_id].known if request.row_id else None
-    digits = ids is not None and bool(ids.str.fullmatch("[0-9]+").all())
-    row_id = RowId(request.row_id, pattern="[0-9]+" if digits else ".+") if request.row_id else None
-    if row_id and ids is not None and plain_ids(ids).nunique() < ids.nunique():
-        row_id = replace(row_id, number=False)  # 007 and 7 both occur
-    return Contract(
-        problem=_problem(request, target),
-        target=target,
-        row_id=row_id,
-        date=request.date,
-        fields=tuple(fields),
-        not_fields=excluded,
-    )
-
-
-class _Taken(Collection[str]):
-    """Names of fields, and spellings of excluded columns, which no field may have."""
-
-    def __init__(self, names: set[str], excluded: set[str]) -> None:
-        self._names, self._excluded = names, excluded
-
-    def __contains__(self, name: object) -> bool:
-        return name in self._names or _plain(str(name)) in self._excluded
-
-    def __iter__(self) -> Any:
-        return iter(self._names)
-
-    def __len__(self) -> int:
-        return len(self._names)
-
-
-def _plain(name: str) -> str:
-    return name.lower().replace("_", "")
-
-
-def _listed(excluded: Mapping[str, str]) -> list[str]:
-    return [f"'{name}': {reason}" for name, reason in list(excluded.items())[:5]]
-
-
-def slug(title: str) -> str:
-    """The project's name of a title: `customer-churn` of `Customer churn`."""
-    return re.sub(r"[^a-z0-9]+", "-", title.lower()).strip("-")
-
-
-def _problem(request: Request, target: Target) -> Problem:
-    stem = re.sub(r"\.(csv\.gz|csv|parquet)$", "", request.path.name)
-    title = request.title or " ".join(re.split(r"[^A-Za-z0-9]+", stem)).strip().capitalize()
-    if problem := name_problem(slug(title)):
-        raise ProjectError(f"the name {problem}; choose another with --name")
-    label = " ".join(re.split(r"[^A-Za-z0-9]+", target.column)).strip() or target.column
-    (positive,), (negative,) = target.positive, target.negative
-    return Problem(
-        name=slug(title),
-        title=title,
-        question=f"How likely is it that {label} is {positive}?",
-        row="row",
-        rows="rows",
-        event=label if positive.lower() in PLAIN_WORDS else positive,
-        positive=_outcome(label, positive),
-        negative=_outcome(label, negative),
-        accept="accept",
-        accepted="accepted",
-        decline="decline",
-        declined="declined",
-        source=f"{request.path.name}.",
-        limits=("Nobody has reviewed yet what the model may be used for.",),
-    )
-
-
-def _outcome(label: str, value: str) -> str:
-    return f"{label}: {value}" if value.lower() in PLAIN_WORDS else value
-
-
-def _field(name: str, column: Column) -> Field:
-    required = not (column.text == "").any()
-    description = column.raw.strip().replace("_", " ")
-    if column.kind == "choice":
-        # In alphabetical order a word keeps its code when another run finds other frequencies.
-        return Choice(
-            name=name,
-            column=column.raw,
-            choices=tuple(sorted(column.words)),
-            description=description,
-            example=column.words[0],
-            required=required,
-        )
-    values = column.numbers.dropna()
-    whole = bool((values == values.round()).all())
-    minimum, maximum = _range(float(values.min()), float(values.max()), whole)
-    median = float(values.quantile(0.5, interpolation="lower"))
-    return Number(
-        name=name,
-        column=column.raw,
-        unit=UNIT,
-        minimum=minimum,
-        maximum=maximum,
-        description=description,
-        example=median,
-        whole=whole,
-        required=required,
-    )
-
-
-def _range(low: float, high: float, whole: bool) -> tuple[float, float]:
-    """The range rounded outwards, to a tenth of its span or less."""
-    span = high - low or abs(high) or 1.0
-    power = 10.0 ** math.floor(math.log10(span / 10))
-    step = max(power * each for each in STEPS if power * each <= span / 10 * (1 + 1e-9))
-    step = max(step, 1.0) if whole else step
-    return _rounded(math.floor(low / step + 1e-9) * step), _rounded(math.ceil(high / step - 1e-9) * step)
-
-
-def _rounded(value: float) -> float:
-    """Without the last bits of a multiplication, and whole where it is whole."""
-    value = float(f"{value:.10g}")
-    return int(value) if value == round(value) and abs(value) < EXACT else value
 
 
 def _months(rows: Rows) -> int:
