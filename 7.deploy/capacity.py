@@ -32,6 +32,10 @@ core: one zone can carry the load of both. Two servers are the minimum.
 
 {costs}
 
+Before the first request, for the runbook's two sets (the usual one has a second NAT gateway; the table above has one):
+
+{sets}
+
 List prices of {date} in {region}: **check them first**; [prices.yaml](prices.yaml) has the sources. Not included:
 taxes, support, discounts, API logs, traffic between zones. No source was found for, and assumed are:
 {assumed}.
@@ -64,8 +68,15 @@ def main() -> None:
     values = {"core": core, "target": target, "share": target / core, "instance": parameter_default("InstanceType")}
     values |= {"date": catalog["date"], "region": catalog["region"]}
     values["costs"] = table(("requests per second", *(f"{load:,}" for load in LOADS)), rows)
+    idle = {name: idle_cost(catalog, name) for name in catalog["sets"]}
+    sets = [(f"{item}, USD per month", *(f"{bill[item]:,.0f}" for bill in idle.values())) for item in bills[0]]
+    sets.append(("**total**, USD per month", *(f"**{sum(bill.values()):,.0f}**" for bill in idle.values())))
+    values["sets"] = table(("set", *idle), sets)
     values["limits"] = table(("limit", "reached at"), [(name, f"{limit:,.0f}") for name, limit in limits.items()])
-    values["assumed"] = ", ".join(f"`{name}`" for name, price in catalog["prices"].items() if "assumed" in price)
+    assumed = [f"`{name}`" for name, price in catalog["prices"].items() if "assumed" in price]
+    for name, chosen in catalog["sets"].items():
+        assumed += [f"`{key}` of {name}" for key, change in chosen["changes"].items() if "assumed" in change]
+    values["assumed"] = ", ".join(assumed)
     output.write_text(PAGE.format(**values), encoding="utf-8")
 
 
@@ -109,6 +120,13 @@ def monthly_cost(load: float, servers: int, prices: dict[str, Any]) -> dict[str,
         units = sum(amount * entry.get(name, 0) for name, amount in used.items())
         cost[entry["item"]] = cost.get(entry["item"], 0) + units * entry["price"]
     return cost
+
+
+def idle_cost(catalog: dict[str, Any], name: str) -> dict[str, float]:
+    """USD per month by item of a set of prices.yaml that gets no requests."""
+    chosen = catalog["sets"][name]
+    prices = {key: entry | chosen["changes"].get(key, {}) for key, entry in catalog["prices"].items()}
+    return monthly_cost(0, chosen["servers"], prices)
 
 
 def table(header: tuple[str, ...], rows: list[tuple[str, ...]]) -> str:

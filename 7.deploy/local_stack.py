@@ -1,11 +1,12 @@
 """The services of AWS on this machine: PostgreSQL, an S3 service and the MLflow server, on loopback only.
 
 Data, logs and generated passwords are in 7.deploy/stack (ignored by git). `up` can be repeated: it starts what is not
-running. With --containers, Docker Compose runs the same services (compose.yaml).
+running. With --containers, Docker Compose runs the same services (compose.yaml), which also start by themselves.
 
 uv run --group stack 7.deploy/local_stack.py COMMAND
     up        start the services and write .env.local, the environment that uses them
     env       print that environment as exports
+    passwords generate the passwords of compose.yaml, in 7.deploy/.env; existing ones stay
     status    show which services are running
     down      stop the services; the data stay
 """
@@ -28,7 +29,6 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-import boto3
 import psutil
 import requests
 
@@ -43,7 +43,7 @@ USERS = ("pipeline", "service")  # write access; read access
 LAYOUTS = ("proxied", "direct")  # artifacts through the MLflow server, or directly in S3
 PASSWORDS = (
     "POSTGRES_PASSWORD",
-    "AWS_SECRET_ACCESS_KEY",
+    "S3_PASSWORD",
     "MLFLOW_ADMIN_PASSWORD",
     "MLFLOW_PIPELINE_PASSWORD",
     "MLFLOW_SERVICE_PASSWORD",
@@ -74,12 +74,15 @@ def main() -> None:
     up_parser.add_argument("--ports", type=int, nargs=3, default=[*PORTS.values()], metavar=names)
     env_parser = commands.add_parser("env", help="print the environment")
     env_parser.add_argument("--user", choices=("admin", *USERS), default="pipeline", help="default: %(default)s")
+    commands.add_parser("passwords", help="generate the passwords of compose.yaml")
     commands.add_parser("status", help="show which services are running")
     commands.add_parser("down", help="stop the services")
     arguments = parser.parse_args()
     match arguments.command:
         case "up":
             up(Stack(dict(zip(PORTS, arguments.ports, strict=True)), arguments.artifacts, {}, arguments.containers))
+        case "passwords":
+            take_passwords(Stack(PORTS, "proxied", {}, containers=True))
         case "env":
             for name, value in environment(load(), arguments.user).items():
                 print(f"export {name}={shlex.quote(value)}")
@@ -92,18 +95,9 @@ def main() -> None:
 def up(stack: Stack) -> None:
     """Starts the services that are not running, creates what they need, and writes .env.local."""
     programs = find_programs(stack)
-    if state_file().exists():
-        old = load()
-        same = (old.ports, old.artifacts, old.containers) == (stack.ports, stack.artifacts, stack.containers)
-        if not same and any(is_up(old, name) for name in PORTS):
-            raise ProjectError("the stack is up with other options; run `7.deploy/local_stack.py down` first")
-        stack.passwords, stack.processes = old.passwords, old.processes
-    for name in PASSWORDS:
-        stack.passwords.setdefault(name, secrets.token_urlsafe(24))
-    folder().mkdir(parents=True, exist_ok=True)
-    save(stack)
+    take_passwords(stack)
     if stack.containers:
-        compose(stack, "up", "--build", "--detach")
+        compose(stack, "up", "--build", "--detach", "mlflow")  # with what it depends on
     for name, start_service, prepare in (
         ("postgres", start_postgres, create_database),
         ("s3", start_s3, create_buckets),
@@ -117,6 +111,26 @@ def up(stack: Stack) -> None:
     use_data_bucket()
     write_private(root() / ".env.local", "".join(f"{k}={v}\n" for k, v in environment(stack).items()))
     print('to use the stack: eval "$(uv run 7.deploy/local_stack.py env)"')
+
+
+def take_passwords(stack: Stack) -> None:
+    """Takes passwords and processes over from an earlier start, generates missing passwords, and writes both.
+
+    Raises:
+        ProjectError: the stack is up with other options.
+    """
+    if state_file().exists():
+        old = load()
+        same = (old.ports, old.artifacts, old.containers) == (stack.ports, stack.artifacts, stack.containers)
+        if not same and any(is_up(old, name) for name in PORTS):
+            raise ProjectError("the stack is up with other options; run `7.deploy/local_stack.py down` first")
+        stack.passwords, stack.processes = old.passwords, old.processes
+    for name in PASSWORDS:
+        stack.passwords.setdefault(name, secrets.token_urlsafe(24))
+    folder().mkdir(parents=True, exist_ok=True)
+    save(stack)
+    if stack.containers:  # Docker Compose reads this file
+        write_private(root() / "7.deploy" / ".env", "".join(f"{k}={v}\n" for k, v in stack.passwords.items()))
 
 
 def compose(stack: Stack, *arguments: str) -> None:
@@ -213,7 +227,7 @@ def start_s3(stack: Stack, programs: dict[str, str]) -> None:
     settings = {
         "HOME": str(home),  # configuration of JuiceFS
         "MINIO_ROOT_USER": ACCESS_KEY,
-        "MINIO_ROOT_PASSWORD": stack.passwords["AWS_SECRET_ACCESS_KEY"],
+        "MINIO_ROOT_PASSWORD": stack.passwords["S3_PASSWORD"],
         "MINIO_REGION": REGION,
     }
     start(stack, "s3", [*command, volume, f"{HOST}:{stack.ports['s3']}"], settings)
@@ -221,15 +235,8 @@ def start_s3(stack: Stack, programs: dict[str, str]) -> None:
 
 def create_buckets(stack: Stack) -> None:
     """Creates the buckets that do not exist."""
-    s3 = boto3.client(
-        "s3",
-        endpoint_url=f"http://{HOST}:{stack.ports['s3']}",
-        aws_access_key_id=ACCESS_KEY,
-        aws_secret_access_key=stack.passwords["AWS_SECRET_ACCESS_KEY"],
-        region_name=REGION,
-    )
-    for name in set(BUCKETS) - {bucket["Name"] for bucket in s3.list_buckets()["Buckets"]}:
-        s3.create_bucket(Bucket=name)
+    script = str(HERE / "mlflow" / "make_buckets.py")
+    call([sys.executable, script, *BUCKETS], env=os.environ | s3_environment(stack))
 
 
 def use_data_bucket() -> None:
@@ -288,10 +295,15 @@ def environment(stack: Stack, user: str = "pipeline") -> dict[str, str]:
     }
     if user == "service" and stack.artifacts == "proxied":
         return mlflow
-    return mlflow | {
+    return mlflow | s3_environment(stack)
+
+
+def s3_environment(stack: Stack) -> dict[str, str]:
+    """The environment of a client of the S3 service."""
+    return {
         "AWS_ENDPOINT_URL_S3": f"http://{HOST}:{stack.ports['s3']}",
         "AWS_ACCESS_KEY_ID": ACCESS_KEY,
-        "AWS_SECRET_ACCESS_KEY": stack.passwords["AWS_SECRET_ACCESS_KEY"],
+        "AWS_SECRET_ACCESS_KEY": stack.passwords["S3_PASSWORD"],
         "AWS_DEFAULT_REGION": REGION,
     }
 

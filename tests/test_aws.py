@@ -689,3 +689,29 @@ def test_created_buckets_are_encrypted(outputs: Any) -> None:
     assert len(names) == 3
     for name in names:
         assert s3.get_bucket_encryption(Bucket=name)["ServerSideEncryptionConfiguration"]["Rules"]
+
+
+def test_sets_with_two_prefixes_share_no_name() -> None:
+    """Staging stands next to production in one account and region; host names are given."""
+    inside = {"DBName", "DeploymentGroupName"}  # of a database, of an application
+    others = {"ServiceName", "MetricName", "DeploymentConfigName"}
+    found = {"a-set": set[str](), "b-set": set[str]()}
+    for prefix, names in found.items():
+        for stack in NAMES:
+            written = template(stack)
+            for resource in written["Resources"].values():
+                for key, value in resource.get("Properties", {}).items():
+                    refers = isinstance(value, dict) and value.get("Ref") in {*written["Resources"], "HostName"}
+                    if re.search("Name$|^Family$", key) and key not in inside | others and not refers:
+                        names.add(f"{resource['Type']} {key} {named(value, stack, prefix)}")
+            exports = [output["Export"]["Name"] for output in written.get("Outputs", {}).values() if "Export" in output]
+            names |= {f"export {named(name, stack, prefix)}" for name in exports}
+    assert len(found["a-set"]) == len(found["b-set"]) > 30
+    assert found["a-set"] & found["b-set"] == set()
+
+
+def named(value: Any, stack: str, prefix: str) -> str:
+    """A name, as written in a template, in the stack of a set."""
+    text = "${" + value["Ref"] + "}" if isinstance(value, dict) and "Ref" in value else value
+    text = text["Fn::Sub"] if isinstance(text, dict) else text
+    return str(text).replace("${AWS::StackName}", f"{prefix}-{stack}").replace("${Prefix}", prefix)

@@ -1,5 +1,6 @@
 """The capacity plan: small cases calculated independently, and the committed page."""
 
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -10,7 +11,8 @@ import yaml
 from projects import REPOSITORY, Project, script
 
 plan = SimpleNamespace(**script(Project(REPOSITORY), "7.deploy/capacity.py"))
-PRICES = yaml.safe_load((REPOSITORY / "7.deploy" / "prices.yaml").read_text())["prices"]
+CATALOG = yaml.safe_load((REPOSITORY / "7.deploy" / "prices.yaml").read_text())
+PRICES = CATALOG["prices"]
 
 
 @pytest.mark.parametrize(("load", "servers"), [(0, 2), (100, 2), (100.1, 3), (1000, 20)])
@@ -36,6 +38,23 @@ def test_cost_of_a_month() -> None:
     cost = plan.monthly_cost(1000, 3, {name: PRICES[name] | {"price": price} for name, price in prices.items()})
     # 1,000 requests per second are 2,628 million in 730 hours.
     assert cost == {"servers": pytest.approx(3 * 0.1 * 730), "firewall": pytest.approx(2628 * 0.5)}
+
+
+def test_cost_of_a_set_without_requests() -> None:
+    prices = {"server_hour": PRICES["server_hour"] | {"price": 0.1}, "nat_hour": PRICES["nat_hour"] | {"price": 0.05}}
+    small = {"servers": 1, "changes": {"server_hour": {"price": 0.02}, "nat_hour": {"fixed": 1460}}}
+    cost = plan.idle_cost({"prices": prices, "sets": {"small": small}}, "small")
+    assert cost == {"servers": pytest.approx(0.02 * 730), "network and others": pytest.approx(0.05 * 1460)}
+
+
+def test_runbook_states_the_calculated_costs_and_parameters() -> None:
+    runbook = " ".join((REPOSITORY / "7.deploy" / "runbook.md").read_text().split())
+    stated = re.findall(r"about \[?(\d+) USD instead of (\d+)", runbook)
+    totals = [round(sum(plan.idle_cost(CATALOG, name).values())) for name in ("small", "usual")]
+    assert [tuple(map(int, found)) for found in stated] == [tuple(totals)]
+    for name, chosen in CATALOG["sets"].items():
+        assert set(chosen["changes"]) <= set(PRICES)
+        assert [given for given in chosen["parameters"] if given not in runbook] == [], name
 
 
 def test_benchmark_result_is_read() -> None:

@@ -259,5 +259,18 @@ def test_compose_has_the_same_names_and_ports_and_no_secrets() -> None:
         assert services[name]["ports"] == [f"127.0.0.1:{port}:{5000 if name == 'mlflow' else port}"]
     text = (REPOSITORY / "7.deploy" / "compose.yaml").read_text()
     for password in names["PASSWORDS"]:
-        assert f"${{{password}:?" in text or password in {"MLFLOW_PIPELINE_PASSWORD", "MLFLOW_SERVICE_PASSWORD"}
-    assert all(bucket in text or bucket == "dvc-data" for bucket in names["BUCKETS"])
+        assert f"${{{password}:?" in text
+    assert services["buckets"]["command"][-2:] == list(names["BUCKETS"])
+
+
+def test_passwords_of_compose_are_generated_once(tmp_path: Path) -> None:
+    stack = Stack(tmp_path)
+    (tmp_path / "7.deploy").mkdir(exist_ok=True)
+    stack.run("passwords")
+    file = tmp_path / "7.deploy" / ".env"
+    first = file.read_text()
+    generated = {line.partition("=")[0] for line in first.splitlines()}
+    assert generated == set(script(Project(REPOSITORY), SCRIPT)["PASSWORDS"])
+    assert file.stat().st_mode & 0o077 == 0
+    stack.run("passwords")
+    assert file.read_text() == first

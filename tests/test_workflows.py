@@ -62,7 +62,7 @@ def test_production_jobs_are_serialized_and_need_an_approval(
 def test_a_run_that_waits_for_its_approval_holds_back_no_other() -> None:
     workflow = parsed("release")
     assert "concurrency" not in workflow
-    assert [name for name, job in workflow["jobs"].items() if "concurrency" in job] == ["deploy"]
+    assert [name for name, job in workflow["jobs"].items() if "concurrency" in job] == ["stage", "deploy"]
 
 
 def test_runners_do_not_move() -> None:
@@ -154,6 +154,57 @@ def test_image_that_runs_is_scanned_every_week() -> None:
     assert scan["with"] == jobs["image"]["steps"][-1]["with"] | {"image-ref": "${{ steps.running.outputs.image }}"}
     assert find["id"] == "running"
     assert "schedule" in workflow[True]  # YAML reads the key `on` as true
+
+
+def test_staging_gets_the_same_image_first_and_its_failure_holds_production_back() -> None:
+    jobs = parsed("release")["jobs"]
+    stage, deploy = jobs["stage"], jobs["deploy"]
+    assert stage["if"] == "vars.STAGING_STACK != ''"
+    assert "stage" in deploy["needs"]
+    assert stage["environment"] == "staging"
+    assert stage["concurrency"]["group"] != deploy["concurrency"]["group"]
+    release, staged = ([step["run"] for step in job["steps"] if "run" in step] for job in (deploy, stage))
+    assert release == staged  # the same commands, on another stack
+    for results, expected in {
+        ("success", "success", "success"): True,
+        ("success", "success", "skipped"): True,
+        ("success", "success", "failure"): False,
+        ("success", "failure", "skipped"): False,
+        ("skipped", "success", "skipped"): False,  # without an account
+    }.items():
+        condition = deploy["if"].replace("!cancelled()", "True").replace("&&", "and").replace("||", "or")
+        for job, result in zip(("build", "rehearse", "stage"), results, strict=True):
+            condition = condition.replace(f"needs.{job}.result", repr(result))
+        assert eval(condition) is expected, results  # noqa: S307
+
+
+def copy_for_staging(tmp_path: Path, digest: str) -> "subprocess.CompletedProcess[str]":
+    """Runs the step that copies the image to staging, whose repository answers with a digest."""
+    (step,) = [step for step in parsed("release")["jobs"]["build"]["steps"] if step.get("id") == "staging"]
+    (tmp_path / "7.deploy").mkdir()
+    for program, text in {"docker": "", "7.deploy/push_image.sh": f"echo staging/api@{digest}"}.items():
+        (tmp_path / program).write_text(f"#!/bin/sh\n{text}\n")
+        (tmp_path / program).chmod(0o755)
+    environment = {
+        "IMAGE": "production/api@sha256:1",
+        "REPOSITORY": "staging/api",
+        "GITHUB_SHA": "abc",
+        "TAG": "production/api:abc",
+    }
+    environment |= {"GITHUB_OUTPUT": str(tmp_path / "output"), "PATH": f"{tmp_path}:/usr/bin:/bin"}
+    command = ["bash", "-e", "-c", step["run"]]
+    return subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False)
+
+
+def test_another_image_for_staging_is_refused(tmp_path: Path) -> None:
+    done = copy_for_staging(tmp_path, "sha256:2")
+    assert (done.returncode, "staging would get sha256:2" in done.stdout) == (1, True)
+    assert not (tmp_path / "output").exists()
+
+
+def test_the_same_image_is_handed_to_staging(tmp_path: Path) -> None:
+    assert copy_for_staging(tmp_path, "sha256:1").returncode == 0
+    assert (tmp_path / "output").read_text() == "image=staging/api@sha256:1\n"
 
 
 def test_image_is_scanned_before_it_is_pushed() -> None:
