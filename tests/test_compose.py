@@ -124,6 +124,7 @@ def running(tmp_path: Path) -> Iterator[tuple[str, dict[str, int]]]:
 @pytest.mark.timeout(240)
 @needs_podman
 @needs_haproxy
+@pytest.mark.skipif(not Path("/usr/lib/postgresql").exists(), reason="postgresql is not installed")
 def test_all_services_start_by_themselves(running: tuple[str, dict[str, int]]) -> None:
     project, ports = running
 
