@@ -197,7 +197,8 @@ def test_bundle_has_the_files_of_appspec_and_is_reproducible() -> None:
         names = set(archive.namelist())
         spec = yaml.safe_load(archive.read("appspec.yml"))
         hooks = {hook["location"] for event in spec["hooks"].values() for hook in event}
-        assert names == hooks | {"appspec.yml", "hooks/common.sh", "hooks/send_metrics.sh", "image.env", "example.json"}
+        timers = {"hooks/send_metrics.sh", "hooks/upload_log.sh"}
+        assert names == hooks | timers | {"appspec.yml", "hooks/common.sh", "image.env", "example.json"}
         assert archive.read("image.env").decode() == f"IMAGE={image}\n"
         assert all(archive.getinfo(name).external_attr >> 16 & 0o111 for name in hooks)
     assert content == images.bundle(image)
