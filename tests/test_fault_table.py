@@ -22,8 +22,9 @@ Written by `uv run tests/test_fault_table.py`. Run a test with `uv run --all-gro
 
 def faults(path: Path) -> Iterator[tuple[str, str, str]]:
     """What fails, what happens and the test's name, of each test of a file with the marker, in their order."""
-    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
-        for decorator in node.decorator_list if isinstance(node, ast.FunctionDef) else ():
+    nodes = ast.walk(ast.parse(path.read_text(encoding="utf-8")))
+    for node in [node for node in nodes if isinstance(node, ast.FunctionDef)]:
+        for decorator in node.decorator_list:
             if isinstance(decorator, ast.Call) and ast.unparse(decorator.func) == "pytest.mark.fault":
                 fails, happens = (ast.literal_eval(argument) for argument in decorator.args)
                 yield fails, happens, node.name
