@@ -105,7 +105,7 @@ class DownloadedVersion:
             check("lineage", "registered by this project for this problem", self.lineage),
             check("format", "skops, nothing pickled", self.format),
             check("loads", "only trusted types", self.loads),
-            check("signature", "the contract's; else register anew: `uv run main.py`", self.signature),
+            check("signature", "the contract's; else register again: `uv run main.py`", self.signature),
             check("digest", "the ONNX model is the registered one", self.onnx_digest),
             check("signed", "by the owner of MODEL_PUBLIC_KEY, if it is set", self.signed),
             check("valid_scores", f"a probability for every {CONTRACT.problem.row}", self.valid_scores),
