@@ -81,10 +81,10 @@ class MonotonicPipeline(Pipeline):  # type: ignore[misc]  # scikit-learn has no 
         super().__init__(steps, memory=memory, verbose=verbose)
         self.signs = signs
 
-    def fit(self, features: Any, labels: Any = None, **parameters: Any) -> Self:
+    def fit(self, features: Any, labels: Any = None) -> Self:
         """Fits the steps one after the other; what is selected decides which constraint belongs to which column."""
         if self.signs is None:
-            super().fit(features, labels, **parameters)
+            super().fit(features, labels)
             return self
         encoded = self[:-1].fit_transform(features, labels)
         constrain(self["classify"], self.signs, self["select"].get_support(indices=True))
@@ -112,7 +112,7 @@ def build_pipeline(  # noqa: PLR0913, PLR0917 (a table's columns by kind)
     rows: int | None = None,
     open_names: Sequence[str] = FEATURES.open_names,
     directions: Mapping[str, int] = FEATURES.directions,
-) -> "MonotonicPipeline":
+) -> MonotonicPipeline:
     """The unfitted pipeline.
 
     Args:
