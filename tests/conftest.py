@@ -22,6 +22,7 @@ from servers import fetch
 from credit_risk.contract import CONTRACT
 
 if TYPE_CHECKING:
+    from moto.server import ThreadedMotoServer
     from stacks import Stack
 
 TESTS = Path(__file__).parent
@@ -77,6 +78,22 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         return 2 if FINISHED & set(getattr(item, "fixturenames", ())) else 1
 
     items.sort(key=rank)
+
+
+@pytest.fixture
+def s3_server(monkeypatch: pytest.MonkeyPatch) -> "Iterator[ThreadedMotoServer]":
+    """An S3 service on loopback, which the environment names."""
+    server = pytest.importorskip("moto.server").ThreadedMotoServer("127.0.0.1", 0)
+    server.start()
+    host, port = server.get_host_and_port()
+    monkeypatch.setenv("AWS_ACCESS_KEY_ID", "test")
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "test")
+    monkeypatch.setenv("AWS_DEFAULT_REGION", "us-east-1")
+    monkeypatch.setenv("AWS_ENDPOINT_URL", f"http://{host}:{port}")
+    # fsspec keeps its file systems in the process, with the address of an earlier test's server.
+    pytest.importorskip("s3fs").S3FileSystem.clear_instance_cache()
+    yield server
+    server.stop()
 
 
 @pytest.fixture(scope="session")

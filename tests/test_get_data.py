@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator
 from datetime import date, datetime
 from decimal import Decimal
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 import pyarrow as pa
@@ -22,6 +22,9 @@ from projects import Project, lone_stage, run_script
 
 from credit_risk.core.files import sha256
 from credit_risk.data import sources
+
+if TYPE_CHECKING:
+    from moto.server import ThreadedMotoServer
 
 STAGE = "4.dvc_pipeline/1.get_data.py"
 CSV = 'a,b\n1,"x, y"\n007,$1.00 \n,"two\nlines"\n'
@@ -268,22 +271,14 @@ def test_http_source_that_is_not_there(
 
 
 @pytest.fixture
-def s3(monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
-    """An S3 service on loopback, and a client of it."""
+def s3(s3_server: "ThreadedMotoServer") -> Any:
+    """A client of an S3 service on loopback, with a bucket "rows"."""
     import boto3
-    from moto.server import ThreadedMotoServer
 
-    monkeypatch.setenv("AWS_ACCESS_KEY_ID", "test")
-    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "test")
-    monkeypatch.setenv("AWS_DEFAULT_REGION", "us-east-1")
-    server = ThreadedMotoServer("127.0.0.1", 0)
-    server.start()
-    host, port = server.get_host_and_port()
-    monkeypatch.setenv("AWS_ENDPOINT_URL", f"http://{host}:{port}")
-    client = boto3.client("s3")
+    host, port = s3_server.get_host_and_port()
+    client = boto3.client("s3", endpoint_url=f"http://{host}:{port}")
     client.create_bucket(Bucket="rows")
-    yield client
-    server.stop()
+    return client
 
 
 @pytest.mark.integration

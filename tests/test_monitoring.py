@@ -11,7 +11,7 @@ from collections.abc import Callable
 from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
 from socket import gethostname
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
@@ -42,6 +42,9 @@ from credit_risk.monitoring.shipping import SCHEMA, ship, ship_uploaded
 from credit_risk.monitoring.window import Window, read_predictions
 from credit_risk.registry.gate_params import ShadowDemands
 from credit_risk.serving.log_writer import Batch, LineFormat, LogWriter
+
+if TYPE_CHECKING:
+    from moto.server import ThreadedMotoServer
 
 EVER = (date(1, 1, 1), date(9999, 12, 31))
 THRESHOLD = 0.5
@@ -520,24 +523,18 @@ def test_outcomes_decide_which_of_both_is_better(tmp_path: Path, better: float) 
 
 
 @pytest.mark.integration
-def test_s3_that_is_away_for_a_while(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    moto, boto3 = pytest.importorskip("moto.server"), pytest.importorskip("boto3")
-    for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
-        monkeypatch.setenv(name, "test")
-    monkeypatch.setenv("AWS_DEFAULT_REGION", "us-east-1")
-    server = moto.ThreadedMotoServer("127.0.0.1", 0)
-    server.start()
-    host, port = server.get_host_and_port()
-    monkeypatch.setenv("AWS_ENDPOINT_URL", f"http://{host}:{port}")
+def test_s3_that_is_away_for_a_while(tmp_path: Path, s3_server: "ThreadedMotoServer") -> None:
+    boto3 = pytest.importorskip("boto3")
+    host, port = s3_server.get_host_and_port()
     boto3.client("s3").create_bucket(Bucket="shipped")
     store, log = Store("s3://shipped/store"), tmp_path / "log"
     log_file(log, "host-1-a", line(1))
     assert ship(log, store).rows == 1
     log_file(log, "host-1-b", line(2))
-    server.stop()
+    s3_server.stop()
     with pytest.raises(ProjectError, match="s3://shipped/store can't be read or written"):
         ship(log, store)
-    server = moto.ThreadedMotoServer(host, port)  # with what it had: moto keeps it in this process
+    server = type(s3_server)(host, port)  # with what it had: moto keeps it in this process
     server.start()
     assert ship(log, store).rows == 1
     assert read_predictions(store, *EVER)[ROW_ID].to_list() == ["id-1", "id-2"]
