@@ -306,11 +306,6 @@ class Contract:
         return tuple(field for field in self.fields if isinstance(field, Name))
 
     @cached_property
-    def has_row_id(self) -> bool:
-        """Whether the source identifies its rows."""
-        return self.row_id is not None
-
-    @cached_property
     def has_date(self) -> bool:
         """Whether rows are ordered in time."""
         return self.date is not None
