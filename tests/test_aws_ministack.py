@@ -1,10 +1,13 @@
-"""The templates as stacks of ministack, which makes what moto skips (secrets, ECS, alarms) and updates stacks."""
+"""The templates as stacks of ministack, which makes what moto skips (secrets, ECS, alarms), and updates stacks."""
 
 import json
 import os
 import shutil
 import subprocess
 from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from fnmatch import fnmatch
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -26,20 +29,20 @@ MISSING = {  # types that ministack lacks; something without properties stands f
 STAND_IN = {"Type": "AWS::CloudFormation::WaitConditionHandle"}
 
 
+@dataclass(frozen=True)
 class Cloud:
-    """Clients of a running ministack, and its stacks."""
+    """Clients of a running ministack, and a set of stacks in it."""
 
-    def __init__(self, url: str) -> None:
-        self.url = url
+    url: str
+    prefix: str = PREFIX
 
     def client(self, service: str) -> Any:
-        keys = {"aws_access_key_id": "test", "aws_secret_access_key": "test"}
-        return boto3.client(service, endpoint_url=self.url, region_name=REGION, **keys)
+        return client(self.url, service)
 
     def create(self, name: str, given: dict[str, str]) -> None:
-        parameters = ({"Prefix": PREFIX} if "Prefix" in template(name).get("Parameters", {}) else {}) | given
+        parameters = ({"Prefix": self.prefix} if "Prefix" in template(name).get("Parameters", {}) else {}) | given
         self.client("cloudformation").create_stack(
-            StackName=f"{PREFIX}-{name}", TemplateBody=body(name), Parameters=listed(parameters)
+            StackName=f"{self.prefix}-{name}", TemplateBody=body(name), Parameters=listed(parameters)
         )
         self.settle(name)
 
@@ -47,23 +50,49 @@ class Cloud:
         known = {entry["ParameterKey"] for entry in self.stack(name)["Parameters"]}
         kept = [{"ParameterKey": key, "UsePreviousValue": True} for key in known - set(changed)]
         self.client("cloudformation").update_stack(
-            StackName=f"{PREFIX}-{name}", TemplateBody=body(name), Parameters=[*kept, *listed(changed)]
+            StackName=f"{self.prefix}-{name}", TemplateBody=body(name), Parameters=[*kept, *listed(changed)]
         )
         self.settle(name)
 
+    def delete(self, name: str) -> None:
+        cloudformation, stack = self.client("cloudformation"), self.stack(name)["StackId"]
+        cloudformation.delete_stack(StackName=stack)
+
+        def gone() -> bool:
+            (found,) = cloudformation.describe_stacks(StackName=stack)["Stacks"]
+            assert found["StackStatus"] != "DELETE_FAILED"
+            return bool(found["StackStatus"] == "DELETE_COMPLETE")
+
+        wait_until(gone, f"the stack {name} to be gone", 60)
+
     def stack(self, name: str) -> Any:
-        (found,) = self.client("cloudformation").describe_stacks(StackName=f"{PREFIX}-{name}")["Stacks"]
+        (found,) = self.client("cloudformation").describe_stacks(StackName=f"{self.prefix}-{name}")["Stacks"]
         return found
 
     def settle(self, name: str) -> None:
         wait_until(lambda: "IN_PROGRESS" not in self.stack(name)["StackStatus"], f"the stack {name}", 60)
-        events = self.client("cloudformation").describe_stack_events(StackName=f"{PREFIX}-{name}")["StackEvents"]
+        events = self.client("cloudformation").describe_stack_events(StackName=f"{self.prefix}-{name}")["StackEvents"]
         failed = [event.get("ResourceStatusReason") for event in events if "FAILED" in event["ResourceStatus"]]
         assert self.stack(name)["StackStatus"] in ("CREATE_COMPLETE", "UPDATE_COMPLETE"), failed
+
+    def resources(self) -> dict[str, str]:
+        """Id of each resource of all its stacks, by stack and logical name."""
+        cloudformation = self.client("cloudformation")
+        return {
+            f"{name}.{found['LogicalResourceId']}": found["PhysicalResourceId"]
+            for name in NAMES
+            for found in cloudformation.describe_stack_resources(StackName=f"{self.prefix}-{name}")["StackResources"]
+        }
 
     def output(self, name: str, key: str) -> str:
         (value,) = [o["OutputValue"] for o in self.stack(name)["Outputs"] if o["OutputKey"] == key]
         return str(value)
+
+
+@cache
+def client(url: str, service: str) -> Any:
+    keys = {"aws_access_key_id": "test", "aws_secret_access_key": "test"}
+    return boto3.client(service, endpoint_url=url, region_name=REGION, **keys)
 
 
 def listed(parameters: dict[str, str]) -> list[dict[str, str]]:
@@ -72,8 +101,9 @@ def listed(parameters: dict[str, str]) -> list[dict[str, str]]:
 
 def body(name: str) -> str:
     written = json.loads(json.dumps(template(name)))
-    resources = written["Resources"].items()
-    written["Resources"] = {key: STAND_IN if lacks(value) else value for key, value in resources}
+    for key, resource in written["Resources"].items():
+        if lacks(resource):
+            written["Resources"][key] = STAND_IN | {part: resource[part] for part in resource if part == "Condition"}
     return json.dumps(written)
 
 
@@ -83,7 +113,7 @@ def lacks(resource: Any) -> bool:
 
 
 @pytest.fixture(scope="module")
-def cloud(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cloud]:
+def ministack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cloud]:
     uv = tool("uv") if Path(tool("uv")).exists() else shutil.which("uv") or pytest.skip("uv is not installed")
     folder, port = tmp_path_factory.mktemp("ministack"), str(free_port())
     environment = os.environ | {"GATEWAY_PORT": port, "HOME": str(folder), "UV_CACHE_DIR": cache_of(uv)}
@@ -113,22 +143,33 @@ def cache_of(uv: str) -> str:
     return subprocess.run([uv, "cache", "dir"], capture_output=True, text=True, check=True).stdout.strip()
 
 
-def test_all_stacks_are_created_and_updated(cloud: Cloud) -> None:
-    certificate = cloud.client("acm").request_certificate(DomainName="example.com")["CertificateArn"]
-    zone = cloud.client("route53").create_hosted_zone(Name="example.com", CallerReference="once")["HostedZone"]["Id"]
-    keys = cloud.client("secretsmanager").create_secret(Name="api-keys", SecretString="f" * 64)["ARN"]
+def create_all(cloud: Cloud, **further: dict[str, str]) -> None:
+    """Creates the stacks of a set; `further` parameters are by stack."""
+    domain = f"{cloud.prefix}.example.com"
+    certificate = cloud.client("acm").request_certificate(DomainName=domain)["CertificateArn"]
+    zone = cloud.client("route53").create_hosted_zone(Name=domain, CallerReference=domain)["HostedZone"]["Id"]
+    keys = cloud.client("secretsmanager").create_secret(Name=f"{cloud.prefix}/api-keys", SecretString="f" * 64)["ARN"]
     public = {"HostedZoneId": zone.rpartition("/")[2], "CertificateArn": certificate}
     given = {
-        "registry": public | {"HostName": "mlflow.example.com", "MlflowImage": f"{REGISTRY}/mlflow@{DIGEST}"},
-        "balancer": public | {"HostName": "api.example.com"},
-        "servers": {"ApiKeysSecretArn": keys, "Serving": f"/{PREFIX}/serving", "Image": "ami-12c6146b"},
+        "registry": public | {"HostName": f"mlflow.{domain}", "MlflowImage": f"{REGISTRY}/mlflow@{DIGEST}"},
+        "balancer": public | {"HostName": f"api.{domain}"},
+        "servers": {"ApiKeysSecretArn": keys, "Serving": f"/{cloud.prefix}/serving", "Image": "ami-12c6146b"},
         "github": {"Repository": "owner/name", "OwnerId": "1", "RepositoryId": "2"},
         "runner": {"Repository": "owner/name", "ConnectionArn": CONNECTION},
         "budget": {"Email": "costs@example.com"},
     }
     for name in NAMES:
-        cloud.create(name, given.get(name, {}))
+        cloud.create(name, given.get(name, {}) | further.get(name, {}))
 
+
+@pytest.fixture(scope="module")
+def cloud(ministack: Cloud) -> Cloud:
+    """With the first set of stacks, production."""
+    create_all(ministack)
+    return ministack
+
+
+def test_all_stacks_are_created_and_updated(cloud: Cloud) -> None:
     secrets = cloud.client("secretsmanager")
     made = {secrets.get_secret_value(SecretId=cloud.output("storage", f"{user}Secret"))["SecretString"]
             for user in ("Database", "Admin", "Pipeline", "Service", "Session")}  # fmt: skip
@@ -154,3 +195,73 @@ def test_all_stacks_are_created_and_updated(cloud: Cloud) -> None:
     cloud.update("servers", MinServers="4", MaxServers="20")  # the runbook's line
     assert set(sizes()) == set(before)
     assert {high for _, high in sizes().values()} == {20}
+
+
+PROVIDER = "arn:aws:iam::123456789012:oidc-provider/token.actions.githubusercontent.com"
+KINDS = (  # service, call, and where the answer has the items
+    *(("ec2", f"describe_{kind}") for kind in ("vpcs", "subnets", "security_groups", "route_tables", "vpc_endpoints")),
+    *(("ec2", "describe_launch_templates"), ("ecr", "describe_repositories"), ("s3", "list_buckets")),
+    *(("secretsmanager", "list_secrets"), ("rds", "describe_db_instances"), ("rds", "describe_db_subnet_groups")),
+    *(("ecs", "list_clusters"), ("ecs", "list_task_definitions"), ("elbv2", "describe_load_balancers")),
+    *(("elbv2", "describe_target_groups"), ("autoscaling", "describe_auto_scaling_groups")),
+    *(("autoscaling", "describe_policies"), ("cloudwatch", "describe_alarms"), ("cloudwatch", "list_dashboards")),
+    *(
+        ("logs", "describe_log_groups"),
+        ("iam", "list_roles"),
+        ("iam", "list_instance_profiles"),
+        ("sns", "list_topics"),
+    ),
+    *(("codebuild", "list_projects"), ("ssm", "describe_parameters"), ("cloudformation", "list_exports")),
+)
+
+
+def account(cloud: Cloud) -> set[str]:
+    """All that is in the account, as JSON."""
+    found = set()
+    for service, call in KINDS:
+        for items in getattr(cloud.client(service), call)().values():
+            entries = items if isinstance(items, list) else []
+            found |= {f"{call} {json.dumps(item, default=str, sort_keys=True)}" for item in entries}
+    return found
+
+
+def granted(cloud: Cloud) -> set[str]:
+    """What the policies of a set's roles name, as patterns, but for what all sets share."""
+    iam, patterns = cloud.client("iam"), set[str]()
+    for name, role in cloud.resources().items():
+        if not name.endswith("Role"):
+            continue
+        for policy in iam.list_role_policies(RoleName=role)["PolicyNames"]:
+            document = iam.get_role_policy(RoleName=role, PolicyName=policy)["PolicyDocument"]
+            for statement in document["Statement"]:
+                named = statement["Resource"]
+                patterns |= {*(named if isinstance(named, list) else [named])}
+    return {pattern for pattern in patterns if cloud.prefix in pattern}
+
+
+def test_a_second_set_leaves_the_first_one_alone(cloud: Cloud) -> None:
+    """Staging, whose prefix begins with that of production: in one account, with names and rights of its own."""
+    staging, alone = replace(cloud, prefix=f"{PREFIX}-staging"), account(cloud)
+    assert len(alone) > 100
+    create_all(staging, network={"Addresses": "10.21"}, github={"Environment": "staging", "ProviderArn": PROVIDER})
+    assert alone <= account(cloud)
+    first, second = cloud.resources(), staging.resources()
+    assert set(first) - set(second) == {"github.Provider"}  # an account can have only one
+    assert not {*first.values()} & {*second.values()}
+    for mine, others in ((cloud, staging), (staging, cloud)):
+        own, foreign = granted(mine), granted(others)
+        assert len(own) > 20
+        theirs = [name for name in foreign for pattern in own if fnmatch(name, pattern)]
+        assert theirs == [], f"roles of {mine.prefix} have rights on the set {others.prefix}"
+
+    beside = account(cloud)
+    staging.update("servers", MinServers="1", MaxServers="2")
+    assert beside - account(cloud), "the update has changed nothing"
+    assert alone <= account(cloud)
+
+    for name in reversed(NAMES):
+        staging.delete(name)
+    kept = account(cloud) - alone
+    assert alone <= account(cloud)
+    assert {entry.split()[0] for entry in kept} == {"list_buckets", "describe_repositories", "list_secrets"}
+    assert all(f"{PREFIX}-staging" in entry for entry in kept)
