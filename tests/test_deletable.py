@@ -65,7 +65,8 @@ def delete_monitoring(project: Project) -> None:
     delete_lines(project.path("4.dvc_pipeline", "7.register_model.py"), "write_training_reference")
     delete_lines(project.path("4.dvc_pipeline", "dvc.yaml"), "/monitoring/")
     project.path("benchmarks", "monitoring.py").unlink()
-    project.path("tests", "test_monitoring.py").unlink()
+    for name in ("test_monitoring.py", "test_monitor_workflow.py"):
+        project.path("tests", name).unlink()
 
 
 def delete_retraining(project: Project) -> None:

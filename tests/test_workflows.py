@@ -110,7 +110,11 @@ def test_promotion_signs_then_loads_then_promotes() -> None:
 
 
 def test_forks_without_an_account_skip_the_jobs_that_need_one() -> None:
-    for name, job, variable in (("release", "build", "AWS_BUILD_ROLE"), ("retrain", "train", "AWS_RETRAIN_ROLE")):
+    for name, job, variable in (
+        ("release", "build", "AWS_BUILD_ROLE"),
+        ("retrain", "train", "AWS_RETRAIN_ROLE"),
+        ("monitor", "monitor", "AWS_MONITOR_ROLE"),
+    ):
         assert parsed(name)["jobs"][job]["if"] == f"vars.{variable} != ''"
     for name, job in (("release", "deploy"), ("retrain", "promote")):
         assert (
