@@ -1,8 +1,8 @@
 """Releases an image to the servers on AWS with CodeDeploy, and goes back when something is wrong.
 
-A release is a zip in S3: appspec.yml, the hooks and the image's digest. `deploy` checks that no alarm rings, uploads
-it, deploys it, sends smoke requests whose answers must be those of the release before, and watches the alarms. If one
-of these fails, or on Ctrl-C or SIGTERM, the release before serves again. `--strategy`:
+A release is a zip in S3: appspec.yml, the hooks, the image's digest and its attestation. `deploy` checks that no alarm
+rings, uploads it, deploys it, sends smoke requests whose answers must be those of the release before, and watches the
+alarms. If one of these fails, or on Ctrl-C or SIGTERM, the release before serves again. `--strategy`:
   rolling     in place, one server at a time
   blue-green  to the idle group of servers, which then gets 5, 25 and 100 % of the traffic
 
@@ -19,6 +19,7 @@ from credit_risk.core.entry_point import run
 
 import argparse
 import signal
+from pathlib import Path
 
 from botocore.exceptions import BotoCoreError, ClientError
 
@@ -37,7 +38,9 @@ def main() -> None:
     try:
         match arguments.command:
             case "deploy":
-                options = releases.Options(arguments.strategy, arguments.bake_seconds, arguments.despite_alarm)
+                options = releases.Options(
+                    arguments.strategy, arguments.bake_seconds, arguments.despite_alarm, arguments.attestation
+                )
                 releases.deploy(stack, arguments.image, options)
             case "undo":
                 releases.undo(stack, arguments.image)
@@ -64,6 +67,9 @@ def parse() -> argparse.Namespace:
         "--bake-seconds", type=float, default=300, help="watch the alarms at each step (default: %(default)s)"
     )
     deploy.add_argument("--despite-alarm", action="store_true", help="release a fix while an alarm rings")
+    deploy.add_argument(
+        "--attestation", type=Path, metavar="FILE", help="of the image; servers verify it if their stack says by whom"
+    )
     undo = commands.add_parser("undo", help="undo a release that has not finished")
     undo.add_argument("--image", default="", help="only a release of this image: REPOSITORY@sha256:…")
     rollback = commands.add_parser("rollback", help="go back to the release before")

@@ -148,6 +148,7 @@ class Rendering:
         self.functions: dict[str, Callable[[Any], Any]] = {
             "Ref": lambda name: self.known.get(name, {"Ref": name}),
             "Fn::Equals": lambda pair: self.render(pair[0]) == self.render(pair[1]),
+            "Fn::Not": lambda one: not self.render(one[0]),
             "Fn::If": lambda choice: self.render(choice[1 if self.render(self.conditions[choice[0]]) else 2]),
             "Fn::Split": lambda parts: self.render(parts[1]).split(parts[0]),
             "Fn::Select": lambda chosen: self.render(chosen[1])[int(chosen[0])],

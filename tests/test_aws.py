@@ -627,6 +627,26 @@ def test_user_data_passes_shellcheck_and_has_no_secret(outputs: Any, tmp_path: P
     assert "${" not in text.replace("${1", ""), "a placeholder is left"
 
 
+def test_servers_that_verify_images_have_what_that_needs(outputs: Any, tmp_path: Path) -> None:
+    """The identity is in the user data, gh is installed, and release.py knows from an output."""
+    written = only("AWS::EC2::LaunchTemplate")["LaunchTemplateData"]["UserData"]["Fn::Base64"]
+    on = re.sub(r"\$\{[\w:]+\}", "x", rendered(written, "servers", {"SignerRepository": "owner/name"}))
+    (tmp_path / "on.sh").write_text(on)
+    found = subprocess.run([tool("shellcheck"), tmp_path / "on.sh"], capture_output=True, text=True, check=False)
+    assert (found.returncode, found.stdout) == (0, "")
+    off = user_data(outputs)
+    for text, repository in ((on, "owner/name"), (off, "")):
+        assert f"repository='{repository}' workflow='.github/workflows/release.yml@refs/heads/main'" in text
+        assert ("dnf install -y gh" in text) is bool(repository)
+        assert len(text) < 16_000, "EC2's limit"
+    output = template("servers")["Outputs"]["SignerRepository"]
+    assert (output["Condition"], "SignerRepository" in outputs["servers"]) == ("VerifyImages", False)
+    parameters = template("servers")["Parameters"]
+    for name, foreign in (("SignerRepository", "owner/name'; x"), ("SignerWorkflow", ".github/workflows/x.yml@y'")):
+        assert not re.search(parameters[name]["AllowedPattern"], foreign)
+    assert re.search(parameters["SignerWorkflow"]["AllowedPattern"], parameters["SignerWorkflow"]["Default"])
+
+
 def test_prediction_log_is_off_by_default_and_goes_to_its_prefix_only(outputs: Any) -> None:
     settings = dict(re.findall(r"^([A-Z_]+)=(\S*)$", user_data(outputs), re.MULTILINE))
     names = ("PREDICTION_LOG", "PREDICTION_LOG_SHARE", "PREDICTION_LOG_EXCLUDE", "SHADOW_ALIAS")

@@ -21,6 +21,7 @@ from typing import Any
 import httpx
 import psutil
 import pytest
+import verifier
 import yaml
 from containers import ENVIRONMENT, needs_podman, podman
 from projects import wait_until
@@ -93,6 +94,7 @@ class Machine:
         command = self.root / "bin" / "aws"
         command.write_text(AWS_CLI)
         command.chmod(0o755)
+        verifier.write(self.root / "verify_image")
         settings = {
             "MLFLOW_TRACKING_URI": "http://127.0.0.1:9",  # no registry: the image has a model
             "MLFLOW_TRACKING_USERNAME": "service",
@@ -140,6 +142,7 @@ class Machine:
             "PORT": str(self.port),
             "INTERNAL_PORT": str(self.internal_port),
             "SERVER_ENV": str(self.root / "server.env"),
+            "VERIFY_IMAGE": str(self.root / "verify_image"),
             "STATE_DIRECTORY": str(self.root / "state"),
             "DATA_DIRECTORY": str(self.root / "data"),
             "IMAGE_LABEL": f"machine={self.name}",  # not those of others on this machine
@@ -162,6 +165,7 @@ class Machine:
                 done = self.event(name)
                 assert done.returncode == 0, done.stdout + done.stderr
                 assert done.stdout.startswith(f"{name}: ")
+                assert ("images are not verified" in done.stdout) is (name == "ApplicationStart")
 
     def inspect(self) -> Any:
         (found,) = json.loads(podman("container", "inspect", self.name).stdout)
@@ -344,6 +348,11 @@ def test_errors_are_one_line_each(machine: Machine, images: dict[str, str]) -> N
     assert "MB are free" in error_of(machine.event("BeforeInstall", MIN_FREE_KB="999999999999"), "BeforeInstall")
     missing = machine.event("BeforeInstall", CONTAINER_TOOL="no-such-tool")
     assert "no-such-tool does not answer" in error_of(missing, "BeforeInstall")
+    verifier.write(machine.root / "verify_image", "owner/name")
+    assert "this release has no attestation" in error_of(machine.event("ApplicationStart"), "ApplicationStart")
+    (machine.root / "verify_image").unlink()
+    assert "verify_image is missing; the launch" in error_of(machine.event("ApplicationStart"), "ApplicationStart")
+    verifier.write(machine.root / "verify_image")
     settings = machine.root / "server.env"
     settings.write_text(settings.read_text().replace("=password", "=another"))
     failed = machine.event("ApplicationStart")

@@ -1,5 +1,6 @@
 """release.py on the stacks in moto, with an emulation of CodeDeploy and of the API behind the load balancer."""
 
+import base64
 import hashlib
 import io
 import json
@@ -203,6 +204,43 @@ def test_bundle_has_the_files_of_appspec_and_is_reproducible() -> None:
         assert all(archive.getinfo(name).external_attr >> 16 & 0o111 for name in hooks)
     assert content == images.bundle(image)
     assert content != images.bundle(image.replace("a" * 64, "b" * 64))
+
+
+@pytest.mark.fault(
+    "`deploy` or `rollback` of an image without the attestation that servers verify", "refused before anything changes"
+)
+def test_servers_that_verify_images_get_the_attestation_again_at_a_rollback(world: World, tmp_path: Path) -> None:
+    path = tmp_path / "attestation.jsonl"
+    images_made = [push_image() for _ in range(3)]
+    releases.deploy(world.stack, images_made[0], ROLLING)  # when servers verified nothing
+    world.stack.outputs["SignerRepository"] = "owner/name"
+    with pytest.raises(ProjectError, match="give --attestation FILE; `gh attestation download oci://"):
+        releases.deploy(world.stack, images_made[1], ROLLING)
+    for content in ("", "no JSON", attestation_of(images_made[0])):
+        path.write_text(content)
+        with pytest.raises(ProjectError, match=r"attestation.jsonl is no attestation of"):
+            releases.deploy(world.stack, images_made[1], replace(ROLLING, attestation=path))
+    with pytest.raises(ProjectError, match=r"can't read the attestation .*: No such file"):
+        releases.deploy(world.stack, images_made[1], replace(ROLLING, attestation=tmp_path / "none"))
+    assert world.serving() == {images_made[0]}
+    for image in images_made[1:]:
+        path.write_text(attestation_of(image))
+        releases.deploy(world.stack, image, replace(ROLLING, attestation=path))
+    releases.roll_back(world.stack)
+    assert world.serving() == {images_made[1]}
+    (key,) = set(world.codedeploy.keys("blue"))
+    body = client("s3").get_object(Bucket=world.stack.outputs["ReleasesBucket"], Key=key)["Body"].read()
+    with zipfile.ZipFile(io.BytesIO(body)) as archive:
+        assert archive.read("attestation.jsonl").decode() == attestation_of(images_made[1])
+    with pytest.raises(ProjectError, match="the release before has no attestation"):
+        releases.roll_back(world.stack)
+    assert world.serving() == {images_made[1]}
+
+
+def attestation_of(image: str) -> str:
+    """In the form of GitHub's, without a signature."""
+    claim = json.dumps({"subject": [{"digest": {"sha256": image.rpartition(":")[2]}}]})
+    return json.dumps({"dsseEnvelope": {"payload": base64.b64encode(claim.encode()).decode()}}) + "\n"
 
 
 # --- rolling

@@ -4,6 +4,7 @@ import re
 import shutil
 import subprocess
 import sys
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -135,17 +136,37 @@ def test_image_of_another_origin_is_not_released(tmp_path: Path, verified: bool)
     names = [step.get("name") for step in jobs["deploy"]["steps"]]
     assert names.index(verify["name"]) < names.index("Deploy")
     assert "if" not in jobs["deploy"]["steps"][names.index("Deploy")], "it needs all steps before"
-    (tmp_path / "gh").write_text(f'#!/bin/sh\necho "$@" >"{tmp_path}/said"\nexit {0 if verified else 1}\n')
-    (tmp_path / "gh").chmod(0o755)
+    gh = f"""#!/bin/sh
+echo "$@" >>"{tmp_path}/said"
+[ "$2" = verify ] || exec touch sha256:0.jsonl
+exit {0 if verified else 1}
+"""
+    python = f'#!/bin/sh\necho "$@" >>"{tmp_path}/said"\n'
+    for program, text in (("gh", gh), (".venv/bin/python", python)):
+        (tmp_path / program).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / program).write_text(text)
+        (tmp_path / program).chmod(0o755)
+    (release,) = (step for step in jobs["deploy"]["steps"] if step.get("name") == "Deploy")
+    assert release["env"]["ATTESTATION"] == "${{ vars.ATTEST == 'true' && 'attestation.jsonl' || '' }}"
     values = {"GITHUB_REPOSITORY": "owner/name", "GITHUB_SHA": "abc", "IMAGE": "registry/api@sha256:0"}
-    path = {"PATH": f"{tmp_path}:/usr/bin:/bin"}
-    done = subprocess.run(["bash", "-e", "-c", verify["run"]], env=values | path, check=False)
+    values |= {"STACK": "servers", "STRATEGY": "rolling", "ATTESTATION": "attestation.jsonl"}
+    values |= {"PATH": f"{tmp_path}:/usr/bin:/bin"}
+    for step in (verify, release):  # a step runs if the one before it has succeeded
+        done = subprocess.run(["bash", "-e", "-c", step["run"]], cwd=tmp_path, env=values, check=False)
+        if done.returncode:
+            break
     assert (done.returncode == 0) is verified
-    artifact, *options = (tmp_path / "said").read_text().split()[2:]
-    assert artifact == "oci://registry/api@sha256:0"
-    given = dict(zip(options[:-1:2], options[1::2], strict=True))
+    download, check, *deploy = (tmp_path / "said").read_text().splitlines()
+    given = options(check)
+    assert given["verify"] == options(download)["download"] == "oci://registry/api@sha256:0"
     assert given["--signer-workflow"] == "owner/name/.github/workflows/release.yml"
     assert (given["--repo"], given["--source-digest"]) == ("owner/name", "abc")
+    assert [options(line)["--attestation"] for line in deploy] == [given["--bundle"]] * verified, "what was verified"
+
+
+def options(command: str) -> dict[str, str]:
+    """The arguments of a command, by the word before each."""
+    return dict(pairwise(command.split()))
 
 
 def test_image_that_runs_is_scanned_every_week() -> None:

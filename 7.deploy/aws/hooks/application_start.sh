@@ -1,10 +1,14 @@
 #!/usr/bin/env bash
-# ApplicationStart: fetches the secrets and starts the API in a read-only container without privileges.
+# ApplicationStart: verifies the image, fetches the secrets and starts the API in a read-only container without privileges.
 # shellcheck source=common.sh
 . "$(dirname "${BASH_SOURCE[0]}")/common.sh"
 
 load "$SERVER_ENV" "the launch template's user data writes it"
 load "$RELEASE/image.env" "release.py writes it"
+
+[ -x "$VERIFY_IMAGE" ] || fail "$VERIFY_IMAGE is missing; the launch template's user data writes it: replace this server"
+verified=$("$VERIFY_IMAGE" "$IMAGE" "$RELEASE/attestation.jsonl") || fail "${verified:-$VERIFY_IMAGE failed}"
+log "$verified"
 
 secret() {
     aws secretsmanager get-secret-value --secret-id "$1" --query SecretString --output text ||

@@ -12,6 +12,7 @@ PORT=${PORT:-8000}
 INTERNAL_PORT=${INTERNAL_PORT:-8001} # of metrics and status, inside the container only
 STATE=${STATE_DIRECTORY:-/run/api} # in memory, readable by root only
 SERVER_ENV=${SERVER_ENV:-/etc/api/server.env}
+VERIFY_IMAGE=${VERIFY_IMAGE:-/usr/local/libexec/api/verify_image} # not of the release
 DATA=${DATA_DIRECTORY:-/var/lib/api} # on the disk: the model cache, and the images that were used
 USED=$DATA/images # the images that have served on this server, the last one last
 

@@ -1,10 +1,12 @@
-"""Images in ECR, and the zip that is released: appspec.yml, the hooks and the image's digest."""
+"""Images in ECR, and the zip that is released: appspec.yml, the hooks, the image's digest and its attestation."""
 
+import base64
 import hashlib
 import io
 import json
 import re
 import zipfile
+from pathlib import Path
 
 from botocore.exceptions import ClientError
 
@@ -32,6 +34,29 @@ def check(stack: Stack, image: str) -> None:
         raise ProjectError(f"{image} is not in its repository; push it first")
 
 
+def read_attestation(stack: Stack, image: str, path: Path | None) -> bytes:
+    """The attestation of an image, for the servers, which verify it; b"" without a file.
+
+    Raises:
+        ProjectError: the servers want one and there is none, it can't be read, or it is of another image.
+    """
+    repository = stack.outputs.get("SignerRepository")
+    if path is None:
+        if repository:
+            command = f"gh attestation download oci://{image} --repo {repository}"
+            raise ProjectError(
+                f"servers start only images that {repository} has built: give --attestation FILE; `{command}` writes it"
+            )
+        return b""
+    try:
+        content = path.read_bytes()
+    except OSError as error:
+        raise ProjectError(f"can't read the attestation {path}: {error.strerror}") from error
+    if not _names(content, image.rpartition(":")[2]):
+        raise ProjectError(f"{path} is no attestation of {image}")
+    return content
+
+
 def protect(stack: Stack, image: str) -> None:
     """Adds a tag with which an image on servers does not expire: new servers pull it, and so does a rollback."""
     repository, digest = stack.outputs["Repository"], image.partition("@")[2]
@@ -47,12 +72,12 @@ def protect(stack: Stack, image: str) -> None:
             raise
 
 
-def upload(stack: Stack, image: str) -> str:
+def upload(stack: Stack, image: str, attestation: bytes = b"") -> str:
     """Uploads a release; returns its key in the bucket, which is the same for the same content."""
-    content = bundle(image)
+    content = bundle(image, attestation)
     digests = image.rpartition(":")[2][:12], hashlib.sha256(content).hexdigest()[:12]
     key = f"releases/{'-'.join(digests)}.zip"
-    metadata = {"image": image}
+    metadata = {"image": image, "attested": "yes" if attestation else "no"}
     stack.client("s3").put_object(Bucket=stack.outputs["ReleasesBucket"], Key=key, Body=content, Metadata=metadata)
     return key
 
@@ -65,11 +90,19 @@ def image_of(stack: Stack, key: str | None) -> str:
     return str(found["Metadata"]["image"])
 
 
-def bundle(image: str) -> bytes:
-    """The zip that CodeDeploy unpacks on a server: appspec.yml, hooks, the image's digest and the example request."""
+def is_attested(stack: Stack, key: str) -> bool:
+    """Whether servers that verify images start a release; hooks of before that was recorded verify nothing."""
+    found = stack.client("s3").head_object(Bucket=stack.outputs["ReleasesBucket"], Key=key)
+    return bool(found["Metadata"].get("attested") != "no")
+
+
+def bundle(image: str, attestation: bytes = b"") -> bytes:
+    """The zip that CodeDeploy unpacks: appspec.yml, hooks, the image's digest and attestation, the example request."""
     aws = root() / "7.deploy" / "aws"
     files = {"appspec.yml": (aws / "appspec.yml").read_bytes(), "image.env": f"IMAGE={image}\n".encode()}
     files |= {f"hooks/{path.name}": path.read_bytes() for path in sorted((aws / "hooks").glob("*.sh"))}
+    if attestation:
+        files["attestation.jsonl"] = attestation
     files["example.json"] = json.dumps(CONTRACT.example).encode()
     target = io.BytesIO()
     with zipfile.ZipFile(target, "w", zipfile.ZIP_DEFLATED) as archive:
@@ -78,6 +111,15 @@ def bundle(image: str) -> bytes:
             entry.external_attr = (0o755 if name.endswith(".sh") else 0o644) << 16
             archive.writestr(entry, content)
     return target.getvalue()
+
+
+def _names(attestation: bytes, digest: str) -> bool:
+    """Whether an attestation (lines of JSON, as GitHub's) names an image's digest."""
+    try:
+        claims = [base64.b64decode(json.loads(line)["dsseEnvelope"]["payload"]) for line in attestation.splitlines()]
+    except (ValueError, KeyError, TypeError):
+        return False
+    return any(digest.encode() in claim for claim in claims)
 
 
 def _digest(stack: Stack, repository: str, **image_id: str) -> str | None:

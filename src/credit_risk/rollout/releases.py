@@ -15,6 +15,7 @@ import uuid
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from pathlib import Path
 
 from credit_risk.core.errors import ProjectError
 from credit_risk.project.shift import shift_traffic
@@ -24,11 +25,12 @@ from credit_risk.rollout.stack import HISTORY, Stack, State, Strategy, Unfinishe
 
 @dataclass(frozen=True)
 class Options:
-    """How to release; `bake_seconds`: how long the alarms are watched at each step."""
+    """How to release: `bake_seconds`, for which alarms are watched at each step; `attestation`, a file of the image."""
 
     strategy: Strategy = "rolling"
     bake_seconds: float = 300
     despite_alarm: bool = False
+    attestation: Path | None = None
 
 
 def deploy(stack: Stack, image: str, options: Options) -> None:
@@ -40,6 +42,7 @@ def deploy(stack: Stack, image: str, options: Options) -> None:
     """
     checks.require_key()
     images.check(stack, image)
+    attestation = images.read_attestation(stack, image, options.attestation)
     state = stack.state()
     if state.unfinished and state.unfinished.strategy != "rollback":  # a fix may replace a rollback that has failed
         raise ProjectError(
@@ -52,7 +55,7 @@ def deploy(stack: Stack, image: str, options: Options) -> None:
         )
     settle(stack, state)
     images.protect(stack, image)
-    key = images.upload(stack, image)
+    key = images.upload(stack, image, attestation)
     print(f"{options.strategy} release of {image}", flush=True)
     # A release that rings is no place to go back to.
     kept = [one for one in (state.history[:-1] if active else state.history) if one != key]
@@ -101,7 +104,7 @@ def roll_back(stack: Stack) -> None:
     An unfinished release is undone instead.
 
     Raises:
-        ProjectError: there is no such release, its image is gone, or the rollback has failed.
+        ProjectError: there is no such release, its image or attestation is missing, or the rollback has failed.
     """
     state = stack.state()
     if state.unfinished and state.unfinished.strategy != "rollback":
@@ -110,6 +113,11 @@ def roll_back(stack: Stack) -> None:
     if not state.previous:
         raise ProjectError("there is no release before this one")
     images.check(stack, images.image_of(stack, state.previous))
+    if stack.outputs.get("SignerRepository") and not images.is_attested(stack, state.previous):
+        raise ProjectError(
+            "the release before has no attestation, and servers would not start it: deploy an image with its "
+            "attestation, `release.py deploy --despite-alarm --image … --attestation FILE`"
+        )
     print(f"rolling back to {images.image_of(stack, state.previous)}", flush=True)
     unfinished = Unfinished(uuid.uuid4().hex, state.previous, "rollback", state.serving)
     stack.record(replace(state, unfinished=unfinished))
