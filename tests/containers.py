@@ -65,6 +65,11 @@ def podman(*arguments: str, check: bool = True, seconds: float = 60) -> "subproc
     return done
 
 
+def has_limits() -> bool:
+    """Whether podman can limit CPUs and memory: without root, on cgroup v1, it says so and ignores them."""
+    return podman("info", "--format", "{{.Host.CgroupControllers}}").stdout.strip() != "[]"
+
+
 def build(root: Path = REPOSITORY, tag: str = TAG, *flags: str) -> None:
     """Builds the image with the project's script and this machine's configuration of pip."""
     provide_base()

@@ -23,7 +23,7 @@ import psutil
 import pytest
 import verifier
 import yaml
-from containers import ENVIRONMENT, needs_podman, podman
+from containers import ENVIRONMENT, has_limits, needs_podman, podman
 from projects import wait_until
 from servers import KEY, KEYS
 
@@ -230,7 +230,7 @@ def test_release_starts_on_a_new_server_and_replaces_an_old_one(machine: Machine
     machine.deploy(images["never-ready"])
     assert machine.predict(KEY).is_success
     memory = machine.inspect()["HostConfig"]["Memory"]
-    assert 0.7 < memory / psutil.virtual_memory().total < 0.85
+    assert 0.7 < memory / psutil.virtual_memory().total < 0.85 or not has_limits()
     assert (machine.root / "data" / "images").read_text().split() == [images["good"], images["never-ready"]]
 
 
