@@ -14,12 +14,12 @@ from credit_risk.registry.client import CHALLENGER, CHAMPION, Registry
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
 
-# For each moment: the parameter whose change makes the stage run, and the script that runs at that moment.
+# For each moment: the parameter whose change makes the stage run, and the script that runs, or waits, at that moment.
 OTHER_MODEL: dict[str, object] = {"train.hist_gradient_boosting.max_iter": 50}
 MOMENTS: dict[str, tuple[dict[str, object], str]] = {
     "stage 2": ({"clean.max_rejected_share": 0.02}, "2.prep_clean_data.py"),
     "stage 5": (OTHER_MODEL, "5.train_model.py"),
-    "registration": (OTHER_MODEL, "7.register_model.py"),
+    "registration": (OTHER_MODEL, "5.testing/loading.py"),
     "between registration and gates": (OTHER_MODEL, "5.testing/loading.py"),
 }
 TRAINED = ("registration", "between registration and gates")
@@ -47,7 +47,7 @@ def test_kills(moment: str, request: pytest.FixtureRequest, tmp_path: Path, insi
     change, _ = MOMENTS[moment]
     if moment not in TRAINED:
         project.set_params(change)
-    for who in ("main.py", "script"):
+    for who in ("main.py", "script")[: 1 if moment == "registration" else 2]:  # main.py registers
         run_and_kill(project, moment, who, registry)
         champion = registry.version_of(CHAMPION)
         assert champion is not None
@@ -82,6 +82,8 @@ def run_and_kill(project: Project, moment: str, who: str, registry: Registry) ->
     script = wait_for_script(process.pid, script_name)
     if moment == "registration":
         wait_until(begun, "registration to log to a run")
+    elif moment in TRAINED:
+        wait_until(lambda: len(registry.versions()) > 1, "the version")
     everyone = [psutil.Process(process.pid), *descendants(process.pid)]
     (everyone[0] if who == "main.py" else script).send_signal(signal.SIGKILL)
     assert process.wait(60) != 0

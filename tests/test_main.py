@@ -139,12 +139,15 @@ def test_wrong_command_line_is_explained(first_run: Project) -> None:
 def test_ctrl_c_ends_the_children_and_the_next_run_resumes(project: Project) -> None:
     project.set_params({"train.seed": 7})
     interrupted(project, "5.train_model.py")
-    interrupted(project, "5.testing/loading.py")
+    interrupted(project, "5.testing/loading.py", after="register_model")  # it starts before, and waits
     assert steps(project.run("main.py").stdout) == GATES
 
 
-def interrupted(project: Project, script: str, *arguments: str) -> str:
-    """Starts main.py, presses Ctrl-C when a script runs, and returns what it printed; nothing is left running."""
+def interrupted(project: Project, script: str, *arguments: str, after: str = "") -> str:
+    """Starts main.py, presses Ctrl-C when a script runs, and returns what it printed; nothing is left running.
+
+    With `after`, when that step has finished too.
+    """
     main = subprocess.Popen(
         project.command("main.py", *arguments),
         cwd=project.root,
@@ -154,10 +157,15 @@ def interrupted(project: Project, script: str, *arguments: str) -> str:
         text=True,
     )
     wait_for_script(main.pid, script)
+    assert main.stdout is not None
+    output = ""
+    while after not in output:
+        output += (line := main.stdout.readline())
+        assert line, output
     children = descendants(main.pid)
     main.send_signal(signal.SIGINT)
-    output, _ = main.communicate(timeout=30)
-    assert main.returncode == 130
+    output += main.stdout.read()
+    assert main.wait(30) == 130
     assert "interrupted; run again to resume" in output
     assert "Traceback" not in output
     _, alive = psutil.wait_procs(children, timeout=10)

@@ -1,6 +1,7 @@
 """What a run does before its first step."""
 
 import json
+from contextlib import suppress
 
 from credit_risk.contract import CONTRACT
 from credit_risk.core import params
@@ -10,19 +11,20 @@ from credit_risk.core.paths import data, root
 from credit_risk.runner.terminal import console
 
 
-def prepare_gates() -> None:
-    """Opens the registry and imports what the performance gate needs, which takes seconds, while the first stages run.
+def prepare_registry() -> None:
+    """Opens the registry and imports what registration and gates need, which takes seconds, while other stages run.
 
     Errors are reported when the registry is used.
     """
-    import credit_risk.data.splits
-    import credit_risk.evaluation.leakage  # noqa: F401
     from credit_risk.registry.client import Registry
 
-    try:
-        Registry().experiment_id()
-    except ProjectError:
-        return
+    with suppress(ProjectError):
+        registry = Registry()
+        if registry.embedded:  # a server that does not answer is reported by registration
+            registry.experiment_id()
+    import credit_risk.data.splits
+    import credit_risk.evaluation.leakage
+    import credit_risk.registry.registration  # noqa: F401
 
 
 def write_example() -> None:

@@ -2,12 +2,11 @@
 
 from credit_risk.core.entry_point import prepare_children
 
-import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from typing import TYPE_CHECKING
 
-from credit_risk.runner.preparation import prepare_gates, sources_changed, write_example
+from credit_risk.runner.preparation import sources_changed, write_example
 from credit_risk.runner.steps import Steps, open_repository, run_log, stage_names
 from credit_risk.runner.terminal import console, redirected_output
 
@@ -44,14 +43,15 @@ def started() -> Iterator[Steps]:
     stage_names()  # conflict markers are reported before anything is written
     with run_log() as log, redirected_output(log):
         write_example()
-        yield Steps(log)
+        with closing(Steps(log)) as steps:
+            yield steps
 
 
 def run_stages(steps: Steps, *, refresh: bool, last: str | None = None) -> None:
     """Runs the stages whose inputs have changed, up to the last one or the one of this name."""
     forced = refresh and sources_changed()
     with open_repository() as repo:
-        threading.Thread(target=prepare_gates, daemon=True).start()
+        steps.preparation.start()  # now: it would slow down the import of DVC
         for number, stage in enumerate(stage_names()):
             steps.run_stage(repo, stage, force=forced and number == 0)
             if stage == last:

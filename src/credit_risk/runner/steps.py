@@ -6,13 +6,14 @@ import os
 import runpy
 import subprocess
 import sys
+import threading
 import time
 import traceback
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
-from typing import IO, TYPE_CHECKING
+from typing import IO, TYPE_CHECKING, Any
 
 import psutil
 import yaml
@@ -20,6 +21,7 @@ from rich.markup import escape
 
 from credit_risk.core.errors import ProjectError
 from credit_risk.core.paths import root
+from credit_risk.runner.preparation import prepare_registry
 from credit_risk.runner.terminal import console
 
 # DVC and MLflow take seconds to import, so they are imported where they are used.
@@ -27,9 +29,11 @@ if TYPE_CHECKING:
     from dvc.repo import Repo
 
 PIPELINE = "4.dvc_pipeline/dvc.yaml"
+REGISTRATION = "register_model"  # the stage that runs in this process
 LOG = "4.dvc_pipeline/last_run.log"  # all output of stages and gates
 MERGED = (PIPELINE, "4.dvc_pipeline/dvc.lock", "4.dvc_pipeline/params.yaml")
 INTERRUPTED = 130  # exit code after Ctrl-C
+WAIT = "--wait"  # argument of the loading gate
 END_SECONDS = 5  # for children to end after SIGTERM
 
 
@@ -82,12 +86,19 @@ def open_repository() -> "Repo":
 
 
 class Steps:
-    """Runs stages and gates, whose output goes to the log; prints a line for each that has run."""
+    """Runs stages and gates, whose output goes to the log; prints a line for each that has run.
+
+    Importing MLflow and opening the registry takes seconds. Registration and the performance gate run in this process,
+    which does it while the first stages run. The loading gate must load the model in a fresh process: it is started
+    during registration, and waits when it has its imports.
+    """
 
     def __init__(self, log: IO[str]) -> None:
         """Takes the log."""
         self.finished: list[str] = []
+        self.preparation = threading.Thread(target=prepare_registry, daemon=True)
         self._log = log
+        self._loading_gate: subprocess.Popen[str] | None = None
 
     def run_stage(self, repo: "Repo", name: str, *, force: bool) -> None:
         """Runs a stage of the pipeline if its inputs have changed.
@@ -100,7 +111,7 @@ class Steps:
         self._begin()
         try:
             with console.status(name):
-                ran = reproduce(repo, name, force=force)
+                ran = self._register(repo) if name == REGISTRATION else reproduce(repo, name, force=force)
         except DvcException as error:
             reason = " ".join(str(error.__cause__ or error).split())
             raise self._failure(f"stage {name}: {reason}") from error
@@ -113,17 +124,43 @@ class Steps:
         Raises:
             ProjectError: the script has failed.
         """
-        from credit_risk.registry.gate_results import EXIT_REJECTED
-        from credit_risk.registry.gating import PERFORMANCE
-
         name = Path(path).stem.rpartition(".")[2]
         self._begin()
         with console.status(name):
-            # The loading gate must load the model in a fresh process; the other gate need not import MLflow again.
-            code = (execute if path == PERFORMANCE else start)(path, *arguments)
+            passed = self._run(path, *arguments)
+        self._finish(name)
+        return passed
+
+    def close(self) -> None:
+        """Ends the loading gate if it still waits."""
+        if self._loading_gate:
+            with self._loading_gate as gate:
+                gate.terminate()
+
+    def _register(self, repo: "Repo") -> bool:
+        """Does what DVC does for the stage, without a process; returns False if nothing has changed."""
+        from credit_risk.registry.gating import REGISTER
+
+        if not reproduce(repo, REGISTRATION, dry=True):
+            return False
+        self._run(REGISTER)
+        undisturbed(lambda: repo.commit(f"{PIPELINE}:{REGISTRATION}", force=True))
+        return True
+
+    def _run(self, path: str, *arguments: str) -> bool:
+        from credit_risk.registry.gate_results import EXIT_REJECTED
+        from credit_risk.registry.gating import LOADING, REGISTER
+
+        self.preparation.join()
+        if path == REGISTER:
+            self._loading_gate = self._loading_gate or start(LOADING, WAIT)
+        if path == LOADING:
+            gate, self._loading_gate = self._loading_gate or start(LOADING, WAIT), None
+            code = proceed(gate)
+        else:
+            code = execute(path, *arguments)
         if code not in {0, EXIT_REJECTED}:
             raise self._failure(f"{path} failed")
-        self._finish(name)
         return code == 0
 
     def _begin(self) -> None:
@@ -144,21 +181,40 @@ class Steps:
         return (output.strip().splitlines() or [""])[-1].strip()
 
 
-def reproduce(repo: "Repo", name: str, *, force: bool) -> bool:
-    """Runs a stage by DVC; returns False if nothing that it depends on has changed."""
-    with ThreadPoolExecutor(1) as pool:  # in the main thread, DVC would ignore Ctrl-C
-        future = pool.submit(repo.reproduce, f"{PIPELINE}:{name}", single_item=True, force=force)
+def reproduce(repo: "Repo", name: str, *, force: bool = False, dry: bool = False) -> bool:
+    """Runs a stage by DVC, or only looks; returns False if nothing that it depends on has changed."""
+    target = f"{PIPELINE}:{name}"
+    return bool(undisturbed(lambda: repo.reproduce(target, single_item=True, force=force, dry=dry)))
+
+
+def undisturbed(work: Callable[[], Any]) -> Any:
+    """What DVC returns; after Ctrl-C, it finishes what it writes.
+
+    In the main thread, DVC would ignore Ctrl-C while a stage runs, and be interrupted while it writes.
+    """
+    with ThreadPoolExecutor(1) as pool:
+        future = pool.submit(work)
         try:
-            return bool(future.result())
+            return future.result()
         except KeyboardInterrupt:
             end_children()
             raise
 
 
-def start(path: str, *arguments: str) -> int:
-    """Runs a script in a process of its own; returns its exit code."""
-    command = [sys.executable, path, *arguments]
-    return subprocess.run(command, cwd=root(), stdin=subprocess.DEVNULL, check=False).returncode
+def start(path: str, *arguments: str) -> "subprocess.Popen[str]":
+    """Starts a script in a process of its own."""
+    return subprocess.Popen([sys.executable, path, *arguments], cwd=root(), stdin=subprocess.PIPE, text=True)
+
+
+def proceed(process: "subprocess.Popen[str]") -> int:
+    """Tells a script that waits to proceed; returns its exit code."""
+    with process:
+        try:
+            process.communicate("proceed\n")
+        except BaseException:
+            process.kill()
+            raise
+    return process.returncode
 
 
 def execute(path: str, *arguments: str) -> int:
