@@ -12,6 +12,7 @@ from credit_risk.core.entry_point import run
 import argparse
 import sys
 from collections.abc import Iterator
+from contextlib import suppress
 from functools import cached_property
 
 import numpy as np
@@ -58,12 +59,15 @@ def main() -> None:
     """Runs the gate."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--version", metavar="N", help="version to check (default: the challenger)")
-    parser.add_argument("--wait", action="store_true", help="open the registry, then wait for a line of standard input")
+    parser.add_argument("--wait", action="store_true", help="begin after a line of standard input")
     arguments = parser.parse_args()
+    if arguments.wait:
+        with suppress(ProjectError):  # it comes again, when main.py shows errors of the gate
+            Registry()  # takes a second
+        if not sys.stdin.readline():
+            return  # main.py has ended
     as_pem(settings().model_public_key)  # a mistyped key is an error, not a reason to reject the version
     registry = Registry()
-    if arguments.wait and not sys.stdin.readline():
-        return  # main.py has ended
     version = version_to_gate(registry, arguments.version)
     champion = registry.version_of(CHAMPION)
     number = champion.number if champion else None

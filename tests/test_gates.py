@@ -1,6 +1,7 @@
 """The gates stop bad models: each by the check that names what is wrong with it, and the champion stays."""
 
 import hashlib
+import io
 import json
 import pickle
 import shutil
@@ -410,11 +411,16 @@ def test_truncated_artifact(gated: Project) -> None:
 
 
 @integration
-def test_missing_artifact_is_an_error_and_no_promotion(gated: Project, capsys: pytest.CaptureFixture[str]) -> None:
+def test_missing_artifact_is_an_error_and_no_promotion(
+    gated: Project, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
     version = register_directly(gated, *sound(gated))
     shutil.rmtree(Registry().download(version.number))
     capsys.readouterr()
-    assert run_script(gated, LOADING) == 1
+    monkeypatch.setattr("sys.stdin", io.StringIO(""))
+    assert run_script(gated, LOADING, "--wait") == 0  # main.py has ended before it was the gate's turn
+    monkeypatch.setattr("sys.stdin", io.StringIO("begin\n"))
+    assert run_script(gated, LOADING, "--wait") == 1
     assert run_script(gated, PERFORMANCE) == 1
     assert capsys.readouterr().err.count("\n") == 2
 

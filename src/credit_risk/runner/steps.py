@@ -207,10 +207,10 @@ def start(path: str, *arguments: str) -> "subprocess.Popen[str]":
 
 
 def proceed(process: "subprocess.Popen[str]") -> int:
-    """Tells a script that waits to proceed; returns its exit code."""
+    """Lets a script that waits begin; returns its exit code."""
     with process:
         try:
-            process.communicate("proceed\n")
+            process.communicate("begin\n")
         except BaseException:
             process.kill()
             raise
