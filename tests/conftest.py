@@ -139,7 +139,7 @@ def finished(shared: Path, start: Path) -> Project:
 
     def make(folder: Path) -> None:
         project = Project(Path(shutil.copytree(start, folder, symlinks=True)))
-        project.run(str(REPOSITORY / "tests" / "spine.py"))
+        project.run(str(REPOSITORY / "tests" / "spine.py"), measured=True)
 
     return Project(once(shared / "finished", make))
 
@@ -150,7 +150,7 @@ def first_run(shared: Path, start: Path) -> Project:
 
     def make(folder: Path) -> None:
         project = Project(Path(shutil.copytree(start, folder, symlinks=True)))
-        project.path("output.txt").write_text(project.run("main.py").stdout)
+        project.path("output.txt").write_text(project.run("main.py", measured=True).stdout)
 
     return Project(once(shared / "first_run", make))
 

@@ -13,7 +13,7 @@ from typing import Any
 
 import httpx
 import psutil
-from projects import Project, script, wait_until
+from projects import Project, coverage, script, wait_until
 
 from credit_risk.contract import CONTRACT
 from credit_risk.project.host import free_port
@@ -53,7 +53,7 @@ def running(project: Project, *command: str, **environment: str) -> Iterator[Ser
         process = psutil.Popen(
             [*project.command(*command), "--port", str(port)],
             cwd=project.root,
-            env=project.environment | defaults | environment,
+            env=project.environment | coverage() | defaults | environment,
             stdout=log,
             stderr=subprocess.STDOUT,
         )
@@ -97,7 +97,8 @@ def registry_of(project: Project) -> Any:
 
 def fetch(project: Project, cache: Path, **environment: str) -> "subprocess.CompletedProcess[str]":
     """Syncs a model cache once, in a process of its own."""
-    return project.run("6.production/model_sync.py", "--once", check=False, MODEL_CACHE=str(cache), **environment)
+    environment |= {"MODEL_CACHE": str(cache)}
+    return project.run("6.production/model_sync.py", "--once", check=False, measured=True, **environment)
 
 
 def sync(project: Project, cache: Path) -> str:

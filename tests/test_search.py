@@ -90,14 +90,18 @@ def measured_count(project: Project) -> int:
 @pytest.fixture(scope="module")
 def compared(shared: Path, finished: Project) -> Project:
     """A finished project whose learners have been compared."""
-    return Project(once(shared / "compared", lambda folder: copy_finished(finished, folder).run(COMPARE, *QUICK)))
+    return Project(
+        once(shared / "compared", lambda folder: copy_finished(finished, folder).run(COMPARE, *QUICK, measured=True))
+    )
 
 
 @pytest.fixture(scope="module")
 def searched(shared: Path, finished: Project) -> Project:
     """A finished project in which a search of twelve trials has run without interruption."""
     search = (*SEARCH, "--trials", "12")
-    return Project(once(shared / "searched", lambda folder: copy_finished(finished, folder).run(*search)))
+    return Project(
+        once(shared / "searched", lambda folder: copy_finished(finished, folder).run(*search, measured=True))
+    )
 
 
 def test_random_folds_score_each_row_once_with_equal_positive_rates() -> None:
