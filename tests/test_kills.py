@@ -8,50 +8,40 @@ from pathlib import Path
 import psutil
 import pytest
 from dvc.repo import Repo
-from projects import Project, copy_finished, descendants, once, wait_for_script, wait_until
+from projects import Project, descendants, wait_for_script, wait_until
 
 from credit_risk.registry.client import CHALLENGER, CHAMPION, Registry
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
 
-# For each moment: the parameter whose change makes the stage run, and the script that runs, or waits, at that moment.
-OTHER_MODEL: dict[str, object] = {"train.hist_gradient_boosting.max_iter": 50}
-MOMENTS: dict[str, tuple[dict[str, object], str]] = {
-    "stage 2": ({"clean.max_rejected_share": 0.02}, "2.prep_clean_data.py"),
-    "stage 5": (OTHER_MODEL, "5.train_model.py"),
-    "registration": (OTHER_MODEL, "5.testing/loading.py"),
-    "between registration and gates": (OTHER_MODEL, "5.testing/loading.py"),
+CHANGES: dict[str, object] = {"clean.max_rejected_share": 0.02, "train.hist_gradient_boosting.max_iter": 50}
+STAGE_2, STAGE_5 = "stage 2", "stage 5"
+REGISTRATION, BEFORE_GATES = "registration", "between registration and gates"
+# The script that runs, or waits, at each moment.
+SCRIPTS = {
+    STAGE_2: "2.prep_clean_data.py",
+    STAGE_5: "5.train_model.py",
+    REGISTRATION: "5.testing/loading.py",
+    BEFORE_GATES: "5.testing/loading.py",
 }
-TRAINED = ("registration", "between registration and gates")
+# Moments in their order, and which process is killed; main.py itself registers.
+KILLS = (
+    *((moment, who) for moment in (STAGE_2, STAGE_5) for who in ("main.py", "script")),
+    (REGISTRATION, "main.py"),
+    *((BEFORE_GATES, who) for who in ("main.py", "script")),
+)
 
 
-@pytest.fixture(scope="session")
-def trained(shared: Path, finished: Project) -> Project:
-    """A project with another model, up to registration; for the moments after training."""
-
-    def make(folder: Path) -> None:
-        project = copy_finished(finished, folder)
-        project.set_params(OTHER_MODEL)
-        project.run("-m", "dvc", "repro", "4.dvc_pipeline/dvc.yaml:evaluate_model")
-
-    return Project(once(shared / "trained", make))
-
-
-@pytest.mark.parametrize("moment", MOMENTS)
-def test_kills(moment: str, request: pytest.FixtureRequest, tmp_path: Path, inside: Callable[[Project], None]) -> None:
-    """Each run but the first resumes after a kill; the last one finishes."""
-    start = request.getfixturevalue("trained" if moment in TRAINED else "finished")
-    project = copy_finished(start, tmp_path / "project")
+def test_kills(project: Project, inside: Callable[[Project], None]) -> None:
+    """Each run but the first resumes after a kill, and comes a little further; the last one finishes."""
     inside(project)
     registry = Registry()
-    change, _ = MOMENTS[moment]
-    if moment not in TRAINED:
-        project.set_params(change)
-    for who in ("main.py", "script")[: 1 if moment == "registration" else 2]:  # main.py registers
+    project.set_params(CHANGES)
+    for moment, who in KILLS:
         run_and_kill(project, moment, who, registry)
         champion = registry.version_of(CHAMPION)
         assert champion is not None
-        assert champion.number == "1"
+        assert champion.number == "1", (moment, who)
 
     output = project.run("main.py").stdout
     assert "is the champion" in output
@@ -78,18 +68,17 @@ def run_and_kill(project: Project, moment: str, who: str, registry: Registry) ->
         assert process.poll() is None, f"ended too early, without {who} killed: {output.read_text()}"
         return bool(logged_runs(project) - before)
 
-    _, script_name = MOMENTS[moment]
-    script = wait_for_script(process.pid, script_name)
-    if moment == "registration":
+    script = wait_for_script(process.pid, SCRIPTS[moment])
+    if moment == REGISTRATION:
         wait_until(begun, "registration to log to a run")
-    elif moment in TRAINED:
+    elif moment == BEFORE_GATES:
         wait_until(lambda: len(registry.versions()) > 1, "the version")
     everyone = [psutil.Process(process.pid), *descendants(process.pid)]
     (everyone[0] if who == "main.py" else script).send_signal(signal.SIGKILL)
     assert process.wait(60) != 0
     _, orphans = psutil.wait_procs(everyone, timeout=20)
-    assert not orphans, who
-    if moment == "registration":
+    assert not orphans, (moment, who)
+    if moment == REGISTRATION:
         assert len(registry.versions()) == 1, f"{who} was killed too late"
 
 

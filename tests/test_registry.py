@@ -383,6 +383,12 @@ def test_a_run_that_a_kill_left_open_is_ended_and_done_again(
     assert registry.client.get_run(open_run.info.run_id).info.status == "KILLED"
     assert numbers(registry, CHALLENGER, CHAMPION) == ["2", "1"]
 
+    run = registry.version("2").run_id
+    registry.client.update_run(run, status="RUNNING")  # as killed after the version was created
+    assert run_script(project, REGISTER) == 0
+    assert registry.client.get_run(run).info.status == "FINISHED"
+    assert len(registry.versions()) == 2
+
 
 @pytest.mark.parametrize(
     ("uri", "message"),

@@ -38,8 +38,8 @@ def register_once(
     """
     key = lineage.lineage_key(model_lineage)
     version, new = lineage.find(registry, key), False
+    _end_interrupted_runs(registry, key, version)
     if version is None:
-        _end_interrupted_runs(registry, key)
         record = model_lineage | provenance()
         tags = {LINEAGE_KEY: key, ONNX_SHA256: model_lineage[ONNX_SHA256], LINEAGE: json.dumps(record)}
         experiment_id = registry.experiment_id()
@@ -72,12 +72,14 @@ def log_model(pipeline: Pipeline, onnx: Path, reference_rows: Path) -> Any:
     )
 
 
-def _end_interrupted_runs(registry: Registry, key: str) -> None:
-    """Marks runs of this lineage that a kill has left open as killed."""
+def _end_interrupted_runs(registry: Registry, key: str, version: Version | None) -> None:
+    """Marks runs of this lineage that a kill has left open as killed, and the version's own as finished."""
     with registry.plain_errors():
         query = f"tags.{LINEAGE_KEY} = '{key}' and attributes.status = 'RUNNING'"
         for interrupted in registry.client.search_runs([registry.experiment_id()], query):
-            registry.client.set_terminated(interrupted.info.run_id, RunStatus.to_string(RunStatus.KILLED))
+            complete = version is not None and version.run_id == interrupted.info.run_id
+            status = RunStatus.FINISHED if complete else RunStatus.KILLED
+            registry.client.set_terminated(interrupted.info.run_id, RunStatus.to_string(status))
 
 
 def _pack_code(folder: Path) -> str:
