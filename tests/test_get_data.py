@@ -187,6 +187,10 @@ def test_a_file_named_twice_is_read_once(root: Project) -> None:
             {"1.csv.gz": gzip.compress(CSV.encode() * 99)[:-20]},
             "source 1.data/source/1.csv.gz is damaged or not a table",
         ),
+        (
+            {"1.csv.gz": gzip.compress(CSV.encode())[:10] + b"\xff" * 99},
+            "source 1.data/source/1.csv.gz is damaged or not a table: Error -3 while decompressing data",
+        ),
         ({"1.csv.gz": CSV}, "source 1.data/source/1.csv.gz is damaged or not a table"),
         ({"1.parquet": CSV}, "source 1.data/source/1.parquet is damaged or not a table"),
         ({"notes.txt": CSV}, "source 1.data/source/notes.txt is not one of .csv, .csv.gz, .parquet"),

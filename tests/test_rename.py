@@ -6,12 +6,16 @@ That the generic tests are green too is seen by test_second_problem.py, which re
 import re
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from projects import Project, copy_project
 
 from credit_risk.contract import CONTRACT
+from credit_risk.core.errors import ProjectError
+from credit_risk.project.rename import check_clean, check_name
+from credit_risk.registry.lineage import provenance
 
 NAME = "late-parcels"  # longer than most: lines grow
 PROSE = {"CHANGELOG.md"}  # what was released keeps its name
@@ -71,6 +75,20 @@ def test_names_that_cant_be_used_change_nothing(copy: Project, name: str, messag
     assert result.returncode == 1
     assert message in result.stderr
     assert run(copy, "git", "status", "--porcelain").stdout == ""
+
+
+def test_a_name_that_is_also_the_packages_is_not_replaced_by_two() -> None:
+    churn = replace(CONTRACT.problem, name="churn")
+    check_name(churn, "parcels")
+    with pytest.raises(ProjectError, match="'churn' is also the package's name"):
+        check_name(churn, NAME)
+
+
+def test_a_machine_without_git(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("PATH", str(tmp_path))
+    assert provenance()["git_commit"] == ""
+    with pytest.raises(ProjectError, match="git is not installed"):
+        check_clean()
 
 
 @pytest.mark.integration

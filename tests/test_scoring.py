@@ -1,5 +1,6 @@
 """Batch scoring: the API's numbers, every row once, rejected rows with reasons, resumed after a kill."""
 
+import gzip
 import os
 import signal
 import subprocess
@@ -155,6 +156,23 @@ def test_csv_of_fields_and_columns_of_wrong_types(tmp_path: Path, model: bytes) 
     wrong.to_parquet(tmp_path / "wrong.parquet")
     with pytest.raises(ProjectError, match=f"'{CONTRACT.numbers[0].name}' must be a"):
         score(tmp_path / "wrong.parquet", tmp_path / "other", model)
+
+
+def test_files_that_cant_be_read_or_written(tmp_path: Path, model: bytes) -> None:
+    (tmp_path / "rows.csv.gz").write_bytes(gzip.compress(b"a,b")[:10] + b"\xff" * 99)
+    with pytest.raises(ProjectError, match=r"^rows\.csv\.gz can't be read, or is no table: Error -3"):
+        score(tmp_path / "rows.csv.gz", tmp_path / "out", model)
+    fields_table(valid_rows(1)).to_pandas().to_csv(tmp_path / "rows.csv", index=False)
+    with pytest.raises(ProjectError, match=r"can't be read or written: .*Not a directory"):
+        score(tmp_path / "rows.csv", tmp_path / "rows.csv" / "out", model)
+
+
+@pytest.mark.parametrize("number", [number for number in CONTRACT.numbers if number.whole][:1], ids=lambda it: it.name)
+def test_almost_whole_is_not_whole(number: Number) -> None:
+    row = CONTRACT.example | {number.name: float(np.nextafter(number.maximum, 0))}
+    _, reasons = field_values(pa.RecordBatch.from_pylist([row]))
+    assert reasons is not None
+    assert reasons.tolist() == [f"{number.name} {number.rule}"]
 
 
 def test_columns_that_are_not_the_contracts_are_named(tmp_path: Path, model: bytes) -> None:

@@ -1,7 +1,6 @@
 """A folder on local disk or in an object store, through fsspec; each file appears complete or not at all."""
 
 import json
-import os
 import secrets
 from pathlib import Path
 from typing import Any
@@ -62,12 +61,13 @@ class Store:
         temporary = Path(path).with_name(f"{_TEMPORARY}{secrets.token_hex(8)}")
         try:
             temporary.parent.mkdir(parents=True, exist_ok=True)
-            temporary.write_bytes(content)
-            os.replace(temporary, path)  # noqa: PTH105 (path may not exist)
+            try:
+                temporary.write_bytes(content)
+                temporary.replace(path)
+            finally:
+                temporary.unlink(missing_ok=True)
         except OSError as error:
             raise self._failure(error) from error
-        finally:
-            temporary.unlink(missing_ok=True)
 
     def write_table(self, name: str, table: pa.Table) -> None:
         """Writes a Parquet file."""

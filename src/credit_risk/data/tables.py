@@ -3,6 +3,7 @@
 import csv
 import gzip
 import io
+import zlib
 from collections.abc import Iterator
 from pathlib import Path
 from typing import IO
@@ -47,7 +48,7 @@ def read_tables(source: Source, path: Path) -> Iterator[pa.Table]:
         for table in read(source, path):
             yield table
             rows += table.num_rows
-    except (pa.ArrowException, OSError, EOFError) as error:
+    except (pa.ArrowException, OSError, EOFError, zlib.error) as error:
         raise ProjectError(f"source {source.name} {_problem(error, rows)}") from error
 
 

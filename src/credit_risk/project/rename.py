@@ -2,6 +2,7 @@
 
 import importlib.util
 import re
+import shutil
 import subprocess
 from dataclasses import replace
 from pathlib import Path
@@ -34,10 +35,13 @@ def check_name(old: Problem, name: str) -> None:
     """Checks that the project can have a name.
 
     Raises:
-        ProjectError: Python, AWS or Docker don't take it, or it is the name of another package.
+        ProjectError: Python, AWS or Docker don't take it, it is the name of another package, or it has a hyphen and the
+            present one has none: then no file says whether a word is the project or the package.
     """
     if problem := name_problem(name):
         raise ProjectError(f"name {problem}")
+    if old.name == old.package and "-" in name:
+        raise ProjectError(f"'{old.name}' is also the package's name; choose one without hyphens instead of '{name}'")
     package = replace(old, name=name).package
     if name != old.name and importlib.util.find_spec(package):
         raise ProjectError(f"'{package}' is the name of an installed package; choose another")
@@ -91,8 +95,10 @@ def git(*arguments: str) -> str:
     """Runs git in the project; returns its output.
 
     Raises:
-        ProjectError: it fails.
+        ProjectError: it fails, or is not installed.
     """
+    if not shutil.which("git"):
+        raise ProjectError("git is not installed, with which this can be undone; install it")
     result = subprocess.run(["git", *arguments], cwd=root(), capture_output=True, text=True, check=False)
     if result.returncode:
         raise ProjectError(f"git {arguments[0]} failed: {result.stderr.strip() or 'no output'}")

@@ -6,6 +6,7 @@ dvc.lock are recorded with it and are not part of the key.
 
 import hashlib
 import json
+import shutil
 import subprocess
 from pathlib import Path
 from typing import Any
@@ -113,6 +114,8 @@ def same_problem(version: Version) -> bool:
 
 
 def _git(*arguments: str) -> str:
-    """What git prints; nothing without a repository."""
+    """What git prints; nothing without a repository, or without git."""
+    if not shutil.which("git"):
+        return ""
     result = subprocess.run(["git", *arguments], cwd=root(), capture_output=True, text=True, check=False)
     return result.stdout.strip()

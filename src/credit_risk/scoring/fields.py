@@ -21,7 +21,6 @@ from credit_risk.core.schema import ROW_ID, Choice, Name, Number
 from credit_risk.features import FEATURES
 
 Kind = Literal["fields", "raw"]
-WHOLE = 1e-9  # as pydantic's multiple_of and the check of frames
 PARSING = "4.dvc_pipeline/2.prep_clean_data.py"
 
 
@@ -182,7 +181,7 @@ def _numbers(field: Number, column: pa.Array) -> tuple[npt.NDArray[np.float64], 
     missing = np.isnan(values)
     good = (values >= field.minimum) & (values <= field.maximum)
     if field.whole:
-        good &= np.abs(values - np.round(values)) <= WHOLE
+        good &= values == np.round(values)
     if not field.required:
         good |= missing
     return values, ~good | unreadable

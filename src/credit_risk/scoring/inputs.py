@@ -4,6 +4,7 @@ The same file always gives the same pieces and batches, so that an interrupted j
 """
 
 import gzip
+import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
@@ -178,5 +179,5 @@ def opened(file: InputFile) -> Iterator[Any]:
             yield handle
     except ProjectError:
         raise
-    except (pa.ArrowInvalid, pa.ArrowException, OSError, EOFError) as error:
+    except (pa.ArrowException, OSError, EOFError, zlib.error) as error:
         raise ProjectError(f"{file.name} can't be read, or is no table: {reason(error)}") from error
