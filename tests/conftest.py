@@ -28,7 +28,14 @@ if TYPE_CHECKING:
 TESTS = Path(__file__).parent
 settings.register_profile("tests", deadline=None)  # a busy machine is no failure
 settings.load_profile("tests")
-LONGEST = {"test_faults.py", "test_workflows.py"}
+LONGEST = (
+    "test_second_problem.py",
+    "test_faults.py",
+    "test_workflows_keep_green.py",
+    "test_kills.py",
+    "test_openapi_fuzz.py",
+    "test_workflows.py",
+)
 FINISHED = {"finished", "project", "fetched", "cache"}  # fixtures that start with a whole run
 
 
@@ -74,8 +81,8 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
     def rank(item: pytest.Item) -> int:
         if item.path.name in LONGEST:
-            return 0
-        return 2 if FINISHED & set(getattr(item, "fixturenames", ())) else 1
+            return LONGEST.index(item.path.name)
+        return len(LONGEST) + bool(FINISHED & set(getattr(item, "fixturenames", ())))
 
     items.sort(key=rank)
 

@@ -147,7 +147,7 @@ def test_the_page_speaks_of_this_problem_alone(project: Renamed) -> None:
 
 def test_experiments_run(project: Renamed) -> None:
     project.run("3.experiments/1.compare_models.py")
-    project.run("3.experiments/2.tune.py", "--trials", "4")
+    project.run("3.experiments/2.tune.py", "--trials", "2")
     result = project.run("3.experiments/3.select_best.py")
     assert foreign_words(result.stdout) == set()
 
