@@ -77,6 +77,8 @@ def main() -> None:
     arguments, rest = parser.parse_known_args()
     if rest and arguments.command not in SCRIPTS:
         parser.error(f"unrecognized arguments: {' '.join(rest)}")
+    if arguments.command and (arguments.refresh or arguments.no_promote):
+        parser.error(f"options of {arguments.command} come after its name")
     run: dict[str | None, Callable[[], int]] = {
         None: lambda: run_all(refresh=arguments.refresh, promote=not arguments.no_promote),
         "serve": lambda: serve(arguments.host, arguments.port, arguments.workers),

@@ -97,6 +97,7 @@ def test_formats_of_dates() -> None:
         ("class", "class_value"),
         ("outcome", "outcome_value"),
         ("copy", "copy_value"),
+        ("Time", "time_value"),
         ("taken", "taken_2"),
     ],
 )

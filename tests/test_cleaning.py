@@ -131,6 +131,19 @@ def test_the_spellings_of_a_number_are_one_row_or_two_as_the_contract_says(
     assert len(clean(*spelt[1:])[0]) == 2  # leading zeros alone are no contradiction
 
 
+def test_a_source_may_have_a_column_of_reasons(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    changed = replace(CONTRACT, not_fields={**CONTRACT.not_fields, "reason": "somebody's words"})
+    for module in (parsing, cleaning):
+        monkeypatch.setattr(module, "CONTRACT", changed)
+    bad = raw_row(1) | {TARGET.column: "neither"}
+    frame = raw_frame(raw_row(0), bad, raw_row(0)).assign(reason="theirs")
+    frame.to_parquet(tmp_path / "raw.parquet")
+    counts = clean_file(tmp_path / "raw.parquet", tmp_path, Parsing(), LIMITS, [("1.csv", 3)])
+    rejected = pd.read_parquet(tmp_path / "rejected.parquet")
+    assert rejected["reason"].tolist() == ["theirs"] * 2
+    assert rejected["reason_"].tolist() == [*counts.reasons, DUPLICATE]
+
+
 @pytest.mark.parametrize(
     "field", [field for field in CONTRACT.fields if not field.required][:2], ids=lambda field: field.name
 )

@@ -133,6 +133,9 @@ def test_wrong_command_line_is_explained(first_run: Project) -> None:
     result = first_run.run("main.py", "deploy", check=False)
     assert result.returncode == 2
     assert "invalid choice: 'deploy'" in result.stderr
+    result = first_run.run("main.py", "--no-promote", "retrain", check=False)
+    assert result.returncode == 2
+    assert "options of retrain come after its name" in result.stderr
 
 
 @pytest.mark.timeout(900)

@@ -24,7 +24,7 @@ from sklearn.metrics import roc_auc_score
 
 from credit_risk.contract import CONTRACT
 from credit_risk.core.errors import ProjectError
-from credit_risk.core.schema import OUTCOME, ROW_ID, Number
+from credit_risk.core.schema import OUTCOME, RESERVED, ROW_ID, Number
 from credit_risk.data.splits import as_frame, as_records, read_holdout
 from credit_risk.data.store import Store
 from credit_risk.features import FEATURES
@@ -85,6 +85,10 @@ def log_file(log: Path, name: str, *lines: str, folder: str = "ready", end: str 
 
 def shipped(store: Path) -> list[str]:
     return sorted(read_predictions(Store(str(store)), *EVER)[ROW_ID])
+
+
+def test_no_field_has_the_name_of_another_column_of_the_log() -> None:
+    assert {name for name in SCHEMA.names if name not in CONTRACT.field_names} <= {*RESERVED}
 
 
 def test_lines_become_rows_by_day(tmp_path: Path) -> None:

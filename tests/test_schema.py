@@ -101,6 +101,7 @@ def number(**attributes: Any) -> tuple[Any, ...]:
         ({"fields": number(whole=True)}, "the example of field 'weight' is 2.5"),
         ({"fields": number(name="Weight")}, "field 'Weight' must be a lower-case name"),
         ({"fields": number(name="outcome")}, "field 'outcome' must be a lower-case name and none of"),
+        ({"fields": number(name="probability")}, "field 'probability' must be a lower-case name and none of"),
         ({"fields": number(column="Arrived")}, "reads column 'Arrived', which is excluded"),
         ({"fields": number(column="Late")}, "reads column 'Late', which is the outcome itself"),
         ({"fields": number(column="Parcel")}, "reads column 'Parcel', which is excluded: it identifies"),

@@ -22,13 +22,13 @@ from pydantic import BaseModel
 from credit_risk.adopt.parsers import MISSING, MISSING_NUMBERS, date_formats, number_parser
 from credit_risk.core.errors import ProjectError
 from credit_risk.core.paths import root
-from credit_risk.core.schema import DATE, OUTCOME, ROW_ID, plain_code
+from credit_risk.core.schema import RESERVED, plain_code
 from credit_risk.data.parsing import numbers
 
 MAX_WORDS = 64  # of a choice; a text with more is left out
 MIN_ROWS_PER_WORD = 5  # on average, likewise
 # Names with a meaning of their own: key columns, words of Python, attributes of the request model.
-RESERVED = {ROW_ID, DATE, OUTCOME, *keyword.kwlist, *dir(BaseModel)}
+TAKEN = {*RESERVED, *keyword.kwlist, *dir(BaseModel)}
 _KEY = re.compile(r"(^|[_ ])(id|key|uuid|guid|index|no|nr|num|number|rownames?|unnamed.*)$")
 
 Kind = Literal["number", "choice", "text", "date", "id", "constant", "empty"]
@@ -135,7 +135,7 @@ def field_name(raw: str, taken: Collection[str]) -> str:
     split = re.sub(r"(?<=[a-z0-9])(?=[A-Z])", "_", ascii_only)
     name = re.sub(r"[^a-z0-9]+", "_", split.lower()).strip("_")
     name = name if re.match("[a-z]", name) else f"field_{name}".rstrip("_")
-    name = f"{name}_value" if name in RESERVED else name
+    name = f"{name}_value" if name in TAKEN else name
     numbered = (f"{name}_{number}" for number in itertools.count(2))
     return next(each for each in itertools.chain([name], numbered) if each not in taken)
 

@@ -19,6 +19,11 @@ from credit_risk.core.errors import ProjectError
 from credit_risk.core.names import name_code
 
 ROW_ID, DATE, OUTCOME = "row_id", "date", "outcome"  # key columns of the files of stages 2 to 4
+# Columns of files and of the prediction log that are beside the fields, whose names no field can have.
+RESERVED = (
+    *(ROW_ID, DATE, OUTCOME, "time", "request_id", "version", "probability", "decision"),
+    *("shadow_version", "shadow_probability"),
+)
 SHOWN_CHOICES = 3  # in an error message
 MAX_NAME_LENGTH = 200  # characters; the API and the prediction log must not become a store of texts
 _NAME = re.compile(r"[a-z][a-z0-9_]*").fullmatch
@@ -458,8 +463,8 @@ def _word_problems(contract: Contract) -> Iterator[str]:
 
 def _field_problems(contract: Contract, each: Field) -> Iterator[str]:
     where = f"field '{each.name}'"
-    if not _NAME(each.name) or each.name in (ROW_ID, DATE, OUTCOME):
-        yield f"{where} must be a lower-case name and none of {ROW_ID}, {DATE}, {OUTCOME}"
+    if not _NAME(each.name) or each.name in RESERVED:
+        yield f"{where} must be a lower-case name and none of {', '.join(RESERVED)}"
     for name in (each.column, each.name):
         if reason := contract._excluded.get(_plain(name)):  # noqa: SLF001 (same module)
             yield f"{where} reads column '{name}', which {reason}"

@@ -24,7 +24,7 @@ from credit_risk.core.errors import ProjectError
 from credit_risk.core.files import read_json, replacing, write_json
 from credit_risk.core.paths import data
 from credit_risk.core.schema import DATE, OUTCOME, ROW_ID, Number
-from credit_risk.data.columns import respelt
+from credit_risk.data.columns import respelt, unused
 from credit_risk.data.duplicates import Duplicates, find_duplicates
 from credit_risk.data.parsing import Parsing, clean_rows
 
@@ -163,9 +163,9 @@ def _first_pass(raw: pq.ParquetFile, usable: Path, rejected: Path, parsing: Pars
             rows, reasons, unknown = clean_rows(frame, parsing)
             good = rows[reasons == ""]
             usable_file.write_table(pa.Table.from_pandas(good, CLEAN_SCHEMA, preserve_index=False))
-            bad = frame.assign(reason=reasons)[reasons != ""]
+            bad = frame.assign(**{schema.names[-1]: reasons})[reasons != ""]
             rejected_file.write_table(pa.Table.from_pandas(bad, schema, preserve_index=False))
-            counts.reasons.update(bad["reason"])
+            counts.reasons.update(reasons[reasons != ""])
             for column, codes in unknown.items():
                 counts.unknown.setdefault(column, Counter()).update(codes)
             keys.append(good[[ROW_ID, OUTCOME]].set_axis(good.index + counts.rows))
@@ -203,13 +203,14 @@ def _add_duplicates(raw: pq.ParquetFile, rejected: Path, duplicates: Duplicates)
         for batch in raw.iter_batches(BATCH_ROWS):
             here = (duplicates.places >= start) & (duplicates.places < start + batch.num_rows)
             rows = batch.take(pa.array(duplicates.places[here] - start)).to_pandas()
-            table = pa.Table.from_pandas(rows.assign(reason=reasons[here]), schema, preserve_index=False)
-            file.write_table(table)
+            rows = rows.assign(**{schema.names[-1]: reasons[here]})
+            file.write_table(pa.Table.from_pandas(rows, schema, preserve_index=False))
             start += batch.num_rows
 
 
 def _rejected_schema(raw: pq.ParquetFile) -> pa.Schema:
-    return pa.schema([*raw.schema_arrow, ("reason", pa.string())])
+    """The raw columns, and last the reason, under a name that the source does not have."""
+    return pa.schema([*raw.schema_arrow, (unused("reason", raw.schema_arrow.names), pa.string())])
 
 
 def check_raw_columns(names: list[str]) -> None:

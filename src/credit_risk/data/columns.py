@@ -1,4 +1,4 @@
-"""Names of columns: those that are spelt in another way than expected, and those that are none."""
+"""Names of columns: those that are spelt in another way than expected, that are none, and that are still free."""
 
 from collections.abc import Iterable
 
@@ -16,6 +16,14 @@ def nameless(names: list[str]) -> str | None:
         if not name.strip() or name.startswith("__index_level_"):
             return f"has no name for column {number}; pandas writes its index so: save the file with index=False"
     return None
+
+
+def unused(name: str, names: Iterable[str]) -> str:
+    """A name that is none of the given ones: with underscores behind it, as many as it takes."""
+    taken = set(names)
+    while name in taken:
+        name += "_"
+    return name
 
 
 def _letters(name: str) -> str:
