@@ -37,7 +37,7 @@ Before the first request, for the runbook's two sets (the usual one has a second
 {sets}
 
 List prices of {date} in {region}: **check them first**; [prices.yaml](prices.yaml) has the sources. Not included:
-taxes, support, discounts, API logs, traffic between zones. No source was found for, and assumed are:
+taxes, support, discounts, API logs, traffic between zones, jobs on CodeBuild. No source was found for, and assumed are:
 {assumed}.
 
 {limits}

@@ -276,11 +276,11 @@ def test_no_policy_uses_wildcards_without_a_reason() -> None:
 ISSUER = "token.actions.githubusercontent.com"
 NEW, OLD = "repo:owner@1/name@2", "repo:owner/name"
 MAIN, PRODUCTION, MODEL = "ref:refs/heads/main", "environment:production", "environment:model"
-TRUSTED = {  # role: the job's subject and workflow
+TRUSTED = {  # role: the job's subject and workflows
     "BuildRole": (MAIN, "release"),
     "DeployRole": (PRODUCTION, "release"),
     "RetrainRole": (MAIN, "retrain"),
-    "PromoteRole": (MODEL, "retrain"),
+    "PromoteRole": (MODEL, "retrain", "registry"),
     "MonitorRole": (MAIN, "monitor"),
     "ScanRole": (MAIN, "security"),
 }
@@ -296,17 +296,18 @@ def trusts(
     claims = {"sub": subject, "aud": audience, "job_workflow_ref": workflow}
     wanted = statement["Condition"]["StringEquals"]
     assert set(wanted) == {f"{ISSUER}:{claim}" for claim in claims}
-    return all(wanted[f"{ISSUER}:{claim}"] == value for claim, value in claims.items())
+    return all(value in listed(wanted[f"{ISSUER}:{claim}"]) for claim, value in claims.items())
 
 
 @pytest.mark.fault("a job of another repository, branch or workflow asks for a role", "it gets none")
 @pytest.mark.parametrize("role", TRUSTED)
 def test_githubs_roles_trust_one_job_of_one_repository(role: str) -> None:
-    kind, workflow = TRUSTED[role]
+    kind, workflow, *others = TRUSTED[role]
     file = f"owner/name/.github/workflows/{workflow}.yml@refs/heads/main"
     plain = {"Repository": "owner/name"}
     numbered = plain | {"OwnerId": "1", "RepositoryId": "2"}
-    assert trusts(role, numbered, f"{NEW}:{kind}", file)
+    for trusted in (workflow, *others):
+        assert trusts(role, numbered, f"{NEW}:{kind}", file.replace(workflow, trusted))
     assert trusts(role, plain, f"{OLD}:{kind}", file)
     assert not trusts(role, plain, f"{NEW}:{kind}", file)
     foreign = {OLD, "repo:owner@1/name", "repo:owner/name@2"}
@@ -320,9 +321,14 @@ def test_githubs_roles_trust_one_job_of_one_repository(role: str) -> None:
         assert not trusts(role, numbered, f"{NEW}:{other}", file), other
     for branch in ("refs/heads/retrained", "refs/pull/1/merge"):
         assert not trusts(role, numbered, f"{NEW}:{kind}", file.replace("refs/heads/main", branch))
-    for other in {"ci", *(name for _, name in TRUSTED.values())} - {workflow}:
+    for other in {path.stem for path in (REPOSITORY / ".github" / "workflows").glob("*.yml")} - {workflow, *others}:
         assert not trusts(role, numbered, f"{NEW}:{kind}", file.replace(workflow, other)), other
     assert not trusts(role, numbered, f"{NEW}:{kind}", file, "https://github.com/owner")
+
+
+def test_provider_of_the_account_outlives_the_stack() -> None:
+    """A second set uses the one that the first set made."""
+    assert template("github")["Resources"]["Provider"]["DeletionPolicy"] == "Retain"
 
 
 def test_githubs_roles_end_and_names_have_no_wildcard() -> None:

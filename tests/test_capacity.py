@@ -8,10 +8,12 @@ from types import SimpleNamespace
 
 import pytest
 import yaml
+from clouds import resources
 from projects import REPOSITORY, Project, script
 
 plan = SimpleNamespace(**script(Project(REPOSITORY), "7.deploy/capacity.py"))
-CATALOG = yaml.safe_load((REPOSITORY / "7.deploy" / "prices.yaml").read_text())
+DEPLOY = REPOSITORY / "7.deploy"
+CATALOG = yaml.safe_load((DEPLOY / "prices.yaml").read_text())
 PRICES = CATALOG["prices"]
 
 
@@ -55,6 +57,28 @@ def test_runbook_states_the_calculated_costs_and_parameters() -> None:
     for name, chosen in CATALOG["sets"].items():
         assert set(chosen["changes"]) <= set(PRICES)
         assert [given for given in chosen["parameters"] if given not in runbook] == [], name
+
+
+def test_fixed_amounts_are_those_of_the_templates() -> None:
+    """Prices without a load: alarms by metric, rules, secrets (one is of API keys), keys, load balancers."""
+    alarms = [alarm for _, alarm in resources("AWS::CloudWatch::Alarm")]
+    (firewall,) = resources("AWS::WAFv2::WebACL")
+    amounts = {
+        "alarm_month": sum(sum("MetricStat" in each for each in alarm.get("Metrics", [])) or 1 for alarm in alarms),
+        "firewall_rule_month": len(firewall[1]["Rules"]),
+        "secret_month": len([*resources("AWS::SecretsManager::Secret")]) + 1,
+        "key_month": len([*resources("AWS::KMS::Key")]),
+        "balancer_hour": len([*resources("AWS::ElasticLoadBalancingV2::LoadBalancer")]) * 730,
+    }
+    assert {name: PRICES[name]["fixed"] for name in amounts} == amounts
+
+
+def test_no_price_is_written_by_hand() -> None:
+    """In runbook and templates; the capacity plan has them, and the runbook its totals."""
+    totals = {str(round(sum(plan.idle_cost(CATALOG, name).values()))) for name in CATALOG["sets"]}
+    for path in (*(DEPLOY / "aws").glob("*.yaml"), *DEPLOY.glob("*.md")):
+        if path.name != "capacity.md":
+            assert {*re.findall(r"([\d.,]+) USD", path.read_text())} <= totals, path.name
 
 
 def test_benchmark_result_is_read() -> None:

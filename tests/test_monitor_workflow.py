@@ -2,7 +2,6 @@
 
 import json
 import re
-import subprocess
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import date
@@ -14,9 +13,9 @@ from urllib.parse import unquote
 import boto3
 import pytest
 import requests
-from clouds import rendered, resources, tool
-from projects import REPOSITORY
+from clouds import rendered, resources
 from test_monitoring import line
+from test_workflows import CALLED, act_alone
 
 from credit_risk.core.errors import ProjectError
 from credit_risk.data.store import Store
@@ -27,45 +26,19 @@ from credit_risk.monitoring.window import read_predictions
 if TYPE_CHECKING:
     from moto.server import ThreadedMotoServer
 
-WORKFLOW = ".github/workflows/monitor.yml"
-VARIABLES = {"AWS_MONITOR_ROLE": "arn", "DVC_REMOTE_URL": "s3://data", "RUNNER": "codebuild-x", "SERVERS_STACK": "x"}
-STAND_IN = "name: stand-in\ndescription: none\nruns: {using: composite, steps: [{run: echo replaced, shell: bash}]}\n"
-UV = """#!/bin/sh
-echo "uv $*" >>"$CALLS"
+VARIABLES = {"AWS_MONITOR_ROLE": "arn", "DVC_REMOTE_URL": "s3://data", "SERVERS_STACK": "x"}
+UV = f"""{CALLED}
 [ "$3" = monitor ] || exit 0
 mkdir -p 6.production/monitoring
-echo '{"alarms": ["one", "another"]}' >6.production/monitoring/result.json
-exit "$CODE"
+echo '{{"alarms": ["one", "another"]}}' >6.production/monitoring/result.json
+exit CODE
 """
-AWS = '#!/bin/sh\necho "aws $*" >>"$CALLS"\n'
 
 
 def run(folder: Path, code: int, **variables: str) -> tuple[bool, list[str]]:
-    """Runs the workflow with act; stand-ins for uv and aws write down how they are called.
-
-    Returns:
-        Whether the run is green, and the calls.
-    """
-    repository, text = folder / "repository", (REPOSITORY / WORKFLOW).read_text()
-    files = {"bin/uv": UV, "bin/aws": AWS, "calls": "", "action/action.yml": STAND_IN}
-    files |= {f"repository/{WORKFLOW}": text, "repository/.github/actions/install/action.yml": STAND_IN}
-    for name, content in files.items():
-        (folder / name).parent.mkdir(parents=True, exist_ok=True)
-        (folder / name).write_text(content)
-        (folder / name).chmod(0o755)
-    subprocess.run(["git", "init", "--quiet", str(repository)], check=True)
-    replaced = [f"--local-repository={used}={folder}/action" for used in re.findall(r"uses: ([^.\s]\S+)", text)]
-    given = [f"--var={name}={value}" for name, value in variables.items()]
-    options = ["--platform=codebuild-x-1-1=-self-hosted", "--pull=false", "--action-offline-mode"]
-    done = subprocess.run(
-        [tool("act"), "schedule", f"--workflows={WORKFLOW}", *options, *replaced, *given],
-        cwd=repository,
-        env={"PATH": f"{folder}/bin:/usr/bin:/bin", "CALLS": f"{folder}/calls", "CODE": str(code), "HOME": str(folder)},
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    return done.returncode == 0, (folder / "calls").read_text().splitlines()
+    """Runs the workflow; its monitoring ends with this exit code."""
+    programs = {"uv": UV.replace("CODE", str(code)), "aws": CALLED}
+    return act_alone(folder, "monitor", "schedule", programs, variables)
 
 
 @pytest.mark.parametrize(("code", "green"), [(0, True), (3, True), (1, False)])
@@ -82,7 +55,7 @@ def test_log_is_shipped_then_compared_and_alarms_become_a_metric(tmp_path: Path,
 
 
 def test_forks_without_a_role_skip_it(tmp_path: Path) -> None:
-    assert run(tmp_path, 1, RUNNER="codebuild-x") == (True, [])
+    assert run(tmp_path, 1) == (True, [])
 
 
 def test_alarm_rings_for_the_metric_that_is_sent() -> None:

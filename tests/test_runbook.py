@@ -3,9 +3,11 @@
 import os
 import re
 import subprocess
-from pathlib import Path
 from typing import Any
 
+import botocore.session
+import pytest
+from botocore import xform_name
 from cfnlint.decode import decode
 from projects import REPOSITORY
 
@@ -62,37 +64,87 @@ def test_shell_blocks_are_valid() -> None:
 
 
 STAND_IN = """#!/bin/sh
-cat >/dev/null
-case "$0 $*" in
-*password-stdin) ;;
+printf '%s\\n' "$(basename "$0")" "$@" END >>"$CALLS"
+case "$(basename "$0") $*" in
+*PortForwarding*) exec tail -f /dev/null ;;
+*password-stdin* | jq*) cat >/dev/null ;;
 *Architecture*) echo linux/amd64 ;;
 *RepoDigests*) echo "answer@sha256:0" ;;
+*ResourceRecord.Name) echo example.com ;;
 *) echo answer ;;
 esac
 """
+PROGRAMS = ("aws", "curl", "dig", "docker", "gh", "git", "jq", "sleep", "uv")
+INLINE = "(?:stack|release|gh|aws|curl|dig|export|uv run) [^`]*"  # commands in a sentence
 
 
-def test_steps_run_in_their_order_with_their_variables_defined(tmp_path: Path) -> None:
-    """Each command of the steps from nothing to HTTPS, with stand-ins for the clouds: a variable that no earlier step
-    has set, a function that is missing or a wrong call of our own scripts ends the script."""
-    for program in ("aws", "curl", "docker", "gh", "sleep", "uv"):
-        (tmp_path / program).write_text(STAND_IN)
-        (tmp_path / program).chmod(0o755)
-    steps = RUNBOOK.split("## From nothing to HTTPS")[1].split("## Releases")[0].split("### A stack has failed")[0]
-    found = re.finditer(r"^( *)```sh\n(.*?)^\1```|`(stack [^`]*|gh [^`]*|aws [^`]*)`", steps, re.MULTILINE | re.DOTALL)
+@pytest.fixture(scope="module")
+def calls(tmp_path_factory: pytest.TempPathFactory) -> list[list[str]]:
+    """All commands of the runbook, run in their order, with stand-ins that write down how they are called."""
+    folder = tmp_path_factory.mktemp("runbook")
+    (folder / "bin").mkdir()
+    for program in PROGRAMS:
+        (folder / "bin" / program).write_text(STAND_IN)
+        (folder / "bin" / program).chmod(0o755)
+    for name in ("7.deploy", "pyproject.toml"):
+        (folder / name).symlink_to(REPOSITORY / name)
+    (folder / "key.pem").touch()
+    found = re.finditer(rf"^( *)```sh\n(.*?)^\1```|`({INLINE})`", RUNBOOK, re.MULTILINE | re.DOTALL)
     commands = [match[2] or match[3].replace("\n", " ") for match in found]
-    commands = [command for command in commands if not command.startswith(("stack` ", "gh auth", "gh variable"))]
-    assert len(commands) > 20
+    assert len(commands) > 60
     done = subprocess.run(
         ["bash", "-euo", "pipefail", "-c", "\n".join(commands).replace("…", "x")],
         stdin=subprocess.DEVNULL,
-        env=os.environ | {"PATH": f"{tmp_path}:{os.environ['PATH']}", "CONTAINER_TOOL": "docker"},
-        cwd=REPOSITORY,
+        env=os.environ
+        | {"PATH": f"{folder}/bin:{os.environ['PATH']}", "CONTAINER_TOOL": "docker", "CALLS": f"{folder}/calls"},
+        cwd=folder,
         capture_output=True,
         text=True,
         check=False,
+        timeout=60,
     )
     assert done.returncode == 0, done.stdout[-1000:] + done.stderr
+    return [call.splitlines() for call in (folder / "calls").read_text().removesuffix("END\n").split("END\n")]
+
+
+def test_commands_run_in_their_order_with_their_variables_defined(calls: list[list[str]]) -> None:
+    """A variable that nothing before has set, or a wrong call of our own scripts, would have ended them."""
+    assert {program for program, *_ in calls} == set(PROGRAMS)
+    releases = [call for call in calls if "7.deploy/release.py" in call]
+    assert len(releases) > 5
+    assert all("--stack" in call for call in releases), "without it, staging's shell would release to production"
+
+
+CLIENT, OWN = {"configure", "s3"}, {("ecr", "get-login-password"), ("cloudformation", "deploy"), ("logs", "tail")}
+OTHER_NAMES = {("sns", "notification-endpoint"): "endpoint"}
+EVERYWHERE = {"query", "output", "cli-input-json"}
+
+
+def test_aws_knows_each_operation_with_these_options(calls: list[list[str]]) -> None:
+    """By AWS's own models of its services; all options that an operation requires are given."""
+    session = botocore.session.get_session()
+    checked = set()
+    for _, service, *words in (call for call in calls if call[0] == "aws" and call[1] not in CLIENT):
+        operation = words[1] if words[0] == "wait" else words[0]
+        if (service, operation) in OWN:
+            continue
+        service = "s3" if service == "s3api" else service  # noqa: PLW2901
+        model = session.get_service_model(service)
+        named = {xform_name(name, "-"): name for name in model.operation_names}
+        if words[0] == "wait":
+            waiters = session.get_waiter_model(service)
+            named = {xform_name(name, "-"): waiters.get_waiter(name).operation for name in waiters.waiter_names}
+        assert operation in named, f"aws {service} {' '.join(words)}"
+        shape = model.operation_model(named[operation]).input_shape
+        known = {xform_name(name, "-") for name in shape.members}
+        options = {word.removeprefix("--") for word in words if word.startswith("--")}
+        given = {OTHER_NAMES.get((service, name), name) for name in options - EVERYWHERE}
+        given = {name.removeprefix("no-") if name.removeprefix("no-") in known else name for name in given}
+        assert given <= known, f"aws {service} {operation}: {given - known}"
+        missing = {xform_name(name, "-") for name in shape.required_members} - given
+        assert "cli-input-json" in options or not missing, f"aws {service} {operation} needs {missing}"
+        checked.add((service, operation))
+    assert len(checked) > 25
 
 
 def test_each_step_says_what_to_see_and_what_to_do_otherwise() -> None:

@@ -47,7 +47,7 @@ def parsed(name: str) -> Any:
 
 @pytest.mark.parametrize(
     ("name", "environment", "further"),
-    [("release", "production", {"attestations": "read"}), ("retrain", "model", {})],
+    [("release", "production", {"attestations": "read"}), ("retrain", "model", {}), ("registry", "model", {})],
 )
 def test_production_jobs_are_serialized_and_need_an_approval(
     name: str, environment: str, further: dict[str, str]
@@ -115,6 +115,7 @@ def test_forks_without_an_account_skip_the_jobs_that_need_one() -> None:
         ("release", "build", "AWS_BUILD_ROLE"),
         ("retrain", "train", "AWS_RETRAIN_ROLE"),
         ("monitor", "monitor", "AWS_MONITOR_ROLE"),
+        ("registry", "run", "AWS_PROMOTE_ROLE"),
     ):
         assert parsed(name)["jobs"][job]["if"] == f"vars.{variable} != ''"
     for name, job in (("release", "deploy"), ("retrain", "promote")):
@@ -298,6 +299,63 @@ def act(clone: Path, part: str, tests: str) -> "subprocess.CompletedProcess[str]
         ],
         cwd=clone, capture_output=True, text=True, check=False,
     )  # fmt: skip
+
+
+CALLED = '#!/bin/sh\necho "$(basename "$0") $*" >>"$CALLS"\n'
+
+
+def act_alone(
+    folder: Path, name: str, event: str, programs: dict[str, str], variables: dict[str, str], **inputs: str
+) -> tuple[bool, list[str]]:
+    """Runs a workflow of the runner in the network, which sees stand-ins for all actions, and these programs.
+
+    Returns:
+        Whether the run is green, and the calls of programs.
+    """
+    workflow = REPOSITORY / ".github" / "workflows" / f"{name}.yml"
+    files = {f"bin/{program}": text for program, text in programs.items()} | {
+        "calls": "",
+        "action/action.yml": STAND_IN,
+    }
+    files |= {"repository/.github/actions/install/action.yml": STAND_IN, "repository/w.yml": workflow.read_text()}
+    for file, content in files.items():
+        (folder / file).parent.mkdir(parents=True, exist_ok=True)
+        (folder / file).write_text(content)
+        (folder / file).chmod(0o755)
+    subprocess.run(["git", "init", "--quiet", str(folder / "repository")], check=True)
+    used = {match[0] for match in re.findall(r"uses: (([\w-]+/[\w-]+)@\S+)", files["repository/w.yml"])}
+    options = [f"--local-repository={action}={folder}/action" for action in used]
+    options += [f"--var={key}={value}" for key, value in (variables | {"RUNNER": "codebuild-x"}).items()]
+    options += [f"--input={key}={value}" for key, value in inputs.items()]
+    options += ["--platform=codebuild-x-1-1=-self-hosted", "--pull=false", "--action-offline-mode"]
+    done = subprocess.run(
+        [str(Path(sys.executable).parent / "act"), event, "--workflows=w.yml", *options],
+        cwd=folder / "repository",
+        env={"PATH": f"{folder}/bin:/usr/bin:/bin", "CALLS": f"{folder}/calls", "HOME": str(folder)},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    return done.returncode == 0, (folder / "calls").read_text().splitlines()
+
+
+@pytest.mark.parametrize(
+    ("command", "expected"), [("rollback", ["rollback", "--why", "it is wrong"]), ("history", ["history"])]
+)
+def test_model_is_rolled_back_from_within_the_network(tmp_path: Path, command: str, expected: list[str]) -> None:
+    uv = f'{CALLED}[ "$2" != main.py ] || printf "%s\\n" "$@" >"$CALLS.said"\n'
+    variables = {"AWS_PROMOTE_ROLE": "arn", "DVC_REMOTE_URL": "s3://data"}
+    done, _ = act_alone(
+        tmp_path,
+        "registry",
+        "workflow_dispatch",
+        {"uv": uv, "aws": CALLED},
+        variables,
+        command=command,
+        why="it is wrong",
+    )
+    assert done
+    assert (tmp_path / "calls.said").read_text().splitlines() == ["run", "main.py", *expected]
 
 
 @pytest.mark.slow
