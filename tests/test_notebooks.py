@@ -66,7 +66,9 @@ def test_the_notebooks_for_any_contract_run(project: Project) -> None:
 
 
 def run_notebooks(project: Project, path: str, count: int) -> None:
-    result = project.run("-m", "pytest", "--nbmake", path, "-n", "0", "-q", "--nbmake-timeout=300", check=False)
+    result = project.run(
+        "-m", "pytest", "-p", "nbmake", "--nbmake", path, "-n", "0", "-q", "--nbmake-timeout=300", check=False
+    )
     assert result.returncode == 0, result.stdout
     assert f"{count} passed" in result.stdout
 
@@ -78,6 +80,8 @@ def test_a_notebook_with_an_error_fails(project: Project) -> None:
     content["cells"] = [cell for cell in content["cells"] if cell["cell_type"] == "code"][:1]
     content["cells"][0]["source"] = ["1 / 0"]
     path.write_text(json.dumps(content))
-    result = project.run("-m", "pytest", "--nbmake", "2.notebooks/error.ipynb", "-n", "0", "-q", check=False)
+    result = project.run(
+        "-m", "pytest", "-p", "nbmake", "--nbmake", "2.notebooks/error.ipynb", "-n", "0", "-q", check=False
+    )
     assert result.returncode == 1
     assert "ZeroDivisionError" in result.stdout
