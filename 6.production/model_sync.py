@@ -19,9 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from credit_risk.core.errors import ProjectError
-from credit_risk.core.files import sha256
 from credit_risk.formats.onnx_scorer import OnnxScorer
-from credit_risk.formats.reference_rows import TOLERANCE, max_score_difference
 from credit_risk.project.settings import Settings, settings
 from credit_risk.registry import lineage
 from credit_risk.registry.client import (
@@ -35,7 +33,7 @@ from credit_risk.registry.client import (
 )
 from credit_risk.registry.error_messages import is_registry_error
 from credit_risk.registry.promotion import events
-from credit_risk.registry.signed_model import check_signature
+from credit_risk.registry.registered_files import check_files
 from credit_risk.serving import model_cache, prometheus
 from credit_risk.serving.structured_log import log
 
@@ -132,33 +130,12 @@ class ModelSync:
 
     def _checked_files(self, registry: Registry, champion: Version, folder: Path) -> tuple[dict[str, Path], OnnxScorer]:
         """The champion's files: those that the cache has kept since it was active, else downloaded ones."""
+        key = self.settings.model_public_key
         if kept := model_cache.kept_files(self.cache, champion.number, champion.tags.get(ONNX_SHA256, "")):
             with suppress(ProjectError):
-                return kept, self._check(champion, *kept.values())
+                return kept, check_files(champion, list(kept.values()), key)
         files = {name: registry.download(champion.number, path, folder) for name, path in FILES.items()}
-        return files, self._check(champion, *files.values())
-
-    def _check(self, champion: Version, onnx: Path, reference_rows: Path) -> OnnxScorer:
-        check_signature(champion, [onnx, reference_rows], self.settings.model_public_key)
-        return check(champion, onnx, reference_rows)
-
-
-def check(champion: Version, onnx: Path, reference_rows: Path) -> OnnxScorer:
-    """Checks downloaded files against the registered version; returns their scorer.
-
-    Raises:
-        ProjectError: they are not what was registered; the message says how.
-    """
-    if sha256(onnx) != champion.tags.get(ONNX_SHA256):  # before the file is parsed
-        raise ProjectError("its ONNX model is not the one that was registered")
-    scorer = OnnxScorer.load(onnx)
-    try:
-        difference = max_score_difference(reference_rows, scorer.score_rows)
-    except (ValueError, KeyError, TypeError) as error:
-        raise ProjectError("its reference rows can't be read") from error
-    if not difference <= TOLERANCE:
-        raise ProjectError(f"the scores of its reference rows differ by {difference:.1e} from the registered ones")
-    return scorer
+        return files, check_files(champion, list(files.values()), key)
 
 
 def model_info(champion: Version, scorer: OnnxScorer) -> dict[str, Any]:

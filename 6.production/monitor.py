@@ -129,9 +129,7 @@ def registered(version: str | None) -> tuple[str, Reference]:
         ProjectError: there is no such version, or it has no reference.
     """
     registry = Registry()
-    found = registry.version(version) if version else registry.version_of(CHAMPION)
-    if found is None:
-        raise ProjectError(f"{registry.address} has no champion yet; run `uv run main.py` first, or name a --version")
+    found = registry.version_or_champion(version)
     with tempfile.TemporaryDirectory() as folder:
         path = registry.download_file(found, FILE_NAME, Path(folder))
         if path is None:

@@ -1,15 +1,12 @@
 """A registered version and its scores on the held-out rows."""
 
-import tempfile
 from functools import cache, cached_property
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from credit_risk.core.arrays import Scores
-from credit_risk.core.files import read_json
 from credit_risk.data.splits import Holdout, read_row_ids
 from credit_risk.evaluation.metrics import measure
 from credit_risk.formats.onnx_scorer import OnnxScorer
@@ -52,9 +49,7 @@ class EvaluatedVersion:
 
     def unseen_rows(self) -> Measured:
         """The version was not trained on rows that are held out today."""
-        with tempfile.TemporaryDirectory() as folder:
-            file = self.registry.download_file(self.version, training_rows.FILE_NAME, Path(folder))
-            summary = read_json(file) if file else None
+        summary = self.registry.read_json(self.version, training_rows.FILE_NAME)
         if summary is None:
             return True, "not recorded"
         shares = {name: training_rows.seen_share(summary, read_row_ids(name)) for name in self.holdouts}

@@ -5,6 +5,7 @@ Aliases: `challenger` is the version to gate, `champion` the one to serve, `prev
 
 import logging
 import os
+import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -23,6 +24,7 @@ from mlflow.exceptions import MlflowException
 
 from credit_risk.contract import CONTRACT
 from credit_risk.core.errors import ProjectError
+from credit_risk.core.files import read_json
 from credit_risk.project.settings import Settings
 from credit_risk.project.settings import settings as load_settings
 from credit_risk.registry import embedded_store
@@ -33,6 +35,7 @@ CHALLENGER, CHAMPION, PREVIOUS_CHAMPION = "challenger", "champion", "previous_ch
 LINEAGE, LINEAGE_KEY, ONNX_SHA256 = "lineage", "lineage_key", "onnx_sha256"  # tags of a version
 ONNX_PATH = "extra_files/model.onnx"  # within a version's artifacts
 REFERENCE_ROWS_PATH = "extra_files/reference_rows.json"
+METRICS_PATH = "reports/metrics.json"  # within a run's artifacts
 # MLflow reads these as well; they would send parts of a version to another store, run or experiment.
 _REDIRECTIONS = (
     *("MLFLOW_REGISTRY_URI", "MLFLOW_EXPERIMENT_NAME", "MLFLOW_EXPERIMENT_ID"),
@@ -155,6 +158,17 @@ class Registry:
                     raise ProjectError(f"{MODEL} has no version {number}; see `uv run main.py history`") from error
                 raise
 
+    def version_or_champion(self, number: str | None) -> Version:
+        """The version with this number, or the champion without one.
+
+        Raises:
+            ProjectError: there is none.
+        """
+        version = self.version(number) if number else self.version_of(CHAMPION)
+        if version is None:
+            raise ProjectError(f"{self.address} has no champion yet; run `uv run main.py` first, or name a --version")
+        return version
+
     def versions(self) -> list[Version]:
         """All versions, oldest first."""
         with self.plain_errors():
@@ -216,6 +230,12 @@ class Registry:
             if path not in [found.path for found in self.client.list_artifacts(version.run_id, parent)]:
                 return None
             return Path(download_artifacts(run_id=version.run_id, artifact_path=path, dst_path=str(folder)))
+
+    def read_json(self, version: Version, path: str) -> Any:
+        """The content of a JSON file of the version's run; None if the run has no such file."""
+        with tempfile.TemporaryDirectory() as folder:
+            file = self.download_file(version, path, Path(folder))
+            return read_json(file) if file else None
 
     def download(self, number: str, path: str = "", into: Path | None = None) -> Path:
         """Downloads a version's artifacts, or one of them, into a folder if one is given; returns the local path."""

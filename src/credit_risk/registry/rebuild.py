@@ -22,7 +22,7 @@ from credit_risk.core.paths import root
 from credit_risk.formats.onnx_scorer import OnnxScorer
 from credit_risk.formats.reference_rows import TOLERANCE, max_score_difference
 from credit_risk.registry import lineage
-from credit_risk.registry.client import ONNX_SHA256, REFERENCE_ROWS_PATH, Registry, Version
+from credit_risk.registry.client import METRICS_PATH, ONNX_SHA256, REFERENCE_ROWS_PATH, Registry, Version
 
 _RAW, _REGISTER = "get_data", "register_model"  # stages that are not run
 
@@ -154,9 +154,7 @@ def compare(registry: Registry, version: Version, recorded: dict[str, Any], tree
     difference = max_score_difference(registry.download(version.number, REFERENCE_ROWS_PATH), scorer.score_rows)
     if not difference <= TOLERANCE:
         yield f"scores of the reference rows: by up to {difference:.1e}"
-    with tempfile.TemporaryDirectory() as folder:
-        file = registry.download_file(version, "reports/metrics.json", Path(folder))
-        metrics = read_json(file) if file else {}
+    metrics = registry.read_json(version, METRICS_PATH) or {}
     yield from diff_values(metrics, read_json(rebuilt / "6.reports" / "metrics.json"), "metric ")
 
 

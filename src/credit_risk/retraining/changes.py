@@ -11,12 +11,11 @@ from sklearn.metrics import roc_auc_score
 from credit_risk.contract import CONTRACT
 from credit_risk.core import params
 from credit_risk.core.errors import ProjectError
-from credit_risk.core.files import read_json
 from credit_risk.data.splits import read_split
 from credit_risk.features import FEATURES
 from credit_risk.formats.onnx_scorer import OnnxScorer
 from credit_risk.registry import lineage
-from credit_risk.registry.client import ONNX_PATH, Registry, Version
+from credit_risk.registry.client import METRICS_PATH, ONNX_PATH, Registry, Version
 from credit_risk.registry.rebuild import diff_values
 
 SHOWN = 10  # slices, those whose AUC has changed most
@@ -116,10 +115,7 @@ def _scorer(registry: Registry, version: Version) -> OnnxScorer:
 
 
 def _metrics(registry: Registry, version: Version) -> dict[str, Any]:
-    with tempfile.TemporaryDirectory() as folder:
-        file = registry.download_file(version, "reports/metrics.json", Path(folder))
-        found: dict[str, Any] = read_json(file) if file else {}
-    return found
+    return registry.read_json(version, METRICS_PATH) or {}
 
 
 def _number(metrics: dict[str, Any], holdout: str, name: str) -> str:

@@ -1,8 +1,6 @@
 """The newest rows with an outcome: those that the API has scored, else those of the data after the champion's."""
 
-import tempfile
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -12,7 +10,6 @@ import pandas as pd
 from credit_risk.contract import CONTRACT
 from credit_risk.core.arrays import Floats, Labels
 from credit_risk.core.errors import ProjectError
-from credit_risk.core.files import read_json
 from credit_risk.core.schema import ROW_ID
 from credit_risk.data.parsing import stored_ids
 from credit_risk.data.splits import read_dates, read_holdout, split_path
@@ -121,9 +118,7 @@ def rows_of_data(after: np.datetime64 | None, count: int) -> Rows:
 
 def last_trained_day(registry: Registry, version: Version) -> np.datetime64 | None:
     """The date of the newest row that a version was trained on; None if that is not recorded."""
-    with tempfile.TemporaryDirectory() as folder:
-        file = registry.download_file(version, training_rows.FILE_NAME, Path(folder))
-        last = read_json(file)["last_date"] if file else None
+    last = (registry.read_json(version, training_rows.FILE_NAME) or {}).get("last_date")
     return np.datetime64(str(last)[:10]) if last else None
 
 
