@@ -126,10 +126,10 @@ class Ranked:
     def shares_below(self, weights: Weights) -> tuple[Scores, Scores]:
         """Shares of the positive and of the negative rows up to each distinct probability, both from 0 to 1."""
         ordered = weights[self._order]
-        positives, negatives = (
-            np.append(0, np.cumsum(ordered * of_class)[self._last_of_ties])
-            for of_class in (self._positive, ~self._positive)
+        every, positives = (
+            np.append(0, np.cumsum(counts)[self._last_of_ties]) for counts in (ordered, ordered * self._positive)
         )
+        negatives = every - positives
         return positives / positives[-1], negatives / negatives[-1]
 
     def auc(self, weights: Weights) -> float:
