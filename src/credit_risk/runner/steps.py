@@ -29,11 +29,10 @@ if TYPE_CHECKING:
     from dvc.repo import Repo
 
 PIPELINE = "4.dvc_pipeline/dvc.yaml"
-REGISTRATION = "register_model"  # the stage that runs in this process
+TRAINING, REGISTRATION = "train_model", "register_model"  # stages; the latter runs in this process
 LOG = "4.dvc_pipeline/last_run.log"  # all output of stages and gates
 MERGED = (PIPELINE, "4.dvc_pipeline/dvc.lock", "4.dvc_pipeline/params.yaml")
 INTERRUPTED = 130  # exit code after Ctrl-C
-WAIT = "--wait"  # argument of the loading gate
 END_SECONDS = 5  # for children to end after SIGTERM
 
 
@@ -90,7 +89,7 @@ class Steps:
 
     Importing MLflow and opening the registry takes seconds. Registration and the performance gate run in this process,
     which does it while the first stages run. The loading gate must load the model in a fresh process: it is started
-    during registration, and waits when it has its imports.
+    when there is a new model, and waits for its turn.
     """
 
     def __init__(self, log: IO[str]) -> None:
@@ -117,6 +116,8 @@ class Steps:
             raise self._failure(f"stage {name}: {reason}") from error
         if ran:
             self._finish(name)
+        if ran and name == TRAINING:
+            self._start_loading_gate()
 
     def run_script(self, path: str, *arguments: str) -> bool:
         """Runs a script; returns False if it is a gate that rejects the version.
@@ -153,15 +154,24 @@ class Steps:
 
         self.preparation.join()
         if path == REGISTER:
-            self._loading_gate = self._loading_gate or start(LOADING, WAIT)
+            self._start_loading_gate()
         if path == LOADING:
-            gate, self._loading_gate = self._loading_gate or start(LOADING, WAIT), None
+            gate, self._loading_gate = self._start_loading_gate(), None
             code = proceed(gate)
         else:
             code = execute(path, *arguments)
         if code not in {0, EXIT_REJECTED}:
             raise self._failure(f"{path} failed")
         return code == 0
+
+    def _start_loading_gate(self) -> "subprocess.Popen[str]":
+        """Starts it, if it does not wait already."""
+        from credit_risk.registry.gating import LOADING
+
+        if self._loading_gate is None:
+            command = [sys.executable, LOADING, "--wait"]
+            self._loading_gate = subprocess.Popen(command, cwd=root(), stdin=subprocess.PIPE, text=True)
+        return self._loading_gate
 
     def _begin(self) -> None:
         self._start, self._offset = time.monotonic(), os.fstat(self._log.fileno()).st_size
@@ -199,11 +209,6 @@ def undisturbed(work: Callable[[], Any]) -> Any:
         except KeyboardInterrupt:
             end_children()
             raise
-
-
-def start(path: str, *arguments: str) -> "subprocess.Popen[str]":
-    """Starts a script in a process of its own."""
-    return subprocess.Popen([sys.executable, path, *arguments], cwd=root(), stdin=subprocess.PIPE, text=True)
 
 
 def proceed(process: "subprocess.Popen[str]") -> int:
