@@ -60,21 +60,23 @@ def evaluate() -> None:
     training = read_json(data("5.model", "training.json"))
     model = joblib.load(data("5.model", "model.joblib"))  # written by stage 5 on this machine, not from a registry
     features, labels = read_split("train")
-    aucs, baseline = in_parallel(
+    probabilities = out_of_fold(labels)
+    aucs, baseline, cross_validated = in_parallel(
         [
             partial(single_feature_aucs, features, labels, FEATURES.names, train.seed, FEATURES.open_names),
             # In float64, because float32 sums depend on the processor.
             partial(fit, logistic_baseline(train), features.astype(np.float64), labels),
+            partial(auc_with_interval, labels, probabilities, section, train),
         ]
     )
     check_leakage(aucs, section.leak_auc)
 
-    splits = {"train": ScoredSplit(features, labels, out_of_fold(labels), read_dates("train"))}
+    splits = {"train": ScoredSplit(features, labels, probabilities, read_dates("train"))}
     splits |= {name: scored_holdout(name, model) for name in CONTRACT.holdouts}
     highest = next(iter(aucs))
     metrics: dict[str, Any] = {
         "leak": {"highest_single_feature_auc": rounded(aucs[highest]), "feature": highest},
-        "cross_validated": auc_with_interval(labels, splits["train"].probabilities, section, train),
+        "cross_validated": cross_validated,
     }
     for name in CONTRACT.holdouts:
         metrics[name] = holdout_metrics(splits[name], training["threshold"], section, train)

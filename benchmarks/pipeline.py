@@ -1,10 +1,11 @@
 """Measures the pipeline: the main job against one process, threads of a fit, and stages at several sizes.
 
-The main job starts a process for each stage and gate, and each imports its libraries. The reference is one process that
-runs the same scripts and pays for imports once. Both start without results and registry, in copies of this checkout.
+The main job starts a process for each stage but the last and for the loading gate, and each imports its libraries. The
+reference is one process that runs the same scripts and pays for imports once. Both start without results and registry,
+in copies of this checkout, and take turns; medians are shown.
 Fits are measured on a quiet machine and next to busy loops, one for each processor and one more.
-The sizes are the source's rows, drawn with replacement; each stage is a process of its own, as under DVC. Times and
-memory are the operating system's, of one run each: read the ratios.
+The sizes are the source's rows, drawn with replacement; each stage is a process of its own, as under DVC, and runs
+once. Times and memory are the operating system's: read the ratios.
 
 Usage: uv run benchmarks/pipeline.py [--rows 50000 500000 5000000]     (without sizes: --rows; on a quiet machine)
 Writes: benchmarks/results/pipeline.md
@@ -22,6 +23,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from statistics import median
 from typing import Any
 
 import numpy as np
@@ -37,6 +39,7 @@ from credit_risk.core.paths import root
 from credit_risk.data.sources import expand
 from credit_risk.evaluation.parallel import in_parallel
 
+ROUNDS = 3  # of the main job and its reference
 CHUNK = 250_000  # rows written at a time
 GIB = 1 << 30
 FITS, FIT_ROWS, TREES = 6, 30_000, 250  # as many fits as stage 5 has: folds, and all rows
@@ -67,20 +70,23 @@ def heading() -> str:
     """Title of the results, and where they were measured."""
     versions = f"Python {platform.python_version()}, pandas {pd.__version__}, pyarrow {pa.__version__}"
     where = f"{platform.machine()}, {os.cpu_count()} cores, {versions}"
-    return f"# Time and memory of the pipeline\n\nMade by `uv run benchmarks/pipeline.py` on {where}. One run each."
+    return f"# Time and memory of the pipeline\n\nMade by `uv run benchmarks/pipeline.py` on {where}."
 
 
 def loop() -> str:
-    """The cold main job and its single-process reference, as a table."""
-    runs = []
-    for name, script in (("one process", "tests/spine.py"), ("`main.py`", "main.py")):
+    """The cold main job and its single-process reference, as a table of medians."""
+    scripts = {"one process": "tests/spine.py", "`main.py`": "main.py"}
+    runs: dict[str, list[Run]] = {name: [] for name in scripts}
+    for name, script in [*scripts.items()] * ROUNDS:
         with tempfile.TemporaryDirectory() as folder:
             copy_checkout(Path(folder))
-            runs.append(measure(name, Path(folder), script))
-    reference, job = runs
-    rows = [f"| {run.name} | {run.seconds:.1f} | {run.cpu_seconds:.1f} |" for run in runs]
-    ratios = (job.seconds / reference.seconds, job.cpu_seconds / reference.cpu_seconds)
-    ratio = f"| `main.py` / one process | {ratios[0]:.2f} | {ratios[1]:.2f} |"
+            runs[name].append(measure(name, Path(folder), script))
+    found = {
+        name: (median(r.seconds for r in each), median(r.cpu_seconds for r in each)) for name, each in runs.items()
+    }
+    rows = [f"| {name} | {wall:.1f} | {cpu:.1f} |" for name, (wall, cpu) in found.items()]
+    reference, job = found.values()
+    ratio = f"| `main.py` / one process | {job[0] / reference[0]:.2f} | {job[1] / reference[1]:.2f} |"
     table = ["| all stages and gates, cold | seconds | CPU seconds |", "|---|---|---|", *rows, ratio]
     return "\n".join(["## The main job against one process", "", *table])
 
