@@ -9,7 +9,7 @@ import subprocess
 import sys
 import tempfile
 import unicodedata
-from collections.abc import Callable, Collection
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -129,7 +129,7 @@ def profile(raw: str, text: "pd.Series[str]") -> Column:
     return Column(raw, text, "choice", words=words)
 
 
-def field_name(raw: str, taken: Collection[str]) -> str:
+def field_name(raw: str, taken: Callable[[str], bool]) -> str:
     """A name for the field of a column: lower-case ASCII words joined by underscores, none of those taken."""
     ascii_only = unicodedata.normalize("NFKD", raw).encode("ascii", "ignore").decode()
     split = re.sub(r"(?<=[a-z0-9])(?=[A-Z])", "_", ascii_only)
@@ -137,7 +137,7 @@ def field_name(raw: str, taken: Collection[str]) -> str:
     name = name if re.match("[a-z]", name) else f"field_{name}".rstrip("_")
     name = f"{name}_value" if name in TAKEN else name
     numbered = (f"{name}_{number}" for number in itertools.count(2))
-    return next(each for each in itertools.chain([name], numbered) if each not in taken)
+    return next(each for each in itertools.chain([name], numbered) if not taken(each))
 
 
 def _is_id(raw: str, known: "pd.Series[str]", parser: Callable[[Any], Any] | None) -> bool:

@@ -2,33 +2,20 @@
 
 import math
 import re
-from collections.abc import Collection, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
+from credit_risk.adopt.code import EXACT
 from credit_risk.adopt.columns import Column, field_name
 from credit_risk.core.errors import ProjectError
 from credit_risk.core.schema import Choice, Contract, Field, Number, Problem, RowId, Target, name_problem
 from credit_risk.data.parsing import plain_ids
 
 STEPS = (1, 2, 5)  # times a power of ten: the grid of ranges, a tenth of the span or less
-PLAIN_WORDS = {
-    "yes",
-    "no",
-    "y",
-    "n",
-    "true",
-    "false",
-    "t",
-    "f",
-    "0",
-    "1",
-    "0.0",
-    "1.0",
-}  # they need their column's name
+# Values that need their column's name.
+PLAIN_WORDS = {"yes", "no", "y", "n", "true", "false", "t", "f", "0", "1", "0.0", "1.0"}
 UNIT = ""  # that nobody has said yet
-EXACT = 1e15  # from here on, not every whole number is a float
 # Reasons why a column is no field, as `not_fields` of the contract has them.
 REASONS = {
     "date": "it is a date; only the order of the rows may come from it",
@@ -80,7 +67,7 @@ def declare_contract(
         if _plain(raw) in taken:
             excluded[raw] = "another column that is no field has nearly the same name"
             continue
-        name = field_name(raw, _Taken({each.name for each in fields}, taken))
+        name = field_name(raw, lambda name: name in [each.name for each in fields] or _plain(name) in taken)
         fields.append(_field(name, columns[raw]))
     if not fields:
         raise ProjectError(f"no column of {request.path.name} can be a field: {'; '.join(_listed(excluded))}")
@@ -97,22 +84,6 @@ def declare_contract(
         fields=tuple(fields),
         not_fields=excluded,
     )
-
-
-class _Taken(Collection[str]):
-    """Names of fields, and spellings of excluded columns, which no field may have."""
-
-    def __init__(self, names: set[str], excluded: set[str]) -> None:
-        self._names, self._excluded = names, excluded
-
-    def __contains__(self, name: object) -> bool:
-        return name in self._names or _plain(str(name)) in self._excluded
-
-    def __iter__(self) -> Any:
-        return iter(self._names)
-
-    def __len__(self) -> int:
-        return len(self._names)
 
 
 def _plain(name: str) -> str:

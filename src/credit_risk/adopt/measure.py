@@ -2,12 +2,12 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, cast
 
 import numpy as np
 import numpy.typing as npt
 import pandas as pd
-from joblib import Parallel, delayed
 from sklearn.metrics import roc_auc_score
 from sklearn.model_selection import StratifiedKFold
 from threadpoolctl import threadpool_limits
@@ -15,12 +15,12 @@ from threadpoolctl import threadpool_limits
 from credit_risk.adopt.plan import OUTCOMES, SEED, SMALL, Plan, Rows
 from credit_risk.core.arrays import Labels, Scores
 from credit_risk.evaluation.metrics import measure
+from credit_risk.evaluation.parallel import in_parallel
 from credit_risk.model import TrainParams, build_pipeline, positive_probability
 
 MAX_ROWS = 10_000  # of train, on which learners are compared
 FOLDS = 5
 RESAMPLES = 200
-PARALLEL_FITS = 2
 ERRORS = 3  # standard errors that a threshold is below what was measured
 MIN_GAIN = 0.003  # in AUC: what a model must gain over logistic regression, beside one standard error, to be worth it
 UNKNOWN_LOSS = 0.1  # in AUC after the period of train, where it can't be measured
@@ -98,51 +98,20 @@ def is_small(plan: Plan) -> bool:
 def settings(rows: int, labels: Labels) -> list[TrainParams]:
     """The settings that are compared: two of each learner, for few rows shallower and smoother ones."""
     small = rows < SMALL
-    boosting: list[dict[str, Any]] = (
-        [
-            {
-                "max_iter": 100,
-                "learning_rate": 0.05,
-                "max_leaf_nodes": 5,
-                "min_samples_leaf": 10,
-                "l2_regularization": 1.0,
-                "max_features": 0.3,
-            },
-            {
-                "max_iter": 200,
-                "learning_rate": 0.05,
-                "max_leaf_nodes": 10,
-                "min_samples_leaf": 10,
-                "l2_regularization": 1.0,
-                "max_features": 0.3,
-            },
-        ]
-        if small
-        else [
-            {
-                "max_iter": 250,
-                "learning_rate": 0.05,
-                "max_leaf_nodes": 15,
-                "min_samples_leaf": 20,
-                "l2_regularization": 1.0,
-                "max_features": 0.3,
-            },
-            {
-                "max_iter": 400,
-                "learning_rate": 0.05,
-                "max_leaf_nodes": 31,
-                "min_samples_leaf": 20,
-                "l2_regularization": 1.0,
-                "max_features": 0.3,
-            },
-        ]
-    )
-    forest: list[dict[str, Any]] = [
-        {"n_estimators": 200, "min_samples_leaf": leaf, "max_features": "sqrt"} for leaf in (3, 10)
+    sizes = ((100, 5), (200, 10)) if small else ((250, 15), (400, 31))
+    boosting: list[dict[str, Any]] = [
+        {
+            "max_iter": trees,
+            "learning_rate": 0.05,
+            "max_leaf_nodes": leaves,
+            "min_samples_leaf": 10 if small else 20,
+            "l2_regularization": 1.0,
+            "max_features": 0.3,
+        }
+        for trees, leaves in sizes
     ]
-    linear: list[dict[str, Any]] = [
-        {"C": strength, "solver": "newton-cholesky", "tol": 1e-6} for strength in (0.1, 1.0)
-    ]
+    forest = [{"n_estimators": 200, "min_samples_leaf": rows, "max_features": "sqrt"} for rows in (3, 10)]
+    linear = [{"C": strength, "solver": "newton-cholesky", "tol": 1e-6} for strength in (0.1, 1.0)]
     odds = float((labels == 0).sum() / max(1, (labels == 1).sum()))
     common: dict[str, Any] = {
         "seed": SEED,
@@ -154,12 +123,10 @@ def settings(rows: int, labels: Labels) -> list[TrainParams]:
         "selection": {"trees": 20 if small else 50, "rows": 20_000, "min_importance": 0.0},
     }
     found = []
-    for index in (0, 1):
-        sections = {
-            "logistic_regression": linear[index],
-            "random_forest": forest[index],
-            "hist_gradient_boosting": boosting[index],
-        }
+    for parameters in zip(linear, forest, boosting, strict=True):
+        sections = dict(
+            zip(("logistic_regression", "random_forest", "hist_gradient_boosting"), parameters, strict=True)
+        )
         found += [TrainParams.model_validate(common | sections | {"model": model}) for model in sections]
     return found
 
@@ -168,9 +135,7 @@ def out_of_fold(train: TrainParams, rows: Rows, sample: npt.NDArray[np.intp], fo
     """The out-of-fold probability of each row of a sample."""
     scores = np.empty(len(sample))
     with threadpool_limits(1):
-        parts = Parallel(PARALLEL_FITS, prefer="threads")(
-            delayed(_score)(train, rows, sample[fitted], sample[held]) for fitted, held in folds
-        )
+        parts = in_parallel([partial(_score, train, rows, sample[fitted], sample[held]) for fitted, held in folds])
     for (_, held), part in zip(folds, parts, strict=True):
         scores[held] = part
     return scores

@@ -86,7 +86,7 @@ class Plan:
         return float(bad.mean())
 
     def proposals(self, kind: str) -> list[str]:
-        """Raw columns that look like an id or a date and were not taken."""
+        """Raw columns of a kind, such as ids or dates, that the command line does not name."""
         taken = {self.request.row_id, self.request.date}
         return [name for name, column in self.columns.items() if column.kind == kind and name not in taken]
 
@@ -126,7 +126,7 @@ def make(request: Request, raw: pd.DataFrame) -> Plan:
     rows = labelled_rows(raw, columns, contract)
     _check_rows(target, rows)
     small = len(rows.labels) < SMALL
-    months = _months(rows) if request.date else None
+    months = None if rows.dates is None else _months(rows.dates, rows.labels)
     test_share = 0.3 if small else 0.2
     train = _split(rows, contract, test_share, months) == "train"
     aucs = single_feature_aucs(rows.features[train], rows.labels[train], rows.names, SEED)
@@ -265,19 +265,17 @@ def _check_keys(request: Request, columns: Mapping[str, Column]) -> None:
             )
 
 
-def _months(rows: Rows) -> int:
+def _months(dates: "pd.Series[pd.Timestamp]", labels: Labels) -> int:
     """How many of the newest months to hold out: about a fifth of the rows, with both outcomes on both sides."""
-    if rows.dates is None:
-        raise AssertionError
     best: tuple[float, int] | None = None
     for months in (1, 2, 3, 6, 12, 24, 36, 60):
-        newest = rows.dates > rows.dates.max() - pd.DateOffset(months=months)
-        kinds = [np.bincount(rows.labels[part], minlength=2).min() for part in (newest.to_numpy(), ~newest.to_numpy())]
+        newest = dates > dates.max() - pd.DateOffset(months=months)
+        kinds = [np.bincount(labels[part], minlength=2).min() for part in (newest.to_numpy(), ~newest.to_numpy())]
         if min(kinds) >= MIN_ROWS // 2:
             distance = abs(float(newest.mean()) - LATE_SHARE)
             best = min(best or (distance, months), (distance, months))
     if best is None or best[0] > MAX_LATE_SHARE - LATE_SHARE:
-        days = (rows.dates.max() - rows.dates.min()).days
+        days = (dates.max() - dates.min()).days
         raise ProjectError(
             f"the dates span {days} days, and no number of newest months leaves enough rows of both outcomes on either "
             "side for an out-of-time holdout; leave out --date"
