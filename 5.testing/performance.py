@@ -28,12 +28,12 @@ from credit_risk.gates.page import page_context
 from credit_risk.project.settings import settings
 from credit_risk.registry import lineage
 from credit_risk.registry.client import CHAMPION, Registry, Version
+from credit_risk.registry.error_messages import error_text
 from credit_risk.registry.gate_params import GateParams, ShadowDemands
 from credit_risk.registry.gate_results import (
     EXIT_REJECTED,
     Check,
     GateResult,
-    error_text,
     gate_key,
     publish,
     version_to_gate,

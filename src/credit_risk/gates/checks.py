@@ -20,12 +20,7 @@ from credit_risk.gates.evaluated import EvaluatedVersion, holdout_params
 from credit_risk.registry import lineage
 from credit_risk.registry.client import REFERENCE_ROWS_PATH
 from credit_risk.registry.gate_params import GateParams
-from credit_risk.registry.gate_results import (
-    Check,
-    Measured,
-    check,
-    read_gate_result,
-)
+from credit_risk.registry.gate_results import Check, Measured, check, read_gate_result
 from credit_risk.registry.looks import adjusted
 from credit_risk.registry.promotion import rolled_back
 

@@ -12,9 +12,7 @@ from credit_risk.evaluation.metrics import measure
 from credit_risk.formats.onnx_scorer import OnnxScorer
 from credit_risk.registry import lineage, training_rows
 from credit_risk.registry.client import ONNX_PATH, Registry, Version
-from credit_risk.registry.gate_results import (
-    Measured,
-)
+from credit_risk.registry.gate_results import Measured
 
 Holdouts = dict[str, Holdout]
 

@@ -8,11 +8,9 @@ import numpy.typing as npt
 from credit_risk.contract import CONTRACT
 from credit_risk.core.arrays import Labels
 from credit_risk.gates.evaluated import EvaluatedVersion
+from credit_risk.registry.error_messages import error_text
 from credit_risk.registry.gate_params import GateParams
-from credit_risk.registry.gate_results import (
-    GateResult,
-    error_text,
-)
+from credit_risk.registry.gate_results import GateResult
 
 
 def page_context(result: GateResult, evaluated: list[EvaluatedVersion], section: GateParams) -> dict[str, Any]:

@@ -16,7 +16,6 @@ import pandas as pd
 from scipy.stats import chi2_contingency, norm
 
 from credit_risk.contract import CONTRACT
-from credit_risk.core.arrays import Scores
 from credit_risk.core.schema import Number
 from credit_risk.evaluation.costs import mean_costs
 from credit_risk.evaluation.metrics import expected_calibration_error
@@ -188,7 +187,7 @@ def enough(labels: npt.NDArray[np.float64]) -> bool:
 
 def realised(reference: Reference, known: Window) -> dict[str, Any]:
     """Figures of rows that all have outcomes; the AUC with its 95 % bootstrap interval."""
-    labels, probabilities = known.labels, known.probabilities
+    labels, probabilities, (false_negative, false_positive) = known.labels, known.probabilities, reference.costs
     rng = np.random.default_rng(0)
     rows = len(labels)
     draws = [
@@ -205,13 +204,9 @@ def realised(reference: Reference, known: Window) -> dict[str, Any]:
         "positive_rate": float(labels.mean()),
         "mean_probability": float(probabilities.mean()),
         "decline_rate": float(known.declined.mean()),
-        "cost": _cost(labels, known.declined, reference.costs),
+        "cost": float(np.where(known.declined, false_positive * (1 - labels), false_negative * labels).mean()),
         "cost_of_accepting_all": float(mean_costs(labels.astype(np.int8), probabilities, 1.1, *reference.costs)),
     }
-
-
-def _cost(labels: Scores, declined: npt.NDArray[np.bool_], costs: tuple[float, float]) -> float:
-    return float(np.where(declined, costs[1] * (1 - labels), costs[0] * labels).mean())
 
 
 def by_group(reference: Reference, window: Window, groups: "pd.Series[str]") -> list[dict[str, Any]]:

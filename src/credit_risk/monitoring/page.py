@@ -5,12 +5,10 @@ from typing import Any
 
 import matplotlib as mpl
 import numpy as np
-from markupsafe import Markup
 from matplotlib.figure import Figure
 
 from credit_risk.contract import CONTRACT
 from credit_risk.core import templates
-from credit_risk.core.templates import words
 from credit_risk.monitoring.reference import PROBABILITY, Reference
 from credit_risk.monitoring.shadow import ShadowRows
 from credit_risk.monitoring.window import Window
@@ -30,7 +28,7 @@ def write_page(result: dict[str, Any], reference: Reference, window: Window, fol
             "periods": svg(draw_periods(result["periods"])),
         }
     context = {"result": result, "figures": figures, "problem": CONTRACT.problem}
-    templates.write(TEMPLATES / "monitor.html.j2", folder / NAME, context | {"kind": _kind})
+    templates.write(TEMPLATES / "monitor.html.j2", folder / NAME, context)
 
 
 def write_page_of_shadow(result: dict[str, Any], rows: ShadowRows, folder: Path) -> None:
@@ -104,7 +102,3 @@ def draw_periods(periods: list[dict[str, Any]]) -> Figure:
     for axis in axes.flat:
         axis.set_xticks(place, [period["group"] for period in periods], rotation=60)
     return figure
-
-
-def _kind(check: dict[str, Any]) -> Markup:
-    return Markup("{} {}").format(words(check["kind"]), check["name"])

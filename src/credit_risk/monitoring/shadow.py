@@ -22,7 +22,7 @@ from credit_risk.evaluation.bootstrap import auc_difference, bootstrap
 from credit_risk.monitoring.comparison import enough, psi
 from credit_risk.monitoring.outcomes import known_outcomes, labels_of
 from credit_risk.monitoring.reference import Distribution
-from credit_risk.monitoring.shipping import PREDICTIONS
+from credit_risk.monitoring.shipping import read_shipped, shipped_days
 from credit_risk.registry.gate_params import ShadowDemands
 from credit_risk.registry.gate_results import Check
 
@@ -86,9 +86,9 @@ def _read(store: Store, champion: str, shadow: str) -> pd.DataFrame:
     """The champion's rows in the log; at least one has the shadow model's score."""
     pairs: Counter[str] = Counter()
     tables = []
-    for folder in sorted(store.names(PREDICTIONS)):
-        for name in sorted(store.names(f"{PREDICTIONS}/{folder}")):
-            frame = store.read_table(f"{PREDICTIONS}/{folder}/{name}", _COLUMNS).to_pandas()
+    for day in shipped_days(store):
+        for table in read_shipped(store, day, _COLUMNS):
+            frame = table.to_pandas()
             tables.append(frame[frame["version"] == champion])
             both = frame["version"] + " with " + frame["shadow_version"]
             pairs.update(both.dropna())

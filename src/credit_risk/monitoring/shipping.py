@@ -8,6 +8,7 @@ the machine that ships does not matter.
 
 import json
 import socket
+from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -50,6 +51,18 @@ class Shipped:
     rows: int = 0
     torn: int = 0
     damaged: int = 0
+
+
+def shipped_days(store: Store) -> list[str]:
+    """The days that have shipped predictions, as 2024-12-31, ascending."""
+    return sorted(folder.removeprefix("day=") for folder in store.names(PREDICTIONS))
+
+
+def read_shipped(store: Store, day: str, columns: list[str] | None = None) -> Iterator[pa.Table]:
+    """The shipped predictions of a day, file by file: all columns, or some."""
+    folder = f"{PREDICTIONS}/day={day}"
+    for name in sorted(store.names(folder)):
+        yield store.read_table(f"{folder}/{name}", columns)
 
 
 def ship(log: Path, store: Store) -> Shipped:
@@ -121,9 +134,9 @@ def _ship_file(stem: str, content: bytes, store: Store, total: Shipped) -> None:
     total.torn += bool(last) and read_line(last) is None
     if damaged:
         store.write(f"{DAMAGED}/{stem}.jsonl", b"\n".join(damaged) + b"\n")
-    days = pc.strftime(rows["time"], "%Y-%m-%d")
-    for day in days.unique().sort().to_pylist():
-        store.write_table(f"{PREDICTIONS}/day={day}/{stem}.parquet", rows.filter(pc.equal(days, day)))
+    day_of_row = pc.strftime(rows["time"], "%Y-%m-%d")
+    for day in day_of_row.unique().sort().to_pylist():
+        store.write_table(f"{PREDICTIONS}/day={day}/{stem}.parquet", rows.filter(pc.equal(day_of_row, day)))
     total.files += 1
     total.rows += rows.num_rows
     total.damaged += len(damaged)

@@ -14,7 +14,7 @@ from credit_risk.core.arrays import Floats, Scores
 from credit_risk.data.store import Store
 from credit_risk.features import FEATURES
 from credit_risk.monitoring.outcomes import labels_of
-from credit_risk.monitoring.shipping import PREDICTIONS, SCHEMA
+from credit_risk.monitoring.shipping import SCHEMA, read_shipped, shipped_days
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,10 +63,7 @@ class Window:
 
 def read_predictions(store: Store, first: date, last: date) -> pd.DataFrame:
     """The shipped predictions of some days, both included; columns as in the log."""
-    tables = [SCHEMA.empty_table()]
-    for folder in sorted(store.names(PREDICTIONS)):
-        if first.isoformat() <= folder.removeprefix("day=") <= last.isoformat():
-            names = sorted(store.names(f"{PREDICTIONS}/{folder}"))
-            tables += [store.read_table(f"{PREDICTIONS}/{folder}/{name}") for name in names]
-    frame: pd.DataFrame = pa.concat_tables(tables).to_pandas()
+    chosen = [day for day in shipped_days(store) if first.isoformat() <= day <= last.isoformat()]
+    tables = [table for day in chosen for table in read_shipped(store, day)]
+    frame: pd.DataFrame = pa.concat_tables([SCHEMA.empty_table(), *tables]).to_pandas()
     return frame

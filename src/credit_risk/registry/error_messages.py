@@ -55,8 +55,8 @@ def describe_error(error: BaseException, server: str, setting: str) -> str:
     for matches, sentence in _CASES:
         for cause in _causes(error):
             if matches(cause):
-                return f"{sentence.format(server=server, setting=setting, bundle=bundle)} ({_text(cause)})"
-    return f"{server} fails; check {setting} and the server's log ({_text(error)})"
+                return f"{sentence.format(server=server, setting=setting, bundle=bundle)} ({error_text(cause)})"
+    return f"{server} fails; check {setting} and the server's log ({error_text(error)})"
 
 
 def _is(*kinds: type[BaseException]) -> _Matches:
@@ -173,5 +173,6 @@ def _causes(error: BaseException | None) -> Iterator[BaseException]:
         error = error.__cause__ or error.__context__
 
 
-def _text(error: BaseException) -> str:
+def error_text(error: BaseException) -> str:
+    """An exception on one line, cut to 300 characters."""
     return " ".join(str(error).split())[:300] or type(error).__name__

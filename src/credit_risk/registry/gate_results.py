@@ -20,6 +20,7 @@ from credit_risk.core.files import sha256, write_json
 from credit_risk.core.paths import data, root
 from credit_risk.registry import lineage
 from credit_risk.registry.client import CHALLENGER, Registry, Version
+from credit_risk.registry.error_messages import error_text
 from credit_risk.registry.promotion import rolled_back
 
 EXIT_REJECTED = 3  # the gate worked and rejects the version; 1 is an error
@@ -73,11 +74,6 @@ def check(name: str, required: str, measure: Callable[[], Measured]) -> Check:
     except Exception as error:  # noqa: BLE001 (a damaged model may raise anything)
         passed, measured = False, error_text(error)
     return Check(name, bool(passed), measured, required)
-
-
-def error_text(error: Exception) -> str:
-    """An exception on one line, cut to 300 characters."""
-    return " ".join(str(error).split())[:300] or type(error).__name__
 
 
 def gate_key(champion: str | None) -> str:

@@ -15,7 +15,7 @@ from credit_risk.data.parsing import stored_ids
 from credit_risk.data.splits import read_dates, read_holdout, split_path
 from credit_risk.data.store import Store
 from credit_risk.monitoring.outcomes import known_outcomes
-from credit_risk.monitoring.shipping import PREDICTIONS
+from credit_risk.monitoring.shipping import read_shipped, shipped_days
 from credit_risk.monitoring.window import Window
 from credit_risk.registry import training_rows
 from credit_risk.registry.client import Registry, Version
@@ -79,9 +79,9 @@ def rows_of_log(store: Store, count: int) -> Rows:
     outcomes = known_outcomes(store)
     known, rows = set(outcomes[ROW_ID]), 0
     parts: list[pd.DataFrame] = []
-    for folder in sorted(store.names(PREDICTIONS), reverse=True) if known else []:
-        for name in sorted(store.names(f"{PREDICTIONS}/{folder}")):
-            part = store.read_table(f"{PREDICTIONS}/{folder}/{name}").to_pandas()
+    for day in reversed(shipped_days(store)) if known else []:
+        for table in read_shipped(store, day):
+            part = table.to_pandas()
             part = part.assign(**{ROW_ID: stored_ids(part[ROW_ID])})
             part = part[part[ROW_ID].isin(known)].dropna(
                 subset=[field.name for field in CONTRACT.fields if field.required]

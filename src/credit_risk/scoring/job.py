@@ -196,13 +196,10 @@ def _part(label: str) -> str:
     return f"part-{label}.parquet"
 
 
-def _scorer(job: Job) -> OnnxScorer:
-    return _loaded(job.output, job.onnx_sha256)
-
-
 @lru_cache(maxsize=1)
-def _loaded(output: str, digest: str) -> OnnxScorer:
-    scorer = OnnxScorer(Store(output).read(MODEL))
-    if scorer.digest != digest:
-        raise ProjectError(f"{MODEL} in {Store(output).name} is not the model that the job began with")
+def _scorer(job: Job) -> OnnxScorer:
+    output = Store(job.output)
+    scorer = OnnxScorer(output.read(MODEL))
+    if scorer.digest != job.onnx_sha256:
+        raise ProjectError(f"{MODEL} in {output.name} is not the model that the job began with")
     return scorer

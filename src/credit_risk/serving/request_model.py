@@ -37,8 +37,7 @@ class _Rules(BaseModel):
     def _check_rules(self) -> Self:
         values = self.__dict__
         for rule in CONTRACT.rules:
-            smaller, larger = values[rule.smaller], values[rule.larger]
-            if smaller is not None and larger is not None and smaller > larger:
+            if values[rule.smaller] > values[rule.larger]:  # both are required numbers
                 raise ValueError(f"{rule.smaller} {rule.rule}")
         return self
 
@@ -231,18 +230,14 @@ def _scan_value(text: str, at: int, where: str) -> int:
         raise NotJsonError(f"{where} is nested too deeply") from None
 
 
-def field_problems(error: ValidationError | Sequence[Any]) -> list[FieldProblem]:
+def field_problems(error: ValidationError) -> list[FieldProblem]:
     """Describes what is wrong with a row in the contract's words, one problem per field; never repeats a value.
-
-    Args:
-        error: pydantic's ValidationError, or a list of its error dictionaries whose `loc` ends with the field.
 
     Raises:
         NotJsonError: the row is not JSON at all.
     """
-    details = error.errors(include_url=False) if isinstance(error, ValidationError) else error
     problems: dict[str, FieldProblem] = {}
-    for detail in details:
+    for detail in error.errors(include_url=False):
         if detail["type"] == "json_invalid":
             raise NotJsonError(f"the body is not JSON: {detail['ctx']['error']}{_hint(detail)}")
         names = [part for part in detail["loc"] if isinstance(part, str)]
