@@ -18,7 +18,7 @@ from credit_risk.adopt.columns import field_name, missing_spellings, profile
 from credit_risk.adopt.decisions import decisions
 from credit_risk.adopt.declaration import Request, value_range
 from credit_risk.adopt.parsers import amounts, date_formats, decimal_commas
-from credit_risk.adopt.project import OWN, formatted, set_aside, without_blocks
+from credit_risk.adopt.project import ASIDE, OWN, check, formatted, set_aside, without_blocks
 from credit_risk.contract import CONTRACT
 from credit_risk.core.errors import ProjectError
 from credit_risk.core.schema import Choice, Contract, Number
@@ -323,6 +323,19 @@ def test_columns_that_are_too_good_together_are_a_question(made: plan.Plan, choi
     added = decisions(made, replace(choice, aucs={"logistic_regression": 0.9, "random_forest": 0.991}))[question]
     assert added[: len(before)] == before
     assert [each[:55] for each in added[len(before) :]] == ["all columns together reach a ROC AUC of 0.991, as few p"]
+
+
+def test_files_of_an_earlier_problem_are_not_overwritten(
+    made: plan.Plan, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("2.notebooks/look.ipynb", f"{ASIDE}/2.notebooks/look.ipynb"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_text(name)
+    monkeypatch.setattr("credit_risk.adopt.project.check_clean", lambda **_: None)  # git
+    monkeypatch.setenv("PROJECT_ROOT", str(tmp_path))
+    with pytest.raises(ProjectError, match=rf"{ASIDE}/2\.notebooks/look\.ipynb exists"):
+        check(CONTRACT.problem, made, clean=False)
+    check(CONTRACT.problem, made, clean=True)
 
 
 @pytest.mark.parametrize("clean", [False, True])

@@ -8,6 +8,7 @@ import subprocess
 import sys
 from collections import Counter
 from collections.abc import Callable
+from dataclasses import replace
 from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
 from socket import gethostname
@@ -105,6 +106,18 @@ def test_lines_become_rows_by_day(tmp_path: Path) -> None:
     assert {name: row[name] for name in CONTRACT.field_names} == CONTRACT.example
     assert len(read_predictions(Store(str(store)), date(2026, 11, 28), date(2026, 12, 1))) == 2
     assert ship(log, Store(str(store))).files == 0
+
+
+def test_rows_from_before_a_field_was_added_lack_it(tmp_path: Path) -> None:
+    store, new = Store(str(tmp_path / "store")), CONTRACT.fields[-1].name
+    log_file(tmp_path / "log", "host-1-a", line(1))
+    ship(tmp_path / "log", store)
+    (name,) = store.names("predictions/day=2026-11-27")
+    path = f"predictions/day=2026-11-27/{name}"
+    store.write_table(path, store.read_table(path).drop_columns([new]).append_column("removed", pa.array(["x"])))
+    rows = read_predictions(store, *EVER)
+    assert rows.columns.tolist() == SCHEMA.names
+    assert rows[new].isna().tolist() == [True]
 
 
 def test_uploaded_files_are_shipped_once_and_deleted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -440,6 +453,12 @@ def test_a_window_alarms_if_and_only_if_it_has_moved(reference: Reference) -> No
     assert ("volume", "") in alarms(reference, same.head(50))
     assert alarms(reference, same, traffic=(len(same), 3_000)) == {("volume", "")}
     assert not alarms(reference, same, traffic=(3_000, 3_000))  # most by the champion before
+
+
+def test_a_field_that_the_version_did_not_know_is_not_compared(reference: Reference) -> None:
+    new = CONTRACT.fields[-1].name
+    older = replace(reference, missing={name: share for name, share in reference.missing.items() if name != new})
+    assert new not in {check.name for check in comparison.shares(older, window(scored(100, 1)), SECTION)}
 
 
 def test_figures_by_group(reference: Reference) -> None:

@@ -2,13 +2,17 @@
 
 import json
 import subprocess
+import sys
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 from projects import Project
 
+from credit_risk.core.environment import LOCK
+from credit_risk.core.files import sha256
 from credit_risk.registry.client import LINEAGE, Registry
-from credit_risk.registry.rebuild import diff_values
+from credit_risk.registry.rebuild import diff_values, find_python
 
 
 @pytest.mark.integration
@@ -51,6 +55,12 @@ def test_rebuild_that_is_not_possible(
     assert result.returncode == 1
     assert message in result.stderr
     assert result.stderr.count("\n") == 1
+
+
+def test_packages_that_were_installed_without_uv_lock(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("PROJECT_ROOT", str(tmp_path))
+    (tmp_path / LOCK).write_text("numpy==2.0")
+    assert find_python(tmp_path / "tree", sha256(tmp_path / LOCK)) == Path(sys.executable)
 
 
 def test_differences_are_named_by_their_path() -> None:

@@ -12,7 +12,7 @@ from credit_risk.contract import CONTRACT
 from credit_risk.core.errors import ProjectError
 from credit_risk.core.streams import SafeStream
 from credit_risk.runner.preparation import sources_changed
-from credit_risk.runner.steps import LOG, run_log, stage_names
+from credit_risk.runner.steps import LOG, execute, run_log, stage_names
 from credit_risk.runner.summary import metrics_table
 
 
@@ -54,6 +54,17 @@ def test_refresh_with_damaged_params_is_one_sentence(empty: Project, params: str
     empty.params_file.write_text(params)
     with pytest.raises(ProjectError, match=r"4\.dvc_pipeline/params\.yaml"):
         sources_changed()
+
+
+def test_a_package_that_a_script_lacks_is_named_with_its_group(
+    empty: Project, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("sys.argv", [])
+    monkeypatch.chdir(empty.root)
+    empty.path("pyproject.toml").write_text('[dependency-groups]\ncluster = ["distributed"]\n')
+    empty.path("score.py").write_text("raise ModuleNotFoundError(name='distributed')\n")
+    assert execute("score.py") == 1
+    assert capsys.readouterr().err == "error: distributed is not installed; use `uv run --group cluster score.py`\n"
 
 
 @pytest.mark.parametrize("width", [20, 40, 160])

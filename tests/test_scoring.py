@@ -167,6 +167,13 @@ def test_files_that_cant_be_read_or_written(tmp_path: Path, model: bytes) -> Non
         score(tmp_path / "rows.csv", tmp_path / "rows.csv" / "out", model)
 
 
+def test_a_file_that_is_named_may_begin_with_an_underscore(tmp_path: Path) -> None:
+    (tmp_path / "_rows.csv").write_text("a\n1\n")
+    assert [file.name for file in inputs.find(str(tmp_path / "_rows.csv"))] == ["_rows.csv"]
+    with pytest.raises(ProjectError, match="has no file that ends with"):
+        inputs.find(str(tmp_path))
+
+
 @pytest.mark.parametrize("number", [number for number in CONTRACT.numbers if number.whole][:1], ids=lambda it: it.name)
 def test_almost_whole_is_not_whole(number: Number) -> None:
     row = CONTRACT.example | {number.name: float(np.nextafter(number.maximum, 0))}

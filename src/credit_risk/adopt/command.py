@@ -45,7 +45,7 @@ def main() -> None:
     with console.status("reading"):
         made = plan.make(request, columns.read(request.path))
         if not arguments.plan:
-            project.check(CONTRACT.problem, made)
+            project.check(CONTRACT.problem, made, clean=arguments.clean)
     show_columns(made, console)
     with console.status("comparing learners"):
         choice = measure.choose(made)

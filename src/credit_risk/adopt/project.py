@@ -30,14 +30,18 @@ DOCUMENTS = ("CONTRIBUTING.md", "3.experiments/readme.md", "docs/make_it_yours.m
 README_BEGINS = "## What you get"  # from here on it is true of any problem
 
 
-def check(old: Problem, plan: Plan) -> None:
+def check(old: Problem, plan: Plan, *, clean: bool) -> None:
     """Checks that the project can take the plan, before anything is measured.
 
     Raises:
-        ProjectError: the git tree is not clean, or the project can't have the name.
+        ProjectError: the git tree is not clean, the project can't have the name, or ASIDE has other files of an earlier
+            problem already.
     """
     check_clean(besides=plan.request.path)
     check_name(old, plan.contract.problem.name)
+    taken = [name for path in own_files() if (name := path.relative_to(root())) and (root() / ASIDE / name).exists()]
+    if taken and not clean:
+        raise ProjectError(f"{ASIDE}/{taken[0]} exists; move or delete the folder {ASIDE}, or use --clean")
 
 
 def apply(old: Problem, plan: Plan, written: Mapping[str, str], head: str, *, clean: bool) -> list[str]:
@@ -150,14 +154,18 @@ def created() -> list[str]:
 
 def set_aside(*, clean: bool) -> None:
     """Moves the first problem's own files to the folder ASIDE, or removes them if `clean`."""
-    for pattern in OWN:
-        for path in sorted(root().glob(pattern)):
-            target = root() / ASIDE / path.relative_to(root())
-            if clean or path.name == "metrics.json":
-                shutil.rmtree(path) if path.is_dir() else path.unlink()
-            else:
-                target.parent.mkdir(parents=True, exist_ok=True)
-                path.rename(target)
+    for path in own_files():
+        target = root() / ASIDE / path.relative_to(root())
+        if clean or path.name == "metrics.json":
+            shutil.rmtree(path) if path.is_dir() else path.unlink()
+        else:
+            target.parent.mkdir(parents=True, exist_ok=True)
+            path.rename(target)
+
+
+def own_files() -> list[Path]:
+    """The first problem's own files that are there."""
+    return [path for pattern in OWN for path in sorted(root().glob(pattern))]
 
 
 def _after(heading: str, name: str) -> str:

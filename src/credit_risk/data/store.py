@@ -75,9 +75,9 @@ class Store:
         pq.write_table(table, buffer, compression="zstd")
         self.write(name, buffer.getvalue().to_pybytes())
 
-    def read_table(self, name: str, columns: list[str] | None = None) -> pa.Table:
-        """The rows of a Parquet file: all columns, or some."""
-        return self._attempt(pq.read_table, pa.BufferReader(self.read(name)), columns=columns)
+    def read_table(self, name: str, columns: list[str] | None = None, schema: pa.Schema | None = None) -> pa.Table:
+        """The rows of a Parquet file: all columns or some, those of a schema if one is given (null if it has none)."""
+        return self._attempt(pq.read_table, pa.BufferReader(self.read(name)), columns=columns, schema=schema)
 
     def write_json(self, name: str, content: Any) -> None:
         """Writes a JSON file."""

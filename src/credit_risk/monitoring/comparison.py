@@ -131,7 +131,7 @@ def shares(reference: Reference, window: Window, section: MonitorParams) -> Iter
     """Missing and invalid values of each field, and declined rows."""
     rows = len(window.rows)
     for field in CONTRACT.fields:
-        if field.name in section.ignored_fields:
+        if field.name in section.ignored_fields or field.name not in reference.missing:  # it was added since
             continue
         values = window.rows[field.name]
         missing = int(values.isna().sum())

@@ -59,10 +59,13 @@ def shipped_days(store: Store) -> list[str]:
 
 
 def read_shipped(store: Store, day: str, columns: list[str] | None = None) -> Iterator[pa.Table]:
-    """The shipped predictions of a day, file by file: all columns, or some."""
+    """The shipped predictions of a day, file by file: all columns of SCHEMA, or some.
+
+    A field that the contract did not have when they were shipped is missing in all rows.
+    """
     folder = f"{PREDICTIONS}/day={day}"
     for name in sorted(store.names(folder)):
-        yield store.read_table(f"{folder}/{name}", columns)
+        yield store.read_table(f"{folder}/{name}", columns, SCHEMA)
 
 
 def ship(log: Path, store: Store) -> Shipped:

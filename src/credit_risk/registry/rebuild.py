@@ -115,7 +115,8 @@ def find_python(tree: Path, environment: str) -> Path:
     Raises:
         ProjectError: the environment can't be made.
     """
-    shutil.copy(root() / "uv.lock", tree / "uv.lock")  # not in git; uv updates it if the dependencies differ
+    if (root() / "uv.lock").exists():  # not in git; uv updates it if the dependencies differ
+        shutil.copy(root() / "uv.lock", tree / "uv.lock")
     if environment_sha256() == environment:
         return Path(sys.executable)
     synced = _run([os.environ.get("UV") or "uv", "sync", "--quiet"], tree)

@@ -1,5 +1,7 @@
 """Runs stages by DVC and gates as scripts; their output goes to the log, and a line for each to the terminal."""
 
+from credit_risk.core.entry_point import describe
+
 import fcntl
 import logging
 import os
@@ -231,8 +233,9 @@ def execute(path: str, *arguments: str) -> int:
         if ending.code == INTERRUPTED:
             raise KeyboardInterrupt from None
         return int(ending.code or 0)
-    except Exception:  # noqa: BLE001 (as in a process of its own: into the log)
-        traceback.print_exc()
+    except Exception as error:  # noqa: BLE001 (as in a process of its own)
+        sentence = describe(error)
+        print(f"error: {sentence}" if sentence else traceback.format_exc(), file=sys.stderr)
         return 1
     return 0
 

@@ -92,7 +92,7 @@ def find(address: str) -> list[InputFile]:
     files = []
     for each, info in sorted(found.items()):
         name = Path(each).name if each == path else Path(each).relative_to(path).as_posix()
-        hidden = any(part.startswith(("_", ".")) for part in Path(name).parts)
+        hidden = each != path and any(part.startswith(("_", ".")) for part in Path(name).parts)
         if name.lower().endswith(SUFFIXES) and not hidden:
             tag = str(info.get("ETag") or info.get("mtime") or info.get("LastModified"))
             files.append(InputFile(filesystem.unstrip_protocol(each), name, int(info["size"]), tag))
