@@ -1,6 +1,7 @@
 """What `main.py adopt` finds in columns, decides, refuses and writes; test_adopt_run.py runs the result."""
 
 import re
+import tomllib
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,7 @@ import yaml
 from adopt_rows import TARGET, raw_rows
 from projects import REPOSITORY
 
-from credit_risk.adopt import measure, plan, render
+from credit_risk.adopt import measure, plan, project, render
 from credit_risk.adopt.code import literal
 from credit_risk.adopt.columns import field_name, missing_spellings, profile
 from credit_risk.adopt.decisions import decisions
@@ -290,6 +291,14 @@ def test_written_code_is_formatted_under_its_new_name(made: plan.Plan, choice: m
         formatted(CONTRACT.problem, new, {name: "import os\n\nprint(undefined)\n"})
 
 
+def test_a_title_with_quotes_leaves_pyproject_readable(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PROJECT_ROOT", str(tmp_path))
+    (tmp_path / "pyproject.toml").write_text('[project]\nname = "x"\ndescription = "old \\"one\\""\n')
+    project._describe(replace(CONTRACT.problem, title='Late "parcels"'))
+    described = tomllib.loads((tmp_path / "pyproject.toml").read_text())["project"]["description"]
+    assert described == 'Late "parcels": from raw rows to a gated, served model'
+
+
 def test_many_numbers_of_a_kind_become_a_table(made: plan.Plan) -> None:
     example = made.contract.fields[0]
     assert isinstance(example, Number)
@@ -331,7 +340,7 @@ def test_files_of_an_earlier_problem_are_not_overwritten(
     for name in ("2.notebooks/look.ipynb", f"{ASIDE}/2.notebooks/look.ipynb"):
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).write_text(name)
-    monkeypatch.setattr("credit_risk.adopt.project.check_clean", lambda **_: None)  # git
+    monkeypatch.setattr(project, "check_clean", lambda **_: None)  # git
     monkeypatch.setenv("PROJECT_ROOT", str(tmp_path))
     with pytest.raises(ProjectError, match=rf"{ASIDE}/2\.notebooks/look\.ipynb exists"):
         check(CONTRACT.problem, made, clean=False)

@@ -149,6 +149,7 @@ def test_protected_fields_never_become_features() -> None:
     ("arguments", "message"),
     [
         ({"features": [Feature("size", CODE, ""), Feature("size", CODE, "")]}, "feature 'size' is declared twice"),
+        ({"features": [Feature("outcome", CODE, "", "size")]}, "feature 'outcome' has the name of another column"),
         ({"batch_order": ["load"]}, "names 'load', which is not a feature"),
         ({"slices": [Slice("load", "load")]}, "names 'load', which is not a feature"),
         ({"slices": [Slice("size", "size", edges=(1,))]}, "a number needs edges and one label more"),

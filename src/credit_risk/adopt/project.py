@@ -1,6 +1,7 @@
 """Puts a plan into the project: renames it, moves the first problem's files aside, and writes the new ones."""
 
 import importlib.util
+import json
 import re
 import shutil
 import subprocess
@@ -178,8 +179,10 @@ def _after(heading: str, name: str) -> str:
 def _describe(problem: Problem) -> None:
     path = root() / "pyproject.toml"
     text = path.read_text(encoding="utf-8")
-    description = f'description = "{problem.title}: from raw rows to a gated, served model"'
-    _write(path, re.sub(r'(?m)^description = ".*"$', lambda _: description, text, count=1).encode())
+    description = json.dumps(f"{problem.title}: from raw rows to a gated, served model", ensure_ascii=False)  # as TOML
+    _write(
+        path, re.sub(r'(?<=^description = )".*"$', lambda _: description, text, count=1, flags=re.MULTILINE).encode()
+    )
 
 
 def _inside(path: Path, folder: Path) -> bool:

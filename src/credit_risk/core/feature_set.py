@@ -15,7 +15,7 @@ import numpy.typing as npt
 from credit_risk.core.errors import ProjectError
 from credit_risk.core.formulas import compile_formula, compile_together, names_in, parse
 from credit_risk.core.names import name_code
-from credit_risk.core.schema import Choice, Contract, Number
+from credit_risk.core.schema import DATE, OUTCOME, ROW_ID, Choice, Contract, Number
 
 MISSING = -1.0  # category code of a missing word
 UNSEEN = -2.0  # category code of a word that the contract does not list
@@ -153,6 +153,8 @@ class FeatureSet:
         """What is wrong with the declarations, apart from formulas of features."""
         if doubled := sorted({name for name in self.names if self.names.count(name) > 1}):
             yield f"feature '{doubled[0]}' is declared twice"
+        if taken := [name for name in (ROW_ID, DATE, OUTCOME, "probability") if name in self.names]:
+            yield f"feature '{taken[0]}' has the name of another column of the files"
         for name in [*batch_order, *(each.feature for each in self.slices)]:
             if name not in self.names:
                 yield f"batch_order or a slice names '{name}', which is not a feature"

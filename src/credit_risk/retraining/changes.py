@@ -26,7 +26,7 @@ def changes(registry: Registry, old: Version, new: Version) -> str:
     """All sections."""
     parts = {"data": data_changes(old, new), "parameters": parameter_changes(old, new)}
     if lineage.RECALIBRATION in lineage.of(new):
-        parts["probabilities"] = recalibration_lines(**_recalibration(new))
+        parts["probabilities"] = recalibration_lines(new)
     parts |= {"metrics": metric_changes(registry, old, new), "slices": slice_changes(registry, old, new)}
     return "\n".join(f"## Changed {name}\n\n{text or 'None.'}\n" for name, text in parts.items())
 
@@ -46,8 +46,10 @@ def parameter_changes(old: Version, new: Version) -> str:
     return "\n".join(f"- {line.replace(', registered ', ', before ')}" for line in diff_values(before, after, ""))
 
 
-def recalibration_lines(found: dict[str, Any], measured: dict[str, Any] | None) -> str:
+def recalibration_lines(version: Version) -> str:
     """A version's recalibration, and what it does on newer rows."""
+    recorded = lineage.of(version)
+    found, measured = recorded[lineage.RECALIBRATION], recorded.get(lineage.MEASURED)
     line = f"- log-odds times {found['slope']:.3f}, {found['intercept']:+.3f}, fitted on {found['rows']:,} rows"
     if measured is None:
         return line
@@ -102,11 +104,6 @@ def _slices(old: OnnxScorer, new: OnnxScorer) -> Iterator[tuple[str, int, float,
                 if f"{before:.3f}" != f"{after:.3f}":
                     name = f"{holdout}: {each.name} {group}".replace("_", " ")
                     yield name, int(inside.sum()), before, after
-
-
-def _recalibration(version: Version) -> dict[str, Any]:
-    recorded = lineage.of(version)
-    return {"found": recorded[lineage.RECALIBRATION], "measured": recorded.get(lineage.MEASURED)}
 
 
 def _scorer(registry: Registry, version: Version) -> OnnxScorer:
