@@ -9,8 +9,10 @@ the machine that ships does not matter.
 import json
 import socket
 from collections.abc import Iterator
-from dataclasses import dataclass
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import astuple, dataclass
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +29,7 @@ OPEN, READY = "open", "ready"  # folders of the log
 PREDICTIONS, DAMAGED = "predictions", "_damaged"  # folders of the store
 KEYS = ("request_id", ROW_ID, "version", "probability", "decision")
 GROUP = 1_000  # lines that are read at a time
+AT_ONCE = 10  # files of an object store: each request waits for the network, and S3's client has ten connections
 _UNREADABLE = (ValueError, KeyError, TypeError, AttributeError, pa.ArrowException)
 SCHEMA = pa.schema(
     [
@@ -43,7 +46,7 @@ SCHEMA = pa.schema(
 )
 
 
-@dataclass(slots=True)
+@dataclass(frozen=True, slots=True)
 class Shipped:
     """What was shipped: files and rows; last lines that a killed process left unfinished; other unreadable lines."""
 
@@ -51,6 +54,10 @@ class Shipped:
     rows: int = 0
     torn: int = 0
     damaged: int = 0
+
+    def __add__(self, other: "Shipped") -> "Shipped":
+        """Of both together."""
+        return Shipped(*(one + two for one, two in zip(astuple(self), astuple(other), strict=True)))
 
 
 def shipped_days(store: Store) -> list[str]:
@@ -64,8 +71,9 @@ def read_shipped(store: Store, day: str, columns: list[str] | None = None) -> It
     A field that the contract did not have when they were shipped is missing in all rows.
     """
     folder = f"{PREDICTIONS}/day={day}"
-    for name in sorted(store.names(folder)):
-        yield store.read_table(f"{folder}/{name}", columns, SCHEMA)
+    names = sorted(store.names(folder))
+    with ThreadPoolExecutor(AT_ONCE) as pool:
+        yield from pool.map(lambda name: store.read_table(f"{folder}/{name}", columns, SCHEMA), names)
 
 
 def ship(log: Path, store: Store) -> Shipped:
@@ -83,7 +91,7 @@ def ship(log: Path, store: Store) -> Shipped:
             content = path.read_bytes()
         except FileNotFoundError:  # another run has shipped it
             continue
-        _ship_file(path.stem, content, store, total)
+        total += _ship_file(path.stem, content, store)
         path.unlink(missing_ok=True)
     return total
 
@@ -94,17 +102,24 @@ def ship_uploaded(log: Store, store: Store) -> Shipped:
     Raises:
         ProjectError: a store does not answer; what is not shipped stays in the log.
     """
+    names = sorted(name for name in log.names(READY) if name.endswith(".jsonl"))
     total = Shipped()
-    for name in sorted(name for name in log.names(READY) if name.endswith(".jsonl")):
-        try:
-            content = log.read(f"{READY}/{name}")
-        except ProjectError as error:
-            if isinstance(error.__cause__, FileNotFoundError):  # another run has shipped it
-                continue
-            raise
-        _ship_file(Path(name).stem, content, store, total)
-        log.remove(f"{READY}/{name}")
+    with ThreadPoolExecutor(AT_ONCE) as pool:
+        for shipped in pool.map(partial(_ship_uploaded_file, log, store), names):
+            total += shipped
     return total
+
+
+def _ship_uploaded_file(log: Store, store: Store, name: str) -> Shipped:
+    try:
+        content = log.read(f"{READY}/{name}")
+    except ProjectError as error:
+        if isinstance(error.__cause__, FileNotFoundError):  # another run has shipped it
+            return Shipped()
+        raise
+    shipped = _ship_file(Path(name).stem, content, store)
+    log.remove(f"{READY}/{name}")
+    return shipped
 
 
 def close_abandoned(log: Path) -> None:
@@ -131,18 +146,15 @@ def _abandoned(path: Path) -> bool:
         return False
 
 
-def _ship_file(stem: str, content: bytes, store: Store, total: Shipped) -> None:
+def _ship_file(stem: str, content: bytes, store: Store) -> Shipped:
     *lines, last = content.split(b"\n")
     rows, damaged = _read_lines([*lines, last] if read_line(last) else lines)  # complete but for the line's end
-    total.torn += bool(last) and read_line(last) is None
     if damaged:
         store.write(f"{DAMAGED}/{stem}.jsonl", b"\n".join(damaged) + b"\n")
     day_of_row = pc.strftime(rows["time"], "%Y-%m-%d")
     for day in day_of_row.unique().sort().to_pylist():
         store.write_table(f"{PREDICTIONS}/day={day}/{stem}.parquet", rows.filter(pc.equal(day_of_row, day)))
-    total.files += 1
-    total.rows += rows.num_rows
-    total.damaged += len(damaged)
+    return Shipped(1, rows.num_rows, int(bool(last) and read_line(last) is None), len(damaged))
 
 
 def _read_lines(lines: list[bytes]) -> tuple[pa.Table, list[bytes]]:
