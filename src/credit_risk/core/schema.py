@@ -19,7 +19,7 @@ from credit_risk.core.errors import ProjectError
 from credit_risk.core.names import name_code
 
 ROW_ID, DATE, OUTCOME = "row_id", "date", "outcome"  # key columns of the files of stages 2 to 4
-# Columns of files and of the prediction log that are beside the fields, whose names no field can have.
+# Columns of the files and of the prediction log that are no fields: a field can't have their names.
 RESERVED = (
     *(ROW_ID, DATE, OUTCOME, "time", "request_id", "version", "probability", "decision"),
     *("shadow_version", "shadow_probability"),

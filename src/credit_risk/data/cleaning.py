@@ -24,7 +24,7 @@ from credit_risk.core.errors import ProjectError
 from credit_risk.core.files import read_json, replacing, write_json
 from credit_risk.core.paths import data
 from credit_risk.core.schema import DATE, OUTCOME, ROW_ID, Number
-from credit_risk.data.columns import respelt, unused
+from credit_risk.data.columns import reason_column, respelt
 from credit_risk.data.duplicates import Duplicates, find_duplicates
 from credit_risk.data.parsing import Parsing, clean_rows
 
@@ -210,7 +210,7 @@ def _add_duplicates(raw: pq.ParquetFile, rejected: Path, duplicates: Duplicates)
 
 def _rejected_schema(raw: pq.ParquetFile) -> pa.Schema:
     """The raw columns, and last the reason, under a name that the source does not have."""
-    return pa.schema([*raw.schema_arrow, (unused("reason", raw.schema_arrow.names), pa.string())])
+    return pa.schema([*raw.schema_arrow, (reason_column(raw.schema_arrow.names), pa.string())])
 
 
 def check_raw_columns(names: list[str]) -> None:

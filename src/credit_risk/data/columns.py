@@ -18,9 +18,9 @@ def nameless(names: list[str]) -> str | None:
     return None
 
 
-def unused(name: str, names: Iterable[str]) -> str:
-    """A name that is none of the given ones: with underscores behind it, as many as it takes."""
-    taken = set(names)
+def reason_column(names: Iterable[str]) -> str:
+    """A name for the column with the reasons of rejected rows: `reason`, with underscores if the source has that."""
+    name, taken = "reason", set(names)
     while name in taken:
         name += "_"
     return name

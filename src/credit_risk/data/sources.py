@@ -102,7 +102,7 @@ def _is_glob(pattern: str) -> bool:
 
 
 def _is_hidden(name: str) -> bool:
-    """Whether a glob leaves a file out: also DVC's own, which `dvc import-url` and `dvc add` write beside the data."""
+    """Whether a glob leaves a file out: also DVC's own, which `dvc import-url` and `dvc add` write next to the data."""
     return name.startswith(".") or name.endswith(".dvc")
 
 

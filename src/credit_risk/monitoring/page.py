@@ -69,7 +69,7 @@ def draw_stability(checks: list[dict[str, Any]]) -> Figure:
 
 
 def draw_probabilities(reference: Reference, window: Window) -> Figure:
-    """The share of rows in each tenth of the reference's probabilities."""
+    """The share of rows in each decile of the reference's probabilities."""
     distribution = reference.features[PROBABILITY]
     bins = len(distribution.edges) + 1
     figure, axes = panels(1, 1, 2.6)

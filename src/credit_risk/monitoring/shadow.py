@@ -193,11 +193,11 @@ def checks(result: dict[str, Any], demands: ShadowDemands) -> tuple[Check, ...]:
     if demands.max_psi is not None:
         found.append(Check("shadow_psi", index <= demands.max_psi, f"{index:.3f}", f"≤ {demands.max_psi:.3f}"))
     if real:
-        (auc, low, high), (cost, cheapest, dearest) = real["auc_difference"], real["cost_difference"]
+        (auc, low, high), (cost, cost_low, cost_high) = real["auc_difference"], real["cost_difference"]
         shown = f"{auc:+.4f} ({low:+.4f} to {high:+.4f}), {real['rows']:,} outcomes"
         found.append(Check("shadow_auc", high >= 0, shown, "AUC difference, upper end ≥ 0"))
-        shown = f"{cost:+.4f} ({cheapest:+.4f} to {dearest:+.4f})"
-        found.append(Check("shadow_cost", cheapest <= 0, shown, "cost difference, lower end ≤ 0"))
+        shown = f"{cost:+.4f} ({cost_low:+.4f} to {cost_high:+.4f})"
+        found.append(Check("shadow_cost", cost_low <= 0, shown, "cost difference, lower end ≤ 0"))
     return tuple(found)
 
 

@@ -13,16 +13,16 @@ from credit_risk.core.errors import ProjectError
 def add_server_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds --host, --port and --workers."""
     parser.add_argument("--host", default="127.0.0.1", help="address to listen on (default: %(default)s)")
-    port = _whole_number(1, 65_535)
+    port = _whole_number(65_535)
     parser.add_argument("--port", type=port, default=8000, help="port to listen on (default: %(default)s)")
-    workers = _whole_number(1, 1_000)
+    workers = _whole_number(1_000)
     parser.add_argument("--workers", type=workers, default=1, help="number of worker processes (default: %(default)s)")
 
 
-def _whole_number(low: int, high: int) -> Callable[[str], int]:
+def _whole_number(high: int) -> Callable[[str], int]:
     def parse(text: str) -> int:
-        if not (text.isascii() and text.isdecimal() and low <= int(text[:20]) <= high):
-            raise argparse.ArgumentTypeError(f"must be a whole number from {low} to {high}, and is '{text}'")
+        if not (text.isascii() and text.isdecimal() and 1 <= int(text[:20]) <= high):
+            raise argparse.ArgumentTypeError(f"must be a whole number from 1 to {high}, and is '{text}'")
         return int(text)
 
     return parse

@@ -86,7 +86,7 @@ class Settings(BaseSettings):
     )
     log_requests: Literal["errors", "all"] = Field("errors", description="Which requests are logged")
     max_batches: Count = Field(
-        16, description="Batches and streams that a worker handles at once, beside other requests"
+        16, description="Batches and streams that a worker handles at once, in addition to other requests"
     )
     stream_timeout_seconds: Seconds = Field(
         600, description="Seconds until an NDJSON stream must have been sent and answered"
@@ -102,7 +102,7 @@ class Settings(BaseSettings):
     )
     prediction_log_exclude: Words = Field((), description="Fields that the prediction log leaves out, comma-separated")
     shadow_alias: str | None = Field(
-        None, description="Alias of a version that is scored beside the champion, for log and metrics: challenger"
+        None, description="Alias of a version that is scored next to the champion, for log and metrics: challenger"
     )
 
     @property

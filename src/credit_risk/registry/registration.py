@@ -56,7 +56,7 @@ def log_model(pipeline: Pipeline, onnx: Path, reference_rows: Path) -> Any:
     Args:
         pipeline: from fields to probabilities.
         onnx: the file of the same model on features.
-        reference_rows: their file; the code is packed beside it.
+        reference_rows: their file; the code is packed next to it.
     """
     return mlflow.sklearn.log_model(
         pipeline,

@@ -23,7 +23,7 @@ import pyarrow as pa
 from credit_risk.contract import CONTRACT
 from credit_risk.core.errors import ProjectError
 from credit_risk.core.schema import ROW_ID
-from credit_risk.data.columns import unused
+from credit_risk.data.columns import reason_column
 from credit_risk.data.store import Store
 from credit_risk.features import FEATURES
 from credit_risk.formats.onnx_scorer import OnnxScorer
@@ -150,7 +150,7 @@ def score_batch(job: Job, scorer: OnnxScorer, output: Store, source: str, batch:
         columns, names = [as_text(column) for column in batch.rows.columns], batch.rows.schema.names
         rejected = pa.table(
             [rows.ids, *columns, pa.array(rows.reasons, pa.string())],
-            names=[f"scored_{ROW_ID}", *names, unused("reason", names)],
+            names=[f"scored_{ROW_ID}", *names, reason_column(names)],
         )
         output.write_table(f"{REJECTED}/{_part(batch.label)}", rejected.filter(pa.array(~good)))
         ids, values = ids.filter(pa.array(good)), {name: column[good] for name, column in values.items()}

@@ -47,18 +47,17 @@ def field_groups(contract: Contract = CONTRACT) -> list[tuple[str, ...]]:
 class Explainer:
     """Explains the predictions of one model against one set of reference rows."""
 
-    def __init__(self, model: LogOdds, reference_rows: Sequence[Mapping[str, Any]], seed: int = 0) -> None:
+    def __init__(self, model: LogOdds, reference_rows: Sequence[Mapping[str, Any]]) -> None:
         """Draws the permutations and scores the reference rows.
 
         Args:
             model: log-odds, shape (n,), of n rows given as columns by field name.
             reference_rows: rows to compare with, at least one.
-            seed: of the permutations.
         """
         self._model = model
         self.groups = field_groups()
         half = PERMUTATIONS // 2
-        random = np.random.default_rng(seed)
+        random = np.random.default_rng(0)
         forward = np.array([random.permutation(len(self.groups)) for _ in range(half)])
         self._orders = np.concatenate([forward, forward[:, ::-1]])
         chosen = [reference_rows[index % len(reference_rows)] for index in range(half)] * 2

@@ -1,4 +1,4 @@
-"""Records scored rows beside the requests: for the prediction log, and for the shadow model.
+"""Records scored rows in the background: for the prediction log, and for the shadow model.
 
 A request only appends the parts of a line to a list. Five times a second the list is taken over: the shadow model
 scores its rows in a thread, and another thread makes the lines and writes them to the log. Both have limits of memory
