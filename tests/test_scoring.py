@@ -6,6 +6,8 @@ import signal
 import subprocess
 import threading
 from collections.abc import Callable
+from functools import partial
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
@@ -39,6 +41,10 @@ from credit_risk.scoring import fields, inputs
 from credit_risk.scoring import job as jobs
 from credit_risk.scoring.fields import field_values
 from credit_risk.scoring.job import REJECTED
+
+
+class QuietHandler(SimpleHTTPRequestHandler):
+    def log_message(self, *_: object) -> None: ...
 
 
 @pytest.fixture(scope="module")
@@ -165,6 +171,16 @@ def test_files_that_cant_be_read_or_written(tmp_path: Path, model: bytes) -> Non
     fields_table(valid_rows(1)).to_pandas().to_csv(tmp_path / "rows.csv", index=False)
     with pytest.raises(ProjectError, match=r"can't be read or written: .*Not a directory"):
         score(tmp_path / "rows.csv", tmp_path / "rows.csv" / "out", model)
+
+
+def test_a_file_of_a_web_server(tmp_path: Path, model: bytes) -> None:
+    fields_table(valid_rows(3)).to_pandas().to_csv(tmp_path / "rows.csv", index=False)
+    handler = partial(QuietHandler, directory=str(tmp_path))
+    with ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        address = f"http://127.0.0.1:{server.server_port}/rows.csv"
+        assert score(address, tmp_path / "out", model)["scored"] == 3
+        server.shutdown()
 
 
 def test_a_file_that_is_named_may_begin_with_an_underscore(tmp_path: Path) -> None:

@@ -16,7 +16,7 @@ from credit_risk.core.paths import relative, root
 SUFFIXES = (".csv", ".csv.gz", ".parquet")
 SHOWN_CHARACTERS = 300  # of an error's text, which may quote a whole row
 # Names of content tags in remote stores, the most reliable first; HTTP servers and S3 differ.
-_TAGS = ("ETag", "Content-MD5", "Digest", "Last-Modified", "LastModified")
+TAGS = ("ETag", "Content-MD5", "Digest", "Last-Modified", "LastModified")
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,7 +44,7 @@ class Source:
             info = self.filesystem.info(self.path)
         except Exception as error:  # each file system has its own exceptions
             raise ProjectError(f"source {self.name} can't be reached: {reason(error)}") from error
-        return next((str(info[key]) for key in _TAGS if info.get(key)), None)
+        return next((str(info[key]) for key in TAGS if info.get(key)), None)
 
 
 def expand(patterns: list[str]) -> list[Source]:

@@ -17,7 +17,7 @@ import pyarrow.csv
 import pyarrow.parquet as pq
 
 from credit_risk.core.errors import ProjectError
-from credit_risk.data.sources import SUFFIXES, public, reason
+from credit_risk.data.sources import SUFFIXES, TAGS, public, reason
 
 BATCH_ROWS = 65_536  # of Parquet
 BLOCK_BYTES = 8 << 20  # of text, which is a batch of CSV
@@ -87,6 +87,8 @@ def find(address: str) -> list[InputFile]:
     try:
         filesystem, path = fsspec.core.url_to_fs(url)
         found = filesystem.find(path, detail=True)
+        if path in found:
+            found[path] = filesystem.info(path)  # over HTTP, `find` tells nothing about a file
     except Exception as error:  # each file system has its own exceptions
         raise ProjectError(f"{public(address)} can't be read: {reason(error)}") from error
     files = []
@@ -94,8 +96,8 @@ def find(address: str) -> list[InputFile]:
         name = Path(each).name if each == path else Path(each).relative_to(path).as_posix()
         hidden = each != path and any(part.startswith(("_", ".")) for part in Path(name).parts)
         if name.lower().endswith(SUFFIXES) and not hidden:
-            tag = str(info.get("ETag") or info.get("mtime") or info.get("LastModified"))
-            files.append(InputFile(filesystem.unstrip_protocol(each), name, int(info["size"]), tag))
+            tag = next((str(info[key]) for key in (*TAGS, "mtime") if info.get(key)), "")
+            files.append(InputFile(filesystem.unstrip_protocol(each), name, int(info["size"] or 0), tag))
     if not files:
         raise ProjectError(f"{public(address)} has no file that ends with {', '.join(SUFFIXES)}")
     return files
