@@ -166,6 +166,7 @@ def test_a_file_named_twice_is_read_once(root: Project) -> None:
         ({"1.csv": "a,a\n1,2\n"}, "source 1.data/source/1.csv has a column twice: a"),
         ({"1.csv": b"a,b\n1,\xff\n"}, "it is not encoded as UTF-8 after row 0; save it as UTF-8"),
         ({"1.csv": "a\né\n".encode("cp1252")}, "iconv -f CP1252 -t UTF-8 OLD > NEW"),
+        ({"1.csv": "é\na\n".encode("cp1252")}, "it is not encoded as UTF-8 after row 0; save it as UTF-8"),
         ({"1.csv": CSV.encode("utf-16")}, "iconv -f UTF-16 -t UTF-8 OLD > NEW"),
         ({"1.csv": "a\tb\n1\t2\n"}, r"csv.reader(sys.stdin, delimiter='\t'))"),
         ({"1.csv": CSV.encode("utf-16")}, "source 1.data/source/1.csv is encoded as UTF-16: save it as UTF-8"),

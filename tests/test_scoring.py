@@ -168,6 +168,9 @@ def test_files_that_cant_be_read_or_written(tmp_path: Path, model: bytes) -> Non
     (tmp_path / "rows.csv.gz").write_bytes(gzip.compress(b"a,b")[:10] + b"\xff" * 99)
     with pytest.raises(ProjectError, match=r"^rows\.csv\.gz can't be read, or is no table: Error -3"):
         score(tmp_path / "rows.csv.gz", tmp_path / "out", model)
+    (tmp_path / "latin.csv").write_bytes("é\n1\n".encode("latin-1"))
+    with pytest.raises(ProjectError, match=r"^latin\.csv can't be read, or is no table: 'utf-8' codec"):
+        score(tmp_path / "latin.csv", tmp_path / "out", model)
     fields_table(valid_rows(1)).to_pandas().to_csv(tmp_path / "rows.csv", index=False)
     with pytest.raises(ProjectError, match=r"can't be read or written: .*Not a directory"):
         score(tmp_path / "rows.csv", tmp_path / "rows.csv" / "out", model)

@@ -48,7 +48,7 @@ def read_tables(source: Source, path: Path) -> Iterator[pa.Table]:
         for table in read(source, path):
             yield table
             rows += table.num_rows
-    except (pa.ArrowException, OSError, EOFError, zlib.error) as error:
+    except (pa.ArrowException, OSError, EOFError, UnicodeDecodeError, zlib.error) as error:
         raise ProjectError(f"source {source.name} {_problem(error, rows)}") from error
 
 
@@ -90,7 +90,8 @@ def _csv_tables(source: Source, path: Path) -> Iterator[pa.Table]:
             pyarrow.csv.ParseOptions(newlines_in_values=True),
             pyarrow.csv.ConvertOptions(default_column_type=pa.string(), strings_can_be_null=False),
         )
-        yield reader.schema.empty_table()  # so that a file with only a header is checked too
+        schema = pa.schema([(name, pa.string()) for name in reader.schema.names])  # decodes the names
+        yield schema.empty_table()  # so that a file with only a header is checked too
         for batch in reader:
             yield pa.Table.from_batches([batch])
 
@@ -152,7 +153,7 @@ def _problem(error: Exception, rows: int) -> str:
         return (
             f"has a row of more than {BLOCK_BYTES >> 20} MiB after row {rows:,}; is a quotation mark not closed there?"
         )
-    if "invalid UTF8" in text:
+    if "invalid UTF8" in text or isinstance(error, UnicodeDecodeError):
         advice = UTF8.format(encoding="CP1252")
         return f"is damaged or not a table: it is not encoded as UTF-8 after row {rows:,}; {advice}"
     return f"is damaged or not a table: {text}"

@@ -136,7 +136,9 @@ def columns(file: InputFile) -> pa.Schema:
         ProjectError: it can't be read.
     """
     with opened(file) as handle:
-        return pq.read_schema(handle) if file.parquet else csv_reader(file, handle).schema
+        if file.parquet:
+            return pq.read_schema(handle)
+        return pa.schema([(name, pa.string()) for name in csv_reader(file, handle).schema.names])  # decodes the names
 
 
 def batches(piece: Piece) -> Iterator[Batch]:
@@ -181,5 +183,5 @@ def opened(file: InputFile) -> Iterator[Any]:
             yield handle
     except ProjectError:
         raise
-    except (pa.ArrowException, OSError, EOFError, zlib.error) as error:
+    except (pa.ArrowException, OSError, EOFError, UnicodeDecodeError, zlib.error) as error:
         raise ProjectError(f"{file.name} can't be read, or is no table: {reason(error)}") from error
