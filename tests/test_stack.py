@@ -128,7 +128,7 @@ def test_no_secret_is_in_logs_tags_params_or_artifacts(
 
 @on_stack
 def test_service_reads_the_champion_without_s3_keys_and_changes_nothing(
-    registered: Project, stack: Stack, enter: Enter
+    registered: Project, stack: Stack, enter: Enter, tmp_path: Path
 ) -> None:
     enter(registered, "service")
     assert not [name for name in stack.environment("service") if name.startswith("AWS_")]
@@ -136,6 +136,7 @@ def test_service_reads_the_champion_without_s3_keys_and_changes_nothing(
     champion = registry.version_of(CHAMPION)
     assert champion is not None
     assert registry.download(champion.number, ONNX_PATH).stat().st_size > 1000
+    assert registry.download_file(champion, "lineage.json", tmp_path), "files of its run, as monitoring needs them"
     attempts: list[Callable[[], Any]] = [
         lambda: registry.set_alias(CHAMPION, champion.number),
         lambda: registry.delete_alias(CHALLENGER),

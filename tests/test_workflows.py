@@ -344,7 +344,7 @@ def act_alone(
 )
 def test_model_is_rolled_back_from_within_the_network(tmp_path: Path, command: str, expected: list[str]) -> None:
     uv = f'{CALLED}[ "$2" != main.py ] || printf "%s\\n" "$@" >"$CALLS.said"\n'
-    variables = {"AWS_PROMOTE_ROLE": "arn", "DVC_REMOTE_URL": "s3://data"}
+    variables = {"AWS_PROMOTE_ROLE": "arn"}
     done, _ = act_alone(
         tmp_path,
         "registry",
