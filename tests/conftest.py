@@ -146,7 +146,7 @@ def finished(shared: Path, start: Path) -> Project:
 
     def make(folder: Path) -> None:
         project = Project(Path(shutil.copytree(start, folder, symlinks=True)))
-        project.run(str(REPOSITORY / "tests" / "spine.py"), measured=True)
+        project.run_measured(str(REPOSITORY / "tests" / "spine.py"))
 
     return Project(once(shared / "finished", make))
 
@@ -157,7 +157,7 @@ def first_run(shared: Path, start: Path) -> Project:
 
     def make(folder: Path) -> None:
         project = Project(Path(shutil.copytree(start, folder, symlinks=True)))
-        project.path("output.txt").write_text(project.run("main.py", measured=True).stdout)
+        project.path("output.txt").write_text(project.run_measured("main.py").stdout)
 
     return Project(once(shared / "first_run", make))
 

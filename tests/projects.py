@@ -52,7 +52,7 @@ class Project:
 
     @property
     def environment(self) -> dict[str, str]:
-        """For processes; without coverage, which costs them half their time again, unless it is asked for."""
+        """For processes; without coverage, which costs them half their time again, see run_measured."""
         keep = {name: value for name, value in os.environ.items() if not name.startswith(("MLFLOW_", "COVERAGE_"))}
         return keep | {"PROJECT_ROOT": str(self.root), "COLUMNS": "160"}
 
@@ -62,20 +62,22 @@ class Project:
     def command(self, *arguments: str) -> list[str]:
         return [sys.executable, *arguments]
 
-    def run(
-        self, *arguments: str, check: bool = True, measured: bool = False, **environment: str
-    ) -> "subprocess.CompletedProcess[str]":
+    def run(self, *arguments: str, check: bool = True, **environment: str) -> "subprocess.CompletedProcess[str]":
         """Runs Python in the project, as `uv run` does; fails with its output unless told otherwise."""
         result = subprocess.run(
             self.command(*arguments),
             cwd=self.root,
-            env=self.environment | (coverage() if measured else {}) | environment,
+            env=self.environment | environment,
             capture_output=True,
             text=True,
             check=False,
         )
         assert not check or result.returncode == 0, result.stdout + result.stderr
         return result
+
+    def run_measured(self, *arguments: str, check: bool = True) -> "subprocess.CompletedProcess[str]":
+        """Runs Python, measured for coverage."""
+        return self.run(*arguments, check=check, **coverage())
 
     @property
     def params_file(self) -> Path:

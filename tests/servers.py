@@ -97,8 +97,8 @@ def registry_of(project: Project) -> Any:
 
 def fetch(project: Project, cache: Path, **environment: str) -> "subprocess.CompletedProcess[str]":
     """Syncs a model cache once, in a process of its own."""
-    environment |= {"MODEL_CACHE": str(cache)}
-    return project.run("6.production/model_sync.py", "--once", check=False, measured=True, **environment)
+    environment |= coverage() | {"MODEL_CACHE": str(cache)}
+    return project.run("6.production/model_sync.py", "--once", check=False, **environment)
 
 
 def sync(project: Project, cache: Path) -> str:

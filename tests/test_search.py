@@ -91,7 +91,7 @@ def measured_count(project: Project) -> int:
 def compared(shared: Path, finished: Project) -> Project:
     """A finished project whose learners have been compared."""
     return Project(
-        once(shared / "compared", lambda folder: copy_finished(finished, folder).run(COMPARE, *QUICK, measured=True))
+        once(shared / "compared", lambda folder: copy_finished(finished, folder).run_measured(COMPARE, *QUICK))
     )
 
 
@@ -99,9 +99,7 @@ def compared(shared: Path, finished: Project) -> Project:
 def searched(shared: Path, finished: Project) -> Project:
     """A finished project in which a search of twelve trials has run without interruption."""
     search = (*SEARCH, "--trials", "12")
-    return Project(
-        once(shared / "searched", lambda folder: copy_finished(finished, folder).run(*search, measured=True))
-    )
+    return Project(once(shared / "searched", lambda folder: copy_finished(finished, folder).run_measured(*search)))
 
 
 def test_random_folds_score_each_row_once_with_equal_positive_rates() -> None:
