@@ -6,6 +6,7 @@ import subprocess
 from typing import Any
 
 import botocore.session
+import jmespath  # type: ignore[import-untyped]  # comes with botocore
 import pytest
 from botocore import xform_name
 from cfnlint.decode import decode
@@ -145,6 +146,19 @@ def test_aws_knows_each_operation_with_these_options(calls: list[list[str]]) -> 
         assert "cli-input-json" in options or not missing, f"aws {service} {operation} needs {missing}"
         checked.add((service, operation))
     assert len(checked) > 25
+
+
+def test_only_the_public_zone_of_the_domain_is_taken(calls: list[list[str]]) -> None:
+    """AWS lists the zones from the domain's name on: the first one may be of another domain."""
+    (call,) = [call for call in calls if "list-hosted-zones-by-name" in call]
+    query = call[call.index("--query") + 1]
+    other, inner, own = (
+        {"Id": f"/hostedzone/{name}", "Name": name, "Config": {"PrivateZone": name == "inner"}}
+        for name in ("other.com.", "inner", "example.com.")
+    )
+    private = inner | {"Name": "example.com."}
+    assert jmespath.search(query, {"HostedZones": [other]}) is None
+    assert jmespath.search(query, {"HostedZones": [private, own, other]}) == "/hostedzone/example.com."
 
 
 def test_each_step_says_what_to_see_and_what_to_do_otherwise() -> None:
