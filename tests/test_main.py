@@ -9,6 +9,7 @@ import subprocess
 import threading
 from functools import partial
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
 from typing import Any
 
 import psutil
@@ -55,9 +56,12 @@ def test_first_run_shows_stages_metrics_result_and_next_commands(first_run: Proj
     assert "performance gate, version 1" in log  # the whole table
 
 
-def test_without_a_change_nothing_runs_and_a_changed_model_replaces_the_champion(project: Project) -> None:
+def test_without_a_change_nothing_runs_and_a_changed_model_replaces_the_champion(
+    project: Project, tmp_path: Path
+) -> None:
     lock = project.path("4.dvc_pipeline", "dvc.lock").read_bytes()
-    again = project.run("main.py").stdout
+    command, options = project.command(str(project.path("main.py"))), {"env": project.environment, "cwd": tmp_path}
+    again = subprocess.run(command, **options, capture_output=True, text=True, check=True).stdout  # from any folder
     assert steps(again) == []
     assert "nothing has changed since the last run" in again
     assert project.path("4.dvc_pipeline", "dvc.lock").read_bytes() == lock

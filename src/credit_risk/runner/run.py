@@ -2,10 +2,12 @@
 
 from credit_risk.core.entry_point import prepare_children
 
+import os
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from typing import TYPE_CHECKING
 
+from credit_risk.core.paths import root
 from credit_risk.runner.preparation import sources_changed, write_example
 from credit_risk.runner.steps import Steps, open_repository, run_log, stage_names
 from credit_risk.runner.terminal import console, redirected_output
@@ -40,6 +42,7 @@ def run_pipeline(*, refresh: bool, promote: bool) -> "Outcome":
 def started() -> Iterator[Steps]:
     """A run, whose output goes to the log; at most one at a time in a folder."""
     prepare_children()
+    os.chdir(root())  # the names of DVC's stages are relative to the current folder
     stage_names()  # conflict markers are reported before anything is written
     with run_log() as log, redirected_output(log):
         write_example()
