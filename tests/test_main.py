@@ -60,8 +60,9 @@ def test_without_a_change_nothing_runs_and_a_changed_model_replaces_the_champion
     project: Project, tmp_path: Path
 ) -> None:
     lock = project.path("4.dvc_pipeline", "dvc.lock").read_bytes()
-    command, options = project.command(str(project.path("main.py"))), {"env": project.environment, "cwd": tmp_path}
-    again = subprocess.run(command, **options, capture_output=True, text=True, check=True).stdout  # from any folder
+    command = project.command(str(project.path("main.py")))  # from another folder
+    done = subprocess.run(command, cwd=tmp_path, env=project.environment, capture_output=True, text=True, check=True)
+    again = done.stdout
     assert steps(again) == []
     assert "nothing has changed since the last run" in again
     assert project.path("4.dvc_pipeline", "dvc.lock").read_bytes() == lock
