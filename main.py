@@ -34,7 +34,7 @@ from rich.table import Table
 from credit_risk.contract import CONTRACT
 from credit_risk.core.errors import ProjectError
 from credit_risk.core.paths import data, relative, root
-from credit_risk.core.streams import make_safe
+from credit_risk.core.streams import last_line, make_safe
 from credit_risk.project.host import add_server_arguments, check_address
 from credit_risk.project.settings import Settings, serving_settings
 from credit_risk.runner.run import run_pipeline
@@ -142,7 +142,7 @@ def fill_cache(current: Settings) -> None:
     command = [sys.executable, "6.production/model_sync.py", "--once"]
     synced = subprocess.run(command, cwd=root(), capture_output=True, text=True, check=False)
     if synced.returncode:
-        sentence = (synced.stderr.strip().splitlines() or ["the champion can't be downloaded"])[-1]
+        sentence = last_line(synced.stderr, "the champion can't be downloaded")
         if not cached:
             raise ProjectError(sentence)
         warning = f"[bold red]warning:[/] {escape(sentence)}; serving version {cached} from the cache"

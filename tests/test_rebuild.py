@@ -9,7 +9,8 @@ from pathlib import Path
 import pytest
 from projects import Project
 
-from credit_risk.core.environment import LOCK
+from credit_risk.core.environment import LOCK, environment_sha256
+from credit_risk.core.errors import ProjectError
 from credit_risk.core.files import sha256
 from credit_risk.registry.client import LINEAGE, Registry
 from credit_risk.registry.rebuild import diff_values, find_python
@@ -61,6 +62,14 @@ def test_packages_that_were_installed_without_uv_lock(monkeypatch: pytest.Monkey
     monkeypatch.setenv("PROJECT_ROOT", str(tmp_path))
     (tmp_path / LOCK).write_text("numpy==2.0")
     assert find_python(tmp_path / "tree", sha256(tmp_path / LOCK)) == Path(sys.executable)
+
+
+def test_uv_that_fails_without_a_word(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("PROJECT_ROOT", str(tmp_path))
+    monkeypatch.setenv("UV", "false")
+    (tmp_path / "uv.lock").touch()
+    with pytest.raises(ProjectError, match="the packages can't be listed: no output"):
+        environment_sha256()
 
 
 def test_differences_are_named_by_their_path() -> None:

@@ -23,6 +23,7 @@ from credit_risk.adopt.parsers import MISSING, MISSING_NUMBERS, date_formats, nu
 from credit_risk.core.errors import ProjectError
 from credit_risk.core.paths import root
 from credit_risk.core.schema import RESERVED, plain_code
+from credit_risk.core.streams import last_line
 from credit_risk.data.parsing import numbers
 
 MAX_WORDS = 64  # of a choice; a text with more is left out
@@ -96,7 +97,7 @@ def read(path: Path) -> pd.DataFrame:
             check=False,
         )
         if done.returncode:
-            sentence = (done.stderr.strip().splitlines() or ["stage 1 can't read it"])[-1]
+            sentence = last_line(done.stderr, "stage 1 can't read it")
             shown = os.path.relpath(path.resolve(), Path(folder).resolve())
             raise ProjectError(sentence.removeprefix("stage 1: ").replace(shown, str(path)))
         raw = pd.read_parquet(Path(folder, "1.data", "1.raw", "rows.parquet"))

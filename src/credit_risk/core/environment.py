@@ -7,6 +7,7 @@ import subprocess
 
 from credit_risk.core.errors import ProjectError
 from credit_risk.core.paths import root
+from credit_risk.core.streams import last_line
 
 LOCK = "requirements-pipeline.lock"  # the committed export, for installing without uv.lock
 _TRAINING = ["--no-default-groups", "--group", "pipeline"]  # a new test tool must not retrain the model
@@ -30,5 +31,5 @@ def environment_sha256() -> str:
         raise ProjectError("uv is not on the PATH; install it with `pip install uv`, and run with `uv run`")
     result = subprocess.run([uv, *_EXPORT], cwd=root(), capture_output=True, check=False)
     if result.returncode:
-        raise ProjectError(f"the packages can't be listed: {result.stderr.decode().strip().splitlines()[-1]}")
+        raise ProjectError(f"the packages can't be listed: {last_line(result.stderr.decode())}")
     return hashlib.sha256(result.stdout).hexdigest()

@@ -1,4 +1,4 @@
-"""Standard output and standard error that never stop a program: whatever a terminal lacks, its work goes on."""
+"""Standard output and standard error that never stop a program, whatever a terminal lacks; what programs printed."""
 
 import io
 import os
@@ -58,3 +58,8 @@ def make_safe() -> None:
         if stream is getattr(sys, f"__{name}__") and isinstance(stream, io.TextIOWrapper):
             stream.flush()
             setattr(sys, name, SafeStream(stream.fileno(), stream.encoding))
+
+
+def last_line(output: str, otherwise: str = "no output") -> str:
+    """The last line that a program has printed, which says why it failed; `otherwise` if it printed nothing."""
+    return (output.strip().splitlines() or [otherwise])[-1].strip()

@@ -19,6 +19,7 @@ from credit_risk.core.environment import environment_sha256
 from credit_risk.core.errors import ProjectError
 from credit_risk.core.files import read_json, sha256
 from credit_risk.core.paths import root
+from credit_risk.core.streams import last_line
 from credit_risk.formats.onnx_scorer import OnnxScorer
 from credit_risk.formats.reference_rows import TOLERANCE, max_score_difference
 from credit_risk.registry import lineage
@@ -121,7 +122,7 @@ def find_python(tree: Path, environment: str) -> Path:
         return Path(sys.executable)
     synced = _run([os.environ.get("UV") or "uv", "sync", "--quiet"], tree)
     if synced.returncode:
-        raise ProjectError(f"the environment of that commit can't be made: {_last_line(synced.stdout)}")
+        raise ProjectError(f"the environment of that commit can't be made: {last_line(synced.stdout)}")
     return tree / ".venv" / "bin" / "python"
 
 
@@ -140,7 +141,7 @@ def run_stages(tree: Path, log: IO[str], python: Path) -> None:
         finished = _run([str(python), script], folder, PROJECT_ROOT=str(tree), PYTHONPATH=str(tree / "src"))
         log.write(finished.stdout)
         if finished.returncode:
-            raise ProjectError(f"{script} failed at that commit: {_last_line(finished.stdout)}")
+            raise ProjectError(f"{script} failed at that commit: {last_line(finished.stdout)}")
 
 
 def compare(registry: Registry, version: Version, recorded: dict[str, Any], tree: Path) -> Iterator[str]:
@@ -166,10 +167,6 @@ def diff_values(registered: Any, rebuilt: Any, name: str) -> Iterator[str]:
             yield from diff_values(registered.get(key), rebuilt.get(key), f"{name}{key}.")
     elif registered != rebuilt:
         yield f"{name.rstrip('.')}: {rebuilt}, registered {registered}"
-
-
-def _last_line(text: str) -> str:
-    return (text.strip().splitlines() or ["no output"])[-1]
 
 
 def _run(command: list[str], folder: Path, **environment: str) -> "subprocess.CompletedProcess[str]":

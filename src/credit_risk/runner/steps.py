@@ -23,6 +23,7 @@ from rich.markup import escape
 
 from credit_risk.core.errors import ProjectError
 from credit_risk.core.paths import root
+from credit_risk.core.streams import last_line
 from credit_risk.runner.preparation import prepare_registry
 from credit_risk.runner.terminal import console
 
@@ -190,7 +191,7 @@ class Steps:
         """The last line that the current step has printed."""
         sys.stdout.flush()
         output = (root() / LOG).read_bytes()[self._offset :].decode(errors="replace")
-        return (output.strip().splitlines() or [""])[-1].strip()
+        return last_line(output, "")
 
 
 def reproduce(repo: "Repo", name: str, *, force: bool = False, dry: bool = False) -> bool:
