@@ -33,8 +33,9 @@ def main() -> None:
     store = Store(current.monitoring_store)
     shipped = ship_uploaded(Store(log), store) if "://" in str(log) else ship(Path(log), store)
     print(f"{shipped.rows:,} predictions of {shipped.files} files shipped to {store.name}")
-    if shipped.torn or shipped.damaged:
-        print(f"{shipped.torn} unfinished last lines, {shipped.damaged} damaged lines (kept in {store.name}/_damaged)")
+    if shipped.unfinished or shipped.damaged:
+        lines = f"{shipped.unfinished} unfinished last lines, {shipped.damaged} damaged lines"
+        print(f"{lines} (kept in {store.name}/_damaged)")
 
 
 if __name__ == "__main__":

@@ -96,7 +96,7 @@ def test_lines_become_rows_by_day(tmp_path: Path) -> None:
     log, store = tmp_path / "log", tmp_path / "store"
     path = log_file(log, "host-1-a", line(1), line(2, "2026-11-28"), line(3, "2026-11-28"))
     result = ship(log, Store(str(store)))
-    assert (result.files, result.rows, result.torn, result.damaged) == (1, 3, 0, 0)
+    assert (result.files, result.rows, result.unfinished, result.damaged) == (1, 3, 0, 0)
     assert not path.exists()
     rows = read_predictions(Store(str(store)), date(2026, 11, 27), date(2026, 11, 27))
     (row,) = rows.to_dict("records")
@@ -157,7 +157,7 @@ def test_what_the_api_writes_is_what_is_shipped(tmp_path: Path) -> None:
         writer.put(Batch(lines, 0, "4", [0.25, 0.75]))
         writer.close()
         result = ship(log, store)
-        assert (result.rows, result.torn, result.damaged) == (2, 0, 0)
+        assert (result.rows, result.unfinished, result.damaged) == (2, 0, 0)
         found = read_predictions(store, date(1970, 1, 2), date(1970, 1, 2)).to_dict("records")
         assert pd.isna(found[0][ROW_ID])
         assert found[1][ROW_ID] == "row 7"
@@ -176,7 +176,7 @@ def test_unfinished_and_damaged_lines_are_counted_and_cost_no_other_row(tmp_path
     )
     log_file(log, "host-1-b", line(5), line(6), end="")
     result = ship(log, Store(str(store)))
-    assert (result.rows, result.torn, result.damaged) == (3, 1, 3)
+    assert (result.rows, result.unfinished, result.damaged) == (3, 1, 3)
     assert shipped(store) == ["id-1", "id-5", "id-6"]
     assert (store / "_damaged" / "host-1-a.jsonl").read_text().startswith("not JSON\n")
 

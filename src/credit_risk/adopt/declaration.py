@@ -9,7 +9,7 @@ from pathlib import Path
 from credit_risk.adopt.code import EXACT
 from credit_risk.adopt.columns import Column, field_name
 from credit_risk.core.errors import ProjectError
-from credit_risk.core.schema import Choice, Contract, Field, Number, Problem, RowId, Target, name_problem
+from credit_risk.core.schema import Choice, Contract, Field, Number, Problem, RowId, Target, name_problem, plain_column
 from credit_risk.data.parsing import plain_ids
 
 STEPS = (1, 2, 5)  # times a power of ten: the grid of ranges, a tenth of the span or less
@@ -61,13 +61,15 @@ def declare_contract(
         ProjectError: no column can be a field.
     """
     excluded = dict(excluded)
-    taken = {_plain(name) for name in (*excluded, request.target, request.row_id, request.date) if name is not None}
+    taken = {
+        plain_column(name) for name in (*excluded, request.target, request.row_id, request.date) if name is not None
+    }
     fields: list[Field] = []
     for raw in used:
-        if _plain(raw) in taken:
+        if plain_column(raw) in taken:
             excluded[raw] = "another column that is no field has nearly the same name"
             continue
-        name = field_name(raw, lambda name: name in [each.name for each in fields] or _plain(name) in taken)
+        name = field_name(raw, lambda name: name in [each.name for each in fields] or plain_column(name) in taken)
         fields.append(_field(name, columns[raw]))
     if not fields:
         raise ProjectError(f"no column of {request.path.name} can be a field: {'; '.join(_listed(excluded))}")
@@ -84,10 +86,6 @@ def declare_contract(
         fields=tuple(fields),
         not_fields=excluded,
     )
-
-
-def _plain(name: str) -> str:
-    return name.lower().replace("_", "")
 
 
 def _listed(excluded: Mapping[str, str]) -> list[str]:

@@ -248,7 +248,7 @@ Field = Number | Choice | Name
 
 @dataclass(frozen=True, slots=True)
 class NotAbove:
-    """A rule between two numbers: `smaller` must not be above `larger`. A missing value keeps the rule."""
+    """A rule between two numbers: `smaller` must not be above `larger`. Both are required."""
 
     smaller: str
     larger: str
@@ -364,7 +364,7 @@ class Contract:
         """
         if column in self.field_names:
             return None
-        return self._excluded.get(_plain(column), "is not in the contract")
+        return self._excluded.get(plain_column(column), "is not in the contract")
 
     @cached_property
     def _excluded(self) -> dict[str, str]:
@@ -374,7 +374,7 @@ class Contract:
             reasons[self.row_id.column] = "is excluded: it identifies the row"
         if self.date:
             reasons[self.date] = "is excluded: it orders the rows for the split"
-        return {_plain(column): reason for column, reason in reasons.items()}
+        return {plain_column(column): reason for column, reason in reasons.items()}
 
 
 def plain_code(code: str) -> str:
@@ -386,7 +386,8 @@ def _columns(fields: Iterable[Field]) -> list[str]:
     return [field.column for field in fields]
 
 
-def _plain(column: str) -> str:
+def plain_column(column: str) -> str:
+    """The name of a column as names are compared: without case and underscores."""
     return column.lower().replace("_", "")
 
 
@@ -466,7 +467,7 @@ def _field_problems(contract: Contract, each: Field) -> Iterator[str]:
     if not _NAME(each.name) or each.name in RESERVED:
         yield f"{where} must be a lower-case name and none of {', '.join(RESERVED)}"
     for name in (each.column, each.name):
-        if reason := contract._excluded.get(_plain(name)):  # noqa: SLF001 (same module)
+        if reason := contract._excluded.get(plain_column(name)):  # noqa: SLF001 (same module)
             yield f"{where} reads column '{name}', which {reason}"
     if isinstance(each, Choice) and (not each.choices or len(set(each.choices)) < len(each.choices)):
         yield f"{where} needs choices, each once"

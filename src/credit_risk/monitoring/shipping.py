@@ -52,7 +52,7 @@ class Shipped:
 
     files: int = 0
     rows: int = 0
-    torn: int = 0
+    unfinished: int = 0
     damaged: int = 0
 
     def __add__(self, other: "Shipped") -> "Shipped":
