@@ -34,7 +34,7 @@ PROBLEM = CONTRACT.problem
 FIELDS = len(CONTRACT.fields)
 REQUIRED = [field.name for field in CONTRACT.fields if field.required]
 JSON, NDJSON = {"content-type": "application/json"}, {"content-type": "application/x-ndjson"}
-LIMITS = {"MAX_BODY_BYTES": "4096", "MAX_BATCH_BYTES": "2000000", "MAX_BATCH_ROWS": "2500", "MAX_STREAM_ROWS": "3000"}
+LIMITS = {"MAX_BODY_BYTES": "4096", "MAX_BATCH_BYTES": "2000000", "MAX_BATCH_ROWS": "2500", "MAX_STREAM_ROWS": "1100"}
 
 
 @pytest.fixture(scope="module")
@@ -367,9 +367,9 @@ def test_a_million_invalid_rows_or_fields_take_no_memory(server: Server) -> None
 
 
 def test_a_stream_beyond_the_limit_ends_with_the_reason(client: httpx.Client) -> None:
-    answer = client.post("/predict/batch", content=f"{TEXT}\n" * 4_000, headers=NDJSON)
+    answer = client.post("/predict/batch", content=f"{TEXT}\n" * 1_200, headers=NDJSON)
     last = json.loads(answer.text.splitlines()[-1])
-    assert last["errors"][0]["rule"] == f"a stream must not have more than 3,000 {PROBLEM.rows}"
+    assert last["errors"][0]["rule"] == f"a stream must not have more than 1,100 {PROBLEM.rows}"
     long_line = client.post("/predict/batch", content=b" " * 5_000, headers=NDJSON)
     assert "4,096 bytes" in json.loads(long_line.text)["errors"][0]["rule"]
 
@@ -453,10 +453,10 @@ def test_what_is_not_http_gets_a_problem_document(server: Server) -> None:
 
 
 def test_a_client_that_does_not_read_its_response_is_disconnected(server: Server) -> None:
-    lines = f"{TEXT}\n".encode() * 2_900
+    lines = f"{TEXT}\n".encode() * 1_000
     head = HEAD.replace(b"/predict", b"/predict/batch").replace(b"json", b"x-ndjson")
     # One request after the other: more responses than the buffers of the system take.
-    requests = (head + b"content-length: %d\r\n\r\n" % len(lines) + lines) * 50
+    requests = (head + b"content-length: %d\r\n\r\n" % len(lines) + lines) * 150
     with connect(server) as connection, pytest.raises(OSError, match=r"reset|pipe|abort"):
         connection.sendall(requests)
 

@@ -278,6 +278,12 @@ def clone(tmp_path: Path) -> Path:
     return target
 
 
+def program() -> str:
+    """The path of act, which only the group for deployment has."""
+    path = Path(sys.executable).parent / "act"
+    return str(path) if path.exists() else pytest.skip("act is not installed: uv run --all-groups pytest")
+
+
 def act(clone: Path, part: str, tests: str) -> "subprocess.CompletedProcess[str]":
     """Runs a part of ci.yml with some of the tests; actions are replaced by an empty one."""
     stand_in = clone.parent / "stand-in"
@@ -292,7 +298,7 @@ def act(clone: Path, part: str, tests: str) -> "subprocess.CompletedProcess[str]
     options.append(f"--matrix=part:{part}")
     return subprocess.run(
         [
-            str(Path(sys.executable).parent / "act"), "pull_request", "--workflows", ".github/workflows/ci.yml",
+            program(), "pull_request", "--workflows", ".github/workflows/ci.yml",
             *("--platform", "ubuntu-24.04=-self-hosted", "--pull=false", "--action-offline-mode"),
             *("--env", f"PYTEST_ADDOPTS=--cov-fail-under=0 {tests}", "--env", "PY_COLORS=0"),
             *("--env", "UV_COMPILE_BYTECODE=0", *options),
@@ -329,7 +335,7 @@ def act_alone(
     options += [f"--input={key}={value}" for key, value in inputs.items()]
     options += ["--platform=codebuild-x-1-1=-self-hosted", "--pull=false", "--action-offline-mode"]
     done = subprocess.run(
-        [str(Path(sys.executable).parent / "act"), event, "--workflows=w.yml", *options],
+        [program(), event, "--workflows=w.yml", *options],
         cwd=folder / "repository",
         env={"PATH": f"{folder}/bin:/usr/bin:/bin", "CALLS": f"{folder}/calls", "HOME": str(folder)},
         capture_output=True,
