@@ -60,7 +60,7 @@ def test_tests_stay_green_after_changes_and_retraining(finished: Project, tmp_pa
     run_spine(ran)
     copy_outputs(ran, full)
     commit_all(full.root)  # as the pull request of the retraining workflow, once merged
-    without = ("PROJECT_ROOT", "TESTS_SHARED", "VIRTUAL_ENV", "UV_COMPILE_BYTECODE")
+    without = ("PROJECT_ROOT", "TESTS_SHARED", "VIRTUAL_ENV")
     environment = {name: value for name, value in full.environment.items() if name not in without}
     environment = {name: value for name, value in environment.items() if not name.startswith(("PYTEST_", "COV"))}
     result = subprocess.run(
