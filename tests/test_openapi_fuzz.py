@@ -23,7 +23,7 @@ def test_every_response_is_documented(finished: Project, cache: Path, tmp_path: 
             [
                 str(Path(sys.executable).with_name("schemathesis")),
                 *("run", f"http://127.0.0.1:{server.port}/openapi.json", "--header", f"X-API-Key: {KEY}"),
-                *("--checks", "all", "--max-examples", "2100", "--seed", "1", "--no-color"),
+                *("--checks", "all", "--max-examples", "2400", "--seed", "1", "--no-color"),
             ],
             cwd=tmp_path,
             env=finished.environment | {"SCHEMATHESIS_HOOKS": str(HOOKS)},
