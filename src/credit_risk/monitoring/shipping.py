@@ -24,8 +24,8 @@ from credit_risk.contract import CONTRACT
 from credit_risk.core.errors import ProjectError
 from credit_risk.core.schema import ROW_ID, Number
 from credit_risk.data.store import Store
+from credit_risk.serving.log_writer import OPEN, READY
 
-OPEN, READY = "open", "ready"  # folders of the log
 PREDICTIONS, DAMAGED = "predictions", "_damaged"  # folders of the store
 KEYS = ("request_id", ROW_ID, "version", "probability", "decision")
 GROUP = 1_000  # lines that are read at a time

@@ -24,7 +24,7 @@ from credit_risk.core.schema import ROW_ID
 from credit_risk.project.settings import Settings
 from credit_risk.serving.structured_log import log
 
-OPEN, READY = "open", "ready"
+OPEN, READY = "open", "ready"  # folders of the log: of files that are written, and of finished ones
 FILE_SECONDS, FILE_BYTES = 60, 64_000_000
 CLOSE_SECONDS = 3  # that the end of a worker waits for the disk
 PARTS = 7  # of a line
